@@ -1,0 +1,220 @@
+"""Wide residual networks, as trained by the LCAM paper (section 4).
+
+Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016
+(https://arxiv.org/abs/1605.07146). A network of depth 6n + 4 has three groups
+of n pre-activation blocks, on 1, 1/2 and 1/4 of the resolution.
+"""
+
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+
+_STEM_CHANNELS = 16
+_GROUP_CHANNELS = (16, 32, 64)
+_GROUP_STRIDES = (1, 2, 2)
+_CONVS_PER_BLOCK = 2
+
+
+class WideResNet(nnx.Module):
+  """A wide residual network for small images.
+
+  Pre-activation blocks B(3, 3): batch norm, ReLU, convolution, twice, with
+  dropout before the second convolution. Where a block changes the number of
+  channels or the resolution, its shortcut is a 1x1 convolution of the first
+  activation; elsewhere it is the identity.
+
+  Convolutions have no bias and are initialised as He et al. (2015) with the
+  fan-out; batch norm has epsilon 1e-5 and keeps 0.9 of its running statistics a
+  step (0.1 in PyTorch's sense). Under ``jax.jit`` with a sharded batch the
+  statistics are those of the global batch.
+
+  Args:
+    depth: Number of convolutions on the longest path plus the linear layer,
+      6n + 4 for n of at least 1: 10, 16, 22, 28, 34, 40, ...
+    widen_factor: Factor k on the channels of the three groups (16k, 32k, 64k),
+      at least 1.
+    num_classes: Number of logits, at least 1.
+    dropout_rate: Probability of zeroing an activation between the convolutions
+      of a block, in [0, 1).
+    in_channels: Channels of the images, such as 1 or 3.
+    dtype: dtype of activations and of the arithmetic on them. Parameters and
+      batch statistics are float32 always, and the logits too.
+    rngs: Streams ``params``, and ``dropout`` if ``dropout_rate`` is above 0.
+
+  Raises:
+    ValueError: An argument is out of its range.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp
+    >>> from flax import nnx
+    >>> import models
+    >>> model = models.WideResNet(
+    ...     depth=10, widen_factor=1, num_classes=10, rngs=nnx.Rngs(0))
+    >>> model.eval()  # running statistics, no dropout
+    >>> model(jnp.zeros((2, 32, 32, 3))).shape
+    (2, 10)
+  """
+
+  def __init__(
+    self,
+    depth: int = 28,
+    widen_factor: int = 10,
+    num_classes: int = 10,
+    dropout_rate: float = 0.0,
+    *,
+    in_channels: int = 3,
+    dtype: Any = jnp.float32,
+    rngs: nnx.Rngs,
+  ):
+    _check(depth, widen_factor, num_classes, in_channels, dropout_rate)
+    self.in_channels = in_channels
+    self.dtype = dtype
+    self.stem = _conv(in_channels, _STEM_CHANNELS, 3, 1, dtype, rngs)
+    blocks = []
+    channels = _STEM_CHANNELS
+    blocks_per_group = (depth - 4) // (3 * _CONVS_PER_BLOCK)
+    for group_channels, group_stride in zip(
+      _GROUP_CHANNELS, _GROUP_STRIDES, strict=True
+    ):
+      for i in range(blocks_per_group):
+        out_channels = group_channels * widen_factor
+        stride = group_stride if i == 0 else 1
+        blocks.append(
+          WideBlock(channels, out_channels, stride, dropout_rate, dtype, rngs)
+        )
+        channels = out_channels
+    self.blocks = nnx.List(blocks)
+    self.norm = _batch_norm(channels, dtype, rngs)
+    self.head = nnx.Linear(
+      channels,
+      num_classes,
+      kernel_init=jax.nn.initializers.variance_scaling(
+        1 / 3, 'fan_in', 'uniform'
+      ),
+      rngs=rngs,
+    )
+
+  def __call__(
+    self, images: jax.Array, *, rngs: nnx.Rngs | None = None
+  ) -> jax.Array:
+    """Computes the logits of a batch.
+
+    Args:
+      images: shape=(batch, height, width, in_channels), normalised. Height and
+        width are any; 32 and 32 for CIFAR.
+      rngs: Stream ``dropout`` for this call, instead of the model's own.
+
+    Returns:
+      shape=(batch, num_classes), dtype=float32.
+
+    Raises:
+      ValueError: ``images`` has another rank or number of channels.
+    """
+    if images.ndim != 4 or images.shape[-1] != self.in_channels:
+      raise ValueError(
+        '`images` must have shape (batch, height, width,'
+        f' {self.in_channels}), got {images.shape}.'
+      )
+    x = self.stem(images.astype(self.dtype))
+    for block in self.blocks:
+      x = block(x, rngs=rngs)
+    x = nnx.relu(self.norm(x))
+    x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+    return self.head(x)
+
+
+class WideBlock(nnx.Module):
+  """A pre-activation block of two 3x3 convolutions."""
+
+  def __init__(
+    self,
+    in_channels: int,
+    out_channels: int,
+    stride: int,
+    dropout_rate: float,
+    dtype: Any,
+    rngs: nnx.Rngs,
+  ):
+    self.norm1 = _batch_norm(in_channels, dtype, rngs)
+    self.conv1 = _conv(in_channels, out_channels, 3, stride, dtype, rngs)
+    self.norm2 = _batch_norm(out_channels, dtype, rngs)
+    self.dropout = nnx.data(
+      nnx.Dropout(dropout_rate, rngs=rngs) if dropout_rate else None
+    )
+    self.conv2 = _conv(out_channels, out_channels, 3, 1, dtype, rngs)
+    changes_shape = in_channels != out_channels or stride != 1
+    self.projection = nnx.data(
+      _conv(in_channels, out_channels, 1, stride, dtype, rngs)
+      if changes_shape
+      else None
+    )
+
+  def __call__(
+    self, x: jax.Array, *, rngs: nnx.Rngs | None = None
+  ) -> jax.Array:
+    activation = nnx.relu(self.norm1(x))
+    shortcut = x if self.projection is None else self.projection(activation)
+    y = self.conv1(activation)
+    y = nnx.relu(self.norm2(y))
+    if self.dropout is not None:
+      y = self.dropout(y, rngs=rngs)
+    return shortcut + self.conv2(y)
+
+
+def _conv(
+  in_channels: int,
+  out_channels: int,
+  kernel: int,
+  stride: int,
+  dtype: Any,
+  rngs: nnx.Rngs,
+) -> nnx.Conv:
+  return nnx.Conv(
+    in_channels,
+    out_channels,
+    (kernel, kernel),
+    strides=stride,
+    # XLA's SAME would pad a strided convolution on one side only.
+    padding=kernel // 2,
+    use_bias=False,
+    kernel_init=jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
+    dtype=dtype,
+    rngs=rngs,
+  )
+
+
+def _batch_norm(channels: int, dtype: Any, rngs: nnx.Rngs) -> nnx.BatchNorm:
+  return nnx.BatchNorm(
+    channels,
+    momentum=0.9,
+    epsilon=1e-5,
+    dtype=dtype,
+    # Flax would round the running statistics to dtype before it applies them.
+    promote_dtype=lambda arrays, dtype: arrays,
+    rngs=rngs,
+  )
+
+
+def _check(
+  depth: int,
+  widen_factor: int,
+  num_classes: int,
+  in_channels: int,
+  dropout_rate: float,
+) -> None:
+  if depth < 10 or (depth - 4) % 6:
+    raise ValueError(
+      '`depth` must be 6n + 4 for a whole n of at least 1 (10, 16, 22, 28,'
+      f' ...), got {depth}.'
+    )
+  for name, given in (
+    ('widen_factor', widen_factor),
+    ('num_classes', num_classes),
+    ('in_channels', in_channels),
+  ):
+    if given < 1:
+      raise ValueError(f'`{name}` must be at least 1, got {given}.')
+  if not 0 <= dropout_rate < 1:
+    raise ValueError(f'`dropout_rate` must be in [0, 1), got {dropout_rate}.')

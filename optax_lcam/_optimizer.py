@@ -1,0 +1,113 @@
+"""Stochastic gradient descent with loss-controlled asymmetric momentum."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import optax
+
+from optax_lcam import _lcam
+from optax_lcam import _validation
+
+
+def lcam_sgd(
+  learning_rate: optax.ScalarOrSchedule,
+  horizontal_momentum: jax.typing.ArrayLike = 0.93,
+  vertical_momentum: jax.typing.ArrayLike = 0.9,
+  *,
+  weight_decay: jax.typing.ArrayLike = 0.0,
+  weight_decay_mask: Any | Callable[[optax.Params], Any] | None = None,
+  steps_per_epoch: jax.typing.ArrayLike = 391,
+  initial_momentum: jax.typing.ArrayLike = 0.9,
+  inclusive: bool = True,
+  nesterov: bool = False,
+  accumulator_dtype: Any | None = None,
+  batch_axis_name: str | None = None,
+) -> optax.GradientTransformationExtraArgs:
+  r"""SGD whose momentum is controlled by the loss: the whole optimizer.
+
+  The chain of :func:`optax.add_decayed_weights`, :func:`lcam` and
+  :func:`optax.scale_by_learning_rate`: with parameters :math:`\omega`, learning
+  rate :math:`\eta` and weight decay :math:`\lambda`,
+
+  .. math::
+
+    v_t &= \beta_t v_{t-1} + \nabla L_t(\omega_t) + \lambda \omega_t \\
+    \omega_{t+1} &= \omega_t - \eta_t v_t
+
+  where :math:`\beta_t` is chosen as :func:`lcam` describes. Weight decay is
+  coupled (L2 regularisation), as in the paper's equation (3) and in PyTorch's
+  ``SGD``. The paper trains with ``learning_rate=0.1``, ``weight_decay=5e-4``
+  and batches of 128.
+
+  Args:
+    learning_rate: A float or a schedule of the step, such as
+      ``optax.exponential_decay(0.1, 1, 0.99985, transition_begin=30 * 391)``.
+    horizontal_momentum: The momentum after a loss at or below the epoch's mean,
+      in [0, 1).
+    vertical_momentum: The momentum after a loss above it, in [0, 1).
+    weight_decay: Factor of the parameters that is added to the gradients, at
+      least 0.
+    weight_decay_mask: As in :func:`optax.add_decayed_weights`: a tree of bools
+      with the parameters' structure (or a prefix of it), or a function that
+      makes one from the parameters; weights decay where it is true. ``None``:
+      everywhere.
+    steps_per_epoch: See :func:`lcam`.
+    initial_momentum: See :func:`lcam`.
+    inclusive: See :func:`lcam`.
+    nesterov: See :func:`lcam`.
+    accumulator_dtype: See :func:`lcam`.
+    batch_axis_name: See :func:`lcam`.
+
+  Returns:
+    A :class:`optax.GradientTransformationExtraArgs`. Call its ``update`` with
+    ``value=loss``, and with the parameters if weights decay.
+
+  Raises:
+    ValueError: ``weight_decay`` is negative or not finite, or as :func:`lcam`.
+
+  Examples:
+    >>> import jax, jax.numpy as jnp, optax, optax_lcam
+    >>> optimizer = optax_lcam.lcam_sgd(
+    ...     learning_rate=0.1, weight_decay=5e-4, steps_per_epoch=4)
+    >>> def loss_fn(params): return jnp.sum(params**2)
+    >>> params = jnp.array([1., 2., 3.])
+    >>> state = optimizer.init(params)
+    >>> for _ in range(3):
+    ...   loss, grads = jax.value_and_grad(loss_fn)(params)
+    ...   updates, state = optimizer.update(grads, state, params, value=loss)
+    ...   params = optax.apply_updates(params, updates)
+    ...   print(f'{loss:.3f}')
+    14.000
+    8.959
+    2.884
+
+  References:
+    Zhang et al., `A Simple Asymmetric Momentum Make SGD Greatest Again
+    <https://arxiv.org/abs/2309.02130>`_, 2023: equations (1) to (4),
+    Algorithm 1.
+  """
+  _validation.check_weight_decay(weight_decay)
+  # The same state structure with and without weight decay, so that
+  # `optax.inject_hyperparams`, which traces it, gives the plain optimizer's.
+  no_decay = (
+    weight_decay_mask is None
+    and isinstance(weight_decay, (int, float))
+    and weight_decay == 0
+  )
+  return optax.chain(
+    optax.identity()
+    if no_decay
+    else optax.add_decayed_weights(weight_decay, weight_decay_mask),
+    _lcam.lcam(
+      horizontal_momentum,
+      vertical_momentum,
+      steps_per_epoch=steps_per_epoch,
+      initial_momentum=initial_momentum,
+      inclusive=inclusive,
+      nesterov=nesterov,
+      accumulator_dtype=accumulator_dtype,
+      batch_axis_name=batch_axis_name,
+    ),
+    optax.scale_by_learning_rate(learning_rate),
+  )

@@ -1,0 +1,82 @@
+"""Checks of what callers pass: one clear sentence for each mistake.
+
+Hyperparameters may be traced (``jax.vmap`` over momenta, or
+``optax.inject_hyperparams`` under ``jax.jit``); only concrete ones can be
+checked.
+"""
+
+import numbers
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from optax_lcam import _exact_mean
+
+
+def check_momentum(name: str, momentum: Any) -> None:
+  """Raises ValueError unless ``momentum`` is traced or in [0, 1)."""
+  _check_real(
+    name, momentum, lambda m: (m >= 0) & (m < 1), 'a number in [0, 1)'
+  )
+
+
+def check_weight_decay(weight_decay: Any) -> None:
+  """Raises ValueError unless it is traced, or finite and at least 0."""
+  _check_real(
+    'weight_decay',
+    weight_decay,
+    lambda w: (w >= 0) & np.isfinite(w),
+    'a finite number of at least 0',
+  )
+
+
+def check_steps_per_epoch(steps: Any) -> None:
+  """Raises ValueError unless it is traced or a whole number in range."""
+  _check_real(
+    'steps_per_epoch',
+    steps,
+    lambda n: (
+      np.issubdtype(n.dtype, np.integer)
+      & (n >= 1)
+      & (n <= _exact_mean.MAX_COUNT)
+    ),
+    f'a whole number from 1 to {_exact_mean.MAX_COUNT:,}',
+  )
+
+
+def as_loss(value: Any) -> jax.Array:
+  """The argument ``value`` of ``update`` as a float32 scalar."""
+  wanted = '`value` must be the loss of the batch, one real number'
+  if value is None:
+    raise ValueError(
+      f'{wanted}, but it is missing or None. Call'
+      ' `optimizer.update(grads, state, params, value=loss)`.'
+    )
+  if not _is_real(value):
+    given = getattr(value, 'dtype', type(value).__name__)
+    raise TypeError(f'{wanted}, but it is of type {given}.')
+  if jnp.shape(value):
+    raise ValueError(
+      f'{wanted}, but it has shape {jnp.shape(value)}. Take the mean over the'
+      ' batch.'
+    )
+  return jnp.asarray(value, jnp.float32)
+
+
+def _check_real(name: str, given: Any, is_allowed: Any, allowed: str) -> None:
+  if isinstance(given, jax.core.Tracer):
+    return
+  if not _is_real(given) or not np.all(is_allowed(np.asarray(given))):
+    raise ValueError(f'`{name}` must be {allowed}, got {given!r}.')
+
+
+def _is_real(x: Any) -> bool:
+  """Whether x is a real number or an array of them; bools are not."""
+  if isinstance(x, (jax.Array, np.ndarray, np.generic)):
+    # jnp knows bfloat16 and the like as floating, NumPy does not.
+    return jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(
+      x.dtype, jnp.integer
+    )
+  return isinstance(x, numbers.Real) and not isinstance(x, bool)
