@@ -192,7 +192,7 @@ def _batch_norm(channels: int, dtype: Any, rngs: nnx.Rngs) -> nnx.BatchNorm:
     epsilon=1e-5,
     dtype=dtype,
     # Flax would round the running statistics to dtype before it applies them.
-    promote_dtype=lambda arrays, dtype: arrays,
+    promote_dtype=lambda arrays, **_: arrays,
     rngs=rngs,
   )
 

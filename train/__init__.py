@@ -1,0 +1,1 @@
+"""The training program: one run, many runs, and the report on them."""

@@ -1,0 +1,306 @@
+"""Every setting of one run: typed, checked, saved and compared.
+
+A :class:`Config` is what the command line makes. :func:`check` refuses what is
+out of range, :func:`resolve` fills in what was left open.
+"""
+
+import dataclasses
+import math
+import pathlib
+from typing import Any, Literal, TypeVar
+
+from train import errors
+
+_T = TypeVar('_T')
+
+Dataset = Literal['digits', 'cifar10', 'cifar100']
+Optimizer = Literal['lcam', 'sgd', 'adam', 'adamw', 'rmsprop', 'adagrad']
+Schedule = Literal[
+  'exponential',
+  'steps',
+  'cosine',
+  'warm-restarts',
+  'one-cycle',
+  'polynomial',
+  'cyclical',
+  'warm-up',
+  'constant',
+]
+
+# The paper's final runs decay by 0.99985 a step (section 4.3). The authors run
+# 150 epochs of 391 steps, the last 120 of which decay.
+_PAPER_DECAY_RATE = 0.99985
+_PAPER_DECAY_STEPS = 120 * 391
+
+_LEARNING_RATES: dict[Optimizer, float] = {
+  'lcam': 0.1,
+  'sgd': 0.1,
+  'adam': 1e-3,
+  'adamw': 1e-3,
+  'rmsprop': 1e-3,
+  'adagrad': 1e-2,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+  """Train one Wide ResNet on one data set with one seed."""
+
+  dataset: Dataset = 'digits'
+  """The images: digits is scikit-learn's and needs no files."""
+
+  data_dir: pathlib.Path | None = None
+  """TensorFlow Datasets directory of CIFAR. Default: TFDS's own."""
+
+  train_examples: int | None = None
+  """Train on the first N examples only. Default: all."""
+
+  normalization: Literal['dataset', 'imagenet'] = 'dataset'
+  """Whose channel means and deviations: imagenet is the authors' choice."""
+
+  depth: int = 10
+  """Depth of the network, 6n + 4."""
+
+  widen_factor: int = 1
+  """Width of the network, a factor on 16, 32 and 64 channels."""
+
+  dropout_rate: float = 0.0
+  """Dropout between the convolutions of a block."""
+
+  dtype: Literal['auto', 'float32', 'bfloat16'] = 'auto'
+  """Arithmetic of the network. auto: float32 on a CPU, else bfloat16."""
+
+  epochs: int = 20
+  """Passes over the training set."""
+
+  batch_size: int = 128
+  """Images a step, over all devices. The last, short batch is kept."""
+
+  optimizer: Optimizer = 'lcam'
+  """Method of optimization."""
+
+  learning_rate: float | None = None
+  """Initial learning rate. Default: 0.1 for lcam and sgd, 0.001 for adam, adamw
+  and rmsprop, 0.01 for adagrad."""
+
+  weight_decay: float = 5e-4
+  """Factor of the parameters added to the gradients (adamw: to the update)."""
+
+  horizontal_momentum: float = 0.93
+  """lcam: momentum after a loss at or below the epoch's mean."""
+
+  vertical_momentum: float = 0.9
+  """lcam: momentum after a loss above the epoch's mean."""
+
+  initial_momentum: float = 0.9
+  """lcam: momentum of the first step."""
+
+  inclusive: bool = True
+  """lcam: whether a loss equal to the mean is horizontal. --no-inclusive is the
+  authors' program."""
+
+  momentum: float = 0.9
+  """sgd: the fixed momentum."""
+
+  nesterov: bool = False
+  """lcam, sgd: Nesterov's momentum."""
+
+  schedule: Schedule = 'exponential'
+  """Learning rate over time. exponential is the paper's per-step decay."""
+
+  decay_start: float | None = None
+  """exponential: epochs before the decay. Default: a fifth of the run, 30 of
+  the authors' 150."""
+
+  decay_rate: float | None = None
+  """exponential: factor a step. Default: what ends at the same fraction of the
+  initial rate as the authors' 150 epochs of 0.99985 do."""
+
+  milestones: tuple[float, ...] | None = None
+  """steps: epochs after which the rate drops. Default: 1/5, 2/5 and 3/5 of the
+  run, 30, 60 and 90 of the authors' 150."""
+
+  milestone_factor: float = 0.2
+  """steps: factor at each milestone."""
+
+  warmup_epochs: float | None = None
+  """warm-up: epochs of linear increase. one-cycle: epochs until the peak.
+  Default: 5 and 30 percent of the run."""
+
+  cycle_epochs: float | None = None
+  """warm-restarts: epochs of the first cycle, each next is twice as long.
+  cyclical: epochs of each cycle. Default: a fifth of the run."""
+
+  polynomial_power: float = 1.0
+  """polynomial: power of the decay."""
+
+  final_learning_rate: float = 0.0
+  """cosine, warm-restarts, polynomial: the rate at the end. cyclical: the
+  lowest rate."""
+
+  seed: int = 0
+  """Seed of everything that has no seed of its own."""
+
+  init_seed: int | None = None
+  """Seed of the initial parameters."""
+
+  order_seed: int | None = None
+  """Seed of the order of the training images."""
+
+  augmentation_seed: int | None = None
+  """Seed of crops and flips."""
+
+  dropout_seed: int | None = None
+  """Seed of the dropout masks."""
+
+  eval_batch_size: int = 500
+  """Images a step when testing. Changes speed and memory only."""
+
+  steps_per_dispatch: int | None = None
+  """Most training steps in one compiled program. Default: 1 on a CPU, where
+  convolutions inside of a loop are slow, else 100."""
+
+  checkpoint_every: int = 1
+  """Epochs between checkpoints."""
+
+
+def check(config: Config) -> None:
+  """Raises UsageError for the first setting that is out of range."""
+
+  def require(name: str, ok: bool, allowed: str) -> None:
+    if not ok:
+      given = getattr(config, name)
+      raise errors.UsageError(f'{_flag(name)} must be {allowed}, got {given}.')
+
+  def require_each(names: str, test: Any, allowed: str) -> None:
+    for name in names.split():
+      given = getattr(config, name)
+      require(name, given is None or test(given), allowed)
+
+  require(
+    'depth',
+    config.depth >= 10 and (config.depth - 4) % 6 == 0,
+    '6n + 4 for a whole n of at least 1 (10, 16, 22, 28, ...)',
+  )
+  require_each(
+    'train_examples widen_factor epochs batch_size eval_batch_size'
+    ' steps_per_dispatch checkpoint_every',
+    lambda n: n >= 1,
+    'at least 1',
+  )
+  require_each(
+    'horizontal_momentum vertical_momentum initial_momentum momentum'
+    ' dropout_rate',
+    lambda x: 0 <= x < 1,
+    'in [0, 1)',
+  )
+  require_each(
+    'learning_rate',
+    lambda x: 0 < x < math.inf,
+    'a finite number above 0',
+  )
+  require_each(
+    'weight_decay final_learning_rate decay_start warmup_epochs',
+    lambda x: 0 <= x < math.inf,
+    'a finite number of at least 0',
+  )
+  require_each(
+    'cycle_epochs polynomial_power',
+    lambda x: 0 < x < math.inf,
+    'a finite number above 0',
+  )
+  require_each('decay_rate milestone_factor', lambda x: 0 < x <= 1, 'in (0, 1]')
+  require_each(
+    'milestones',
+    lambda m: all(0 <= x < math.inf for x in m) and list(m) == sorted(set(m)),
+    'finite, at least 0 and increasing',
+  )
+  require_each(
+    'seed init_seed order_seed augmentation_seed dropout_seed',
+    lambda n: 0 <= n < 2**32,
+    'from 0 to 4294967295',
+  )
+
+
+def resolve(config: Config, steps_per_epoch: int) -> Config:
+  """Fills in the defaults that depend on other settings.
+
+  Args:
+    config: As the command line gave it.
+    steps_per_epoch: Training steps of one epoch, the short batch included.
+
+  Returns:
+    The configuration without ``None``, but for ``data_dir``,
+    ``train_examples`` and ``steps_per_dispatch``.
+  """
+
+  def default(name: str, value: Any) -> Any:
+    given = getattr(config, name)
+    return value if given is None else given
+
+  epochs = config.epochs
+  decay_start = default('decay_start', epochs / 5)
+  decay_steps = max(1.0, (epochs - decay_start) * steps_per_epoch)
+  return dataclasses.replace(
+    config,
+    learning_rate=default('learning_rate', _LEARNING_RATES[config.optimizer]),
+    decay_start=decay_start,
+    decay_rate=default(
+      'decay_rate', _PAPER_DECAY_RATE ** (_PAPER_DECAY_STEPS / decay_steps)
+    ),
+    milestones=default(
+      'milestones', (epochs / 5, 2 * epochs / 5, 3 * epochs / 5)
+    ),
+    warmup_epochs=default(
+      'warmup_epochs',
+      0.3 * epochs if config.schedule == 'one-cycle' else 0.05 * epochs,
+    ),
+    cycle_epochs=default('cycle_epochs', epochs / 5),
+    init_seed=default('init_seed', config.seed),
+    order_seed=default('order_seed', config.seed),
+    augmentation_seed=default('augmentation_seed', config.seed),
+    dropout_seed=default('dropout_seed', config.seed),
+  )
+
+
+def known(value: _T | None) -> _T:
+  """A setting that :func:`resolve` has filled in."""
+  assert value is not None
+  return value
+
+
+def to_json(config: Config) -> dict[str, Any]:
+  """The settings as plain JSON values."""
+  settings = dataclasses.asdict(config)
+  if config.data_dir is not None:
+    settings['data_dir'] = str(config.data_dir)
+  if config.milestones is not None:
+    settings['milestones'] = list(config.milestones)
+  return settings
+
+
+# Settings that change where or how fast a run computes, not what.
+FREE_TO_CHANGE = frozenset(
+  {'data_dir', 'eval_batch_size', 'steps_per_dispatch', 'checkpoint_every'}
+)
+
+
+def differences(config: Config, saved: dict[str, Any]) -> list[str]:
+  """Settings in which a resolved configuration differs from a saved one.
+
+  Args:
+    config: The resolved configuration.
+    saved: What :func:`to_json` made of another one.
+
+  Returns:
+    One phrase a difference, such as ``'--epochs 30 (was 20)'``.
+  """
+  return [
+    f'{_flag(name)} {value} (was {saved.get(name)})'
+    for name, value in to_json(config).items()
+    if name not in FREE_TO_CHANGE and saved.get(name) != value
+  ]
+
+
+def _flag(name: str) -> str:
+  return '--' + name.replace('_', '-')

@@ -1,0 +1,7 @@
+"""Data sets: uint8 images and labels, from whichever source holds them."""
+
+from train.data.dataset import Dataset
+from train.data.dataset import Split
+from train.data.load import load
+
+__all__ = ['Dataset', 'Split', 'load']

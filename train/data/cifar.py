@@ -1,0 +1,122 @@
+"""CIFAR-10 and CIFAR-100 through TensorFlow Datasets.
+
+A prepared ArrayRecord directory is read without TensorFlow. Preparing one needs
+it, once.
+"""
+
+import hashlib
+import importlib.util
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+from rich import progress
+
+from train import errors
+from train.data import array_cache
+from train.data import dataset
+
+_SHAPE = (32, 32, 3)
+
+
+def load(name: str, data_dir: pathlib.Path | None) -> dataset.Dataset:
+  """Loads a data set, decoded on the first call and from a cache afterwards.
+
+  Args:
+    name: cifar10 or cifar100.
+    data_dir: TensorFlow Datasets directory, ``None`` for its default.
+
+  Returns:
+    All 50,000 training and 10,000 test images in the order of the files.
+
+  Raises:
+    UsageError: The data set is neither prepared nor can be, or is damaged.
+  """
+  builder = _prepared_builder(name, data_dir)
+  key = (
+    f'{name}-{builder.version}-{_fingerprint(pathlib.Path(builder.data_dir))}'
+  )
+  arrays = array_cache.load_or_build(key, lambda: _decode(builder))
+  return dataset.Dataset(
+    name=name,
+    num_classes=builder.info.features['label'].num_classes,
+    train=dataset.Split(arrays['train_images'], arrays['train_labels']),
+    test=dataset.Split(arrays['test_images'], arrays['test_labels']),
+    crop_padding=4,
+    flip=True,
+  )
+
+
+def _prepared_builder(name: str, data_dir: pathlib.Path | None) -> Any:
+  # Imported here, as digits do without it.
+  import tensorflow_datasets as tfds
+
+  builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
+  if builder.is_prepared():
+    return builder
+  directory = data_dir or pathlib.Path(builder.data_dir).parents[1]
+  if importlib.util.find_spec('tensorflow') is None:
+    raise errors.UsageError(
+      f'{name} is not prepared in {directory}, and preparing it takes'
+      ' TensorFlow: run `pip install tensorflow` and repeat the command, or'
+      ' name a directory that holds it with --data-dir.'
+    )
+  try:
+    builder.download_and_prepare()
+  except Exception as error:
+    raise errors.UsageError(
+      f'{name} is not prepared in {directory}, and TensorFlow Datasets could'
+      f' not prepare it: {error}'
+    ) from error
+  return builder
+
+
+def _decode(builder: Any) -> array_cache.Arrays:
+  arrays = {}
+  for split in ('train', 'test'):
+    images, labels = _decode_split(builder, split)
+    arrays[f'{split}_images'] = images
+    arrays[f'{split}_labels'] = labels
+  return arrays
+
+
+def _decode_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
+  num_classes = builder.info.features['label'].num_classes
+  try:
+    source = builder.as_data_source(split=split)
+    expected = builder.info.splits[split].num_examples
+    if len(source) != expected:
+      raise ValueError(f'it has {len(source)} examples instead of {expected}')
+    images = np.empty((expected, *_SHAPE), np.uint8)
+    labels = np.empty(expected, np.int32)
+    for i in progress.track(
+      range(expected), f'Decoding {builder.name} {split}', transient=True
+    ):
+      example = source[i]
+      if example['image'].shape != _SHAPE:
+        raise ValueError(
+          f'image {i} has shape {example["image"].shape} instead of {_SHAPE}'
+        )
+      images[i] = example['image']
+      labels[i] = example['label']
+    outside = (labels < 0) | (labels >= num_classes)
+    if outside.any():
+      raise ValueError(
+        f'label {labels[outside][0]} is not from 0 to {num_classes - 1}'
+      )
+  except Exception as error:
+    raise errors.UsageError(
+      f'The {split} split of {builder.name} in {builder.data_dir} cannot be'
+      f' read: {error}.'
+    ) from error
+  return images, labels
+
+
+def _fingerprint(directory: pathlib.Path) -> str:
+  """Changes when a file of a prepared data set does."""
+  digest = hashlib.sha256()
+  for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
+    stat = entry.stat()
+    digest.update(f'{entry.name} {stat.st_size} {stat.st_mtime_ns}\n'.encode())
+  return digest.hexdigest()[:16]

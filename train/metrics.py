@@ -1,0 +1,133 @@
+"""The figures of each epoch: made from the steps' own, and written down."""
+
+from collections.abc import Sequence
+import json
+import math
+import os
+import pathlib
+from typing import Any
+
+import numpy as np
+import tensorboardX
+
+from train import run_directory
+from train.step import StepMetrics
+from train.step import TestMetrics
+
+# TensorBoard shows these; the rest of a row only places it.
+_CURVES = (
+  'train_loss',
+  'train_error',
+  'test_loss',
+  'test_error',
+  'learning_rate',
+  'horizontal_fraction',
+  'mean_momentum',
+  'images_per_second',
+)
+
+
+def summarize_epoch(
+  steps: Sequence[StepMetrics], batch_sizes: Sequence[int]
+) -> dict[str, float]:
+  """Figures of one epoch from those of its steps.
+
+  Args:
+    steps: Metrics of the dispatches in order, each field of shape=(steps,).
+    batch_sizes: Images of each single step.
+
+  Returns:
+    ``train_loss`` and ``train_error`` (percent), means over the images as they
+    were trained on; ``horizontal_fraction``, the share of the steps taken with
+    the horizontal momentum; ``mean_momentum``.
+  """
+  loss, correct, momentum, horizontal = (
+    np.concatenate(field).astype(np.float64)
+    for field in zip(*steps, strict=True)
+  )
+  sizes = np.asarray(batch_sizes, np.float64)
+  images = sizes.sum()
+  return {
+    'train_loss': float(loss @ sizes / images),
+    'train_error': float(100 * (images - correct.sum()) / images),
+    'horizontal_fraction': float(horizontal.mean()),
+    'mean_momentum': float(momentum.mean()),
+  }
+
+
+def summarize_test(
+  steps: Sequence[TestMetrics], examples: int
+) -> dict[str, float]:
+  """Figures of one evaluation from those of its steps.
+
+  Args:
+    steps: Metrics of the evaluation steps.
+    examples: Images of the test set.
+
+  Returns:
+    ``test_loss``, the mean, and ``test_error`` in percent.
+  """
+  loss = sum(float(step.loss) for step in steps)
+  correct = sum(int(step.correct) for step in steps)
+  return {
+    'test_loss': loss / examples,
+    'test_error': 100 * (examples - correct) / examples,
+  }
+
+
+class MetricsLog:
+  """A row an epoch, in metrics.jsonl and for TensorBoard."""
+
+  def __init__(
+    self, jsonl: pathlib.Path, tensorboard: pathlib.Path, epochs_done: int
+  ):
+    """Opens the log of a run of which ``epochs_done`` epochs will be kept."""
+    self._jsonl = jsonl
+    self.rows = [row for row in read_rows(jsonl) if row['epoch'] <= epochs_done]
+    _write_rows(jsonl, self.rows)
+    self._writer = tensorboardX.SummaryWriter(
+      str(tensorboard), purge_step=epochs_done + 1
+    )
+
+  def append(self, row: dict[str, Any]) -> None:
+    """Writes the row of one epoch."""
+    row = run_directory.finite(row)
+    self.rows.append(row)
+    with self._jsonl.open('a') as file:
+      file.write(json.dumps(row, allow_nan=False) + '\n')
+      file.flush()
+      os.fsync(file.fileno())
+    for name in _CURVES:
+      if row[name] is not None:
+        self._writer.add_scalar(name, row[name], row['epoch'])
+    self._writer.flush()
+
+  def best_test_error(self) -> float:
+    """The lowest test error of any epoch, in percent."""
+    return min(_number(row['test_error']) for row in self.rows)
+
+  def close(self) -> None:
+    self._writer.close()
+
+
+def read_rows(jsonl: pathlib.Path) -> list[dict[str, Any]]:
+  """The rows of a metrics.jsonl; a last line cut off by a crash is left out."""
+  if not jsonl.exists():
+    return []
+  rows = []
+  for line in jsonl.read_text().splitlines():
+    try:
+      rows.append(json.loads(line))
+    except ValueError:
+      break
+  return rows
+
+
+def _write_rows(jsonl: pathlib.Path, rows: list[dict[str, Any]]) -> None:
+  unfinished = jsonl.with_suffix('.tmp')
+  unfinished.write_text(''.join(json.dumps(row) + '\n' for row in rows))
+  os.replace(unfinished, jsonl)
+
+
+def _number(value: float | None) -> float:
+  return math.inf if value is None else value

@@ -1,0 +1,83 @@
+"""Configuration to Optax optimizer."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import optax_lcam
+from train import config as config_lib
+
+
+def make_optimizer(
+  config: config_lib.Config, schedule: optax.Schedule, steps_per_epoch: int
+) -> optax.GradientTransformationExtraArgs:
+  """The optimizer of a run.
+
+  Weight decay is coupled (L2), as in PyTorch's optimizers of these names,
+  except for adamw.
+
+  Args:
+    config: A resolved configuration.
+    schedule: Learning rate over the steps.
+    steps_per_epoch: Training steps of one epoch.
+
+  Returns:
+    A transformation whose ``update`` takes ``value=loss``.
+  """
+  if config.optimizer == 'lcam':
+    return optax_lcam.lcam_sgd(
+      schedule,
+      config.horizontal_momentum,
+      config.vertical_momentum,
+      weight_decay=config.weight_decay,
+      steps_per_epoch=steps_per_epoch,
+      initial_momentum=config.initial_momentum,
+      inclusive=config.inclusive,
+      nesterov=config.nesterov,
+    )
+  if config.optimizer == 'adamw':
+    return optax.with_extra_args_support(
+      optax.adamw(schedule, weight_decay=config.weight_decay)
+    )
+  match config.optimizer:
+    case 'sgd':
+      descent = optax.sgd(schedule, config.momentum, config.nesterov)
+    case 'adam':
+      descent = optax.adam(schedule)
+    case 'rmsprop':
+      # PyTorch's decay and place of epsilon.
+      descent = optax.rmsprop(schedule, decay=0.99, eps_in_sqrt=False)
+    case 'adagrad':
+      descent = optax.adagrad(schedule)
+    case name:
+      raise ValueError(f'Unknown optimizer {name!r}.')
+  return optax.with_extra_args_support(
+    optax.chain(optax.add_decayed_weights(config.weight_decay), descent)
+  )
+
+
+def step_momentum(
+  config: config_lib.Config, opt_state: Any
+) -> tuple[jax.Array, jax.Array]:
+  """The momentum that the next update will use.
+
+  Args:
+    config: A resolved configuration.
+    opt_state: State of its optimizer.
+
+  Returns:
+    The momentum, and 1 where it is the horizontal one, else 0: both of
+    shape=(), dtype=float32, and NaN where the optimizer has no such thing.
+  """
+  nothing = jnp.float32(jnp.nan)
+  match config.optimizer:
+    case 'lcam':
+      momentum = optax.tree.get(opt_state, 'momentum')
+      horizontal = momentum == jnp.float32(config.horizontal_momentum)
+      return momentum, horizontal.astype(jnp.float32)
+    case 'sgd':
+      return jnp.float32(config.momentum), nothing
+    case _:
+      return nothing, nothing

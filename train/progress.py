@@ -1,0 +1,106 @@
+"""What a person sees of a run: a live line, or a plain line an epoch."""
+
+import time
+from typing import Any
+
+import rich.console
+import rich.live
+import rich.text
+
+_REFRESH_SECONDS = 0.2
+
+
+class Progress:
+  """Shows one run. Use it as a context manager."""
+
+  def __init__(
+    self, console: rich.console.Console, title: str, epochs: int, steps: int
+  ):
+    self._console = console
+    self._title = title
+    self._epochs = epochs
+    self._steps = steps
+    self._row: dict[str, Any] | None = None
+    self._started = time.monotonic()
+    self._first_epoch: int | None = None
+    self._shown = 0.0
+    self._live = rich.live.Live(console=console, auto_refresh=False)
+
+  def __enter__(self) -> 'Progress':
+    if self._console.is_terminal:
+      self._live.start()
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    if self._console.is_terminal:
+      self._live.stop()
+
+  def say(self, line: str) -> None:
+    """Prints a line that stays."""
+    self._console.print(line, highlight=False, markup=False)
+
+  def wants_step(self) -> bool:
+    """Whether enough time has passed to show another step."""
+    now = time.monotonic()
+    return self._console.is_terminal and now - self._shown > _REFRESH_SECONDS
+
+  def step(self, epoch: int, step: int, loss: float) -> None:
+    """Shows a step of an epoch. Both are counted from 1."""
+    self._shown = time.monotonic()
+    self._begin(epoch)
+    done = (epoch - 1) + step / self._steps
+    line = f'step {step}/{self._steps}  loss {loss:.4f}'
+    if self._row is not None:
+      line += f'  |  last epoch: {_figures(self._row)}'
+    self._show(epoch, f'{line}  {self._time_left(done)}')
+
+  def epoch(self, row: dict[str, Any]) -> None:
+    """Shows the row of a finished epoch."""
+    self._row = row
+    self._begin(row['epoch'])
+    line = f'{_figures(row)}  {self._time_left(row["epoch"])}'
+    if self._console.is_terminal:
+      self._show(row['epoch'], line)
+    else:
+      self.say(self._prefix(row['epoch']) + line)
+
+  def _begin(self, epoch: int) -> None:
+    if self._first_epoch is None:
+      self._first_epoch = epoch
+
+  def _show(self, epoch: int, line: str) -> None:
+    text = rich.text.Text(self._prefix(epoch) + line, overflow='ellipsis')
+    text.no_wrap = True
+    self._live.update(text, refresh=True)
+
+  def _prefix(self, epoch: int) -> str:
+    return f'{self._title}  epoch {epoch}/{self._epochs}  '
+
+  def _time_left(self, epochs_done: float) -> str:
+    here = epochs_done - (self._first_epoch or 1) + 1
+    elapsed = time.monotonic() - self._started
+    seconds = elapsed / here * (self._epochs - epochs_done) if here > 0 else 0
+    return f'{_duration(seconds)} left'
+
+
+def _figures(row: dict[str, Any]) -> str:
+  parts = [
+    f'loss {_fixed(row["train_loss"], 4)}',
+    f'test error {_fixed(row["test_error"], 2)} %',
+  ]
+  if row['horizontal_fraction'] is not None:
+    parts.append(f'horizontal {100 * row["horizontal_fraction"]:.0f} %')
+  parts.append(f'{row["images_per_second"]:.0f} images/s')
+  return '  '.join(parts)
+
+
+def _fixed(value: float | None, digits: int) -> str:
+  return 'not finite' if value is None else f'{value:.{digits}f}'
+
+
+def _duration(seconds: float) -> str:
+  minutes, seconds = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  if hours:
+    return f'{hours}h{minutes:02}m'
+  return f'{minutes}m{seconds:02}s' if minutes else f'{seconds}s'

@@ -1,0 +1,6 @@
+"""From run directories to tables, figures and a verdict."""
+
+from train.report.figures import draw_run
+from train.report.write import write
+
+__all__ = ['draw_run', 'write']

@@ -1,0 +1,137 @@
+"""Finished runs as they lie on disk, grouped into arms."""
+
+from collections.abc import Iterable
+import dataclasses
+import json
+import pathlib
+from typing import Any
+
+from train import config as config_lib
+from train import errors
+from train import metrics
+from train import run_directory
+
+# In a configuration these tell the runs of one arm apart, not the arms.
+_SEEDS = (
+  'seed',
+  'init_seed',
+  'order_seed',
+  'augmentation_seed',
+  'dropout_seed',
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """One run directory."""
+
+  path: pathlib.Path
+  config: dict[str, Any]
+  summary: dict[str, Any]
+  rows: list[dict[str, Any]]
+
+  @property
+  def seed(self) -> int:
+    return self.config['seed']
+
+  def curve(self, name: str) -> list[float | None]:
+    """One figure over the epochs."""
+    return [row.get(name) for row in self.rows]
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """Runs that differ in nothing but their seeds, in the order of these."""
+
+  name: str
+  runs: list[Run]
+
+  def final_errors(self) -> dict[int, float]:
+    """Final test error in percent by seed, of the runs that are done."""
+    return self._errors('final_test_error')
+
+  def best_errors(self) -> dict[int, float]:
+    """Best test error of any epoch in percent by seed, likewise."""
+    return self._errors('best_test_error')
+
+  def _errors(self, name: str) -> dict[int, float]:
+    return {
+      run.seed: run.summary[name]
+      for run in self.runs
+      if run.summary['status'] == 'done'
+    }
+
+
+def find_runs(directories: Iterable[pathlib.Path]) -> list[Run]:
+  """Every run in or below the directories.
+
+  Raises:
+    UsageError: A directory is absent, or there is no run in any of them.
+  """
+  directories = list(directories)
+  runs = []
+  for directory in directories:
+    if not directory.is_dir():
+      raise errors.UsageError(f'There is no directory {directory}.')
+    for summary in sorted(directory.rglob('summary.json')):
+      path = summary.parent
+      runs.append(
+        Run(
+          path=path,
+          config=run_directory.read_json(path / 'config.json'),
+          summary=run_directory.read_json(summary),
+          rows=metrics.read_rows(path / 'metrics.jsonl'),
+        )
+      )
+  if not runs:
+    given = ', '.join(str(directory) for directory in directories)
+    raise errors.UsageError(f'There is no run in {given}.')
+  return runs
+
+
+def group_into_arms(runs: Iterable[Run]) -> list[Arm]:
+  """Puts runs that differ in nothing but their seeds together.
+
+  An arm is named after its experiment, and after the settings in which it
+  differs from others of the same name.
+  """
+  groups: dict[tuple[str, str], list[Run]] = {}
+  for run in runs:
+    key = (_experiment(run), json.dumps(_settings(run), sort_keys=True))
+    groups.setdefault(key, []).append(run)
+
+  arms = []
+  for (experiment, _), members in groups.items():
+    namesakes = [
+      _settings(others[0])
+      for (name, _), others in groups.items()
+      if name == experiment
+    ]
+    own = _settings(members[0])
+    telling = [
+      f'{name}={value}'
+      for name, value in own.items()
+      if any(other.get(name) != value for other in namesakes)
+    ]
+    arms.append(
+      Arm(
+        ' '.join([experiment, *telling]),
+        sorted(members, key=lambda run: run.seed),
+      )
+    )
+  return arms
+
+
+def _experiment(run: Run) -> str:
+  config = run.config
+  return (
+    config.get('experiment') or f'{config["dataset"]}-{config["optimizer"]}'
+  )
+
+
+def _settings(run: Run) -> dict[str, Any]:
+  return {
+    field.name: run.config.get(field.name)
+    for field in dataclasses.fields(config_lib.Config)
+    if field.name not in config_lib.FREE_TO_CHANGE and field.name not in _SEEDS
+  }

@@ -1,0 +1,171 @@
+"""The files of one run: who may write here, what was set, how it ended.
+
+config.json     every setting, the seeds, versions, device, git commit
+metrics.jsonl   a row an epoch
+summary.json    how it ended
+checkpoints/    the last states
+tensorboard/    the same figures for TensorBoard
+curves.png      the picture
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import math
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+import numpy as np
+
+from train import config as config_lib
+from train import errors
+
+_PACKAGES = (
+  'jax',
+  'jaxlib',
+  'optax',
+  'flax',
+  'numpy',
+  'orbax-checkpoint',
+  'tensorflow-datasets',
+  'scikit-learn',
+)
+
+
+class RunDirectory:
+  """Reads and writes the files of one run."""
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+    self.checkpoints = path / 'checkpoints'
+    self.tensorboard = path / 'tensorboard'
+    self.metrics = path / 'metrics.jsonl'
+    self.picture = path / 'curves.png'
+    self._config = path / 'config.json'
+    self._summary = path / 'summary.json'
+
+  def claim(self, config: config_lib.Config, experiment: str | None) -> None:
+    """Takes the directory for this run, whether new or begun before.
+
+    Raises:
+      UsageError: It holds something else, or cannot be written.
+    """
+    if self.path.exists() and not self.path.is_dir():
+      raise errors.UsageError(f'--run-dir {self.path} is not a directory.')
+    if self._config.exists():
+      different = config_lib.differences(config, read_json(self._config))
+      if different:
+        raise errors.UsageError(
+          f'--run-dir {self.path} holds another run; this one has'
+          f' {", ".join(different)}. Choose another directory.'
+        )
+      return
+    if self.path.exists() and any(self.path.iterdir()):
+      raise errors.UsageError(
+        f'--run-dir {self.path} is not empty and holds no run. Choose another'
+        ' directory.'
+      )
+    try:
+      self.path.mkdir(parents=True, exist_ok=True)
+      write_json(
+        self._config,
+        {
+          'experiment': experiment,
+          **config_lib.to_json(config),
+          **_environment(),
+        },
+      )
+    except OSError as error:
+      raise errors.UsageError(
+        f'--run-dir {self.path} cannot be written: {error.strerror}.'
+      ) from error
+
+  def read_summary(self) -> dict[str, Any] | None:
+    """The summary, or ``None`` where there is none yet."""
+    return read_json(self._summary) if self._summary.exists() else None
+
+  def write_summary(self, summary: dict[str, Any]) -> None:
+    write_json(self._summary, summary)
+
+
+def params_sha256(params: Any) -> str:
+  """SHA-256 over the parameters' paths, shapes, dtypes and bytes."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree.leaves_with_path(params):
+    array = np.asarray(jax.device_get(leaf))
+    name = jax.tree_util.keystr(path)
+    digest.update(f'{name} {array.shape} {array.dtype}\n'.encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a file of a run directory, or raises UsageError."""
+  try:
+    content = json.loads(path.read_text())
+  except (OSError, ValueError) as error:
+    raise errors.UsageError(f'{path} cannot be read: {error}.') from error
+  if not isinstance(content, dict):
+    raise errors.UsageError(f'{path} is not a JSON object.')
+  return content
+
+
+def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+  """Writes a file completely or not at all."""
+  unfinished = path.with_suffix('.tmp')
+  with unfinished.open('w') as file:
+    json.dump(finite(content), file, indent=2, allow_nan=False)
+    file.write('\n')
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(unfinished, path)
+
+
+def finite(content: dict[str, Any]) -> dict[str, Any]:
+  """JSON has no NaN and no infinity: they become ``None``."""
+  return {
+    name: None
+    if isinstance(value, float) and not math.isfinite(value)
+    else value
+    for name, value in content.items()
+  }
+
+
+def _environment() -> dict[str, Any]:
+  device = jax.devices()[0]
+  return {
+    'versions': {
+      'python': platform.python_version(),
+      **{name: _version(name) for name in _PACKAGES},
+    },
+    'platform': device.platform,
+    'device_kind': device.device_kind,
+    'device_count': jax.device_count(),
+    'process_count': jax.process_count(),
+    'git_commit': _git_commit(),
+  }
+
+
+def _version(package: str) -> str | None:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
+def _git_commit() -> str | None:
+  try:
+    return subprocess.run(
+      ['git', 'rev-parse', 'HEAD'],
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      text=True,
+      check=True,
+      timeout=10,
+    ).stdout.strip()
+  except (OSError, subprocess.SubprocessError):
+    return None
