@@ -78,6 +78,60 @@ def times_minus_sum(
   return difference + error
 
 
+def minus(x: jax.Array, mean: jax.Array, residual: jax.Array) -> jax.Array:
+  """``x - (mean + residual)``, with the right sign.
+
+  Args:
+    x: shape=(), dtype=float32.
+    mean: shape=(), dtype=float32.
+    residual: shape=(), dtype=float32. At most half a unit in the last place of
+      ``mean``.
+
+  Returns:
+    shape=(), dtype=float32.
+  """
+  difference, error = _two_sum(x, -mean)
+  return difference + (error - residual)
+
+
+def move(
+  mean: jax.Array, residual: jax.Array, x: jax.Array, weight: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """Moves the mean that ``mean + residual`` stands for towards ``x``.
+
+  A mean that ``x`` is equal to stays as it is, and with a ``weight`` of 1 it
+  becomes ``x``: so ties stay ties, which a decayed sum divided by its weight
+  would miss by a rounding.
+
+  Args:
+    mean: shape=(), dtype=float32.
+    residual: shape=(), dtype=float32. What ``mean`` lacks of the mean.
+    x: shape=(), dtype=float32.
+    weight: shape=(), dtype=float32. Share of the way to ``x``, in [0, 1].
+
+  Returns:
+    The new ``(mean, residual)``.
+  """
+  return add(mean, residual, minus(x, mean, residual) * weight)
+
+
+def newest_weight(count: jax.Array, decay: jax.typing.ArrayLike) -> jax.Array:
+  """The newest number's weight in a bias-corrected moving average.
+
+  Args:
+    count: shape=(), dtype=int32. Numbers so far, this one included; at least 1.
+    decay: By which numbers lose weight, in (0, 1).
+
+  Returns:
+    shape=(), dtype=float32. ``(1 - decay) / (1 - decay**count)``, and exactly 1
+    for the first.
+  """
+  # From 1 - decay, which float32 holds better than a decay near 1.
+  rest = jnp.asarray(1 - decay, jnp.float32)
+  total = -jnp.expm1(count.astype(jnp.float32) * jnp.log1p(-rest))
+  return jnp.where(count == 1, 1.0, rest / total)
+
+
 def _two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
   """``a + b`` as its rounded value and the exact rounding error."""
   rounded = a + b

@@ -7,7 +7,8 @@ and Honghai Liu, 2023.
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+import enum
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,11 +18,25 @@ from optax_lcam import _exact_mean
 from optax_lcam import _validation
 
 
+class Phase(enum.IntEnum):
+  """What the last finite loss was, compared with the mean.
+
+  As in section 4 of the paper. A step with the horizontal momentum is one that
+  follows a ``HORIZONTAL`` phase (or has one, with ``reaction='current'``).
+  """
+
+  UNKNOWN = 0  # no finite loss so far
+  HORIZONTAL = 1  # at or below the mean
+  VERTICAL = 2  # above it
+
+
 class LcamState(NamedTuple):
-  """State of :func:`lcam`: the trace, and 20 bytes beside it.
+  """State of :func:`lcam`: the trace, and 24 bytes beside it.
 
   The first four fields describe the current epoch and go back to zero at its
-  end; ``momentum`` and ``trace`` carry over.
+  end; the others carry over. Where no epoch exists (``steps_per_epoch=None``),
+  ``loss_sum`` and ``loss_residual`` hold the moving average itself, a sum whose
+  weights add up to 1, and ``step_count`` stays 0.
   """
 
   loss_sum: jax.Array  # shape=(), dtype=float32: S, rounded to float32.
@@ -29,6 +44,7 @@ class LcamState(NamedTuple):
   loss_count: jax.Array  # shape=(), dtype=int32: n, the losses in S.
   step_count: jax.Array  # shape=(), dtype=int32: steps of the epoch so far.
   momentum: jax.Array  # shape=(), dtype=float32: beta of the next step.
+  phase: jax.Array  # shape=(), dtype=int32: a Phase.
   trace: optax.Updates  # the parameters' structure and shapes.
 
 
@@ -36,10 +52,12 @@ def lcam(
   horizontal_momentum: jax.typing.ArrayLike = 0.93,
   vertical_momentum: jax.typing.ArrayLike = 0.9,
   *,
-  steps_per_epoch: jax.typing.ArrayLike = 391,
+  steps_per_epoch: jax.typing.ArrayLike | None = 391,
   initial_momentum: jax.typing.ArrayLike = 0.9,
   inclusive: bool = True,
   nesterov: bool = False,
+  reaction: Literal['next', 'current'] = 'next',
+  loss_decay: jax.typing.ArrayLike | None = None,
   accumulator_dtype: Any | None = None,
   batch_axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -71,6 +89,17 @@ def lcam(
   any device and without ``jax_enable_x64``. (A loss nearer to zero than
   :math:`2^{-100}` counts as zero.)
 
+  Where no epoch exists, as in a stream or with a language model,
+  ``steps_per_epoch=None`` and ``loss_decay`` :math:`= d` compare the loss with
+  the bias-corrected moving average of all losses so far instead of :math:`S/n`,
+
+  .. math::
+
+    m_t = d\, m_{t-1} + (1 - d) L_t, \quad \hat{m}_t = m_t / (1 - d^t),
+
+  which gives a loss :math:`1/(1-d)` steps ago about a third of the newest's
+  weight.
+
   A loss that is NaN or infinite (or so large that the epoch's sum overflows
   float32) changes neither the mean nor the momentum. Its step still counts
   towards the end of the epoch.
@@ -82,7 +111,7 @@ def lcam(
       be below or above ``horizontal_momentum``. May be traced.
     steps_per_epoch: Calls of ``update`` after which the mean starts afresh,
       from 1 to 16,777,216. The default is 50,000 images in batches of 128. May
-      be traced.
+      be traced. ``None``: never; needs ``loss_decay``.
     initial_momentum: The momentum of the first step, before any loss is known,
       in [0, 1). May be traced.
     inclusive: Whether a loss equal to the mean is horizontal: ``True`` is
@@ -90,7 +119,14 @@ def lcam(
       program. They differ at the first step of each epoch at least.
     nesterov: Whether to return :math:`g_t + \beta_t v_t`, PyTorch's form of
       Nesterov's momentum.
-    accumulator_dtype: dtype of the trace. ``None``: that of the parameters.
+    reaction: Which step the momentum chosen from a loss acts on: ``'next'``,
+      the one after it, as Algorithm 1 trains first and chooses afterwards; or
+      ``'current'``, the step that the loss belongs to, :math:`v_t =
+      \beta_{t+1} v_{t-1} + g_t` above, as the text of section 4 may be read.
+    loss_decay: :math:`d`, by which a loss loses weight with each step, in
+      (0, 1). Only with ``steps_per_epoch=None``. May be traced.
+    accumulator_dtype: Floating-point dtype of the trace. ``None``: that of the
+      parameters. The trace of a complex parameter is complex in any case.
     batch_axis_name: Name of a mapped axis (``jax.pmap``, ``jax.shard_map``,
       ``jax.vmap``) to average the loss over, so that all replicas choose
       alike. Not needed where the loss is a global mean already, as under
@@ -101,10 +137,18 @@ def lcam(
     :class:`LcamState` and whose updates have the gradients' dtypes.
 
   Raises:
-    ValueError: A momentum is outside [0, 1), or ``steps_per_epoch`` is not a
-      whole number in its range. Traced values are not checked.
+    ValueError: An argument is out of its range, or just one of
+      ``steps_per_epoch=None`` and ``loss_decay`` is given. Traced values are
+      not checked.
     ValueError: From ``update``: ``value`` is missing, ``None`` or not a scalar.
     TypeError: From ``update``: ``value`` is not a real number.
+
+  .. note::
+    Wrappers that do not hand ``value`` on cannot hold this transformation:
+    :func:`optax.lookahead`, :func:`optax.contrib.sam`,
+    :func:`optax.contrib.split_real_and_imaginary` (complex parameters need
+    none) and ``optax.MultiSteps(...).gradient_transformation()`` inside of
+    :func:`optax.chain`. For gradient accumulation see :func:`multi_steps`.
 
   Examples:
     >>> import jax, jax.numpy as jnp, optax, optax_lcam
@@ -128,12 +172,17 @@ def lcam(
 
   References:
     Zhang et al., `A Simple Asymmetric Momentum Make SGD Greatest Again
-    <https://arxiv.org/abs/2309.02130>`_, 2023: section 4, Algorithm 1.
+    <https://arxiv.org/abs/2309.02130>`_, 2023: section 4, and Algorithm 1 in
+    section 4.3.
   """
   _validation.check_momentum('horizontal_momentum', horizontal_momentum)
   _validation.check_momentum('vertical_momentum', vertical_momentum)
   _validation.check_momentum('initial_momentum', initial_momentum)
-  _validation.check_steps_per_epoch(steps_per_epoch)
+  _validation.check_averaging(steps_per_epoch, loss_decay)
+  _validation.check_flag('inclusive', inclusive)
+  _validation.check_flag('nesterov', nesterov)
+  _validation.check_choice('reaction', reaction, ('next', 'current'))
+  _validation.check_accumulator_dtype(accumulator_dtype)
   if accumulator_dtype is not None:
     accumulator_dtype = jax.dtypes.canonicalize_dtype(accumulator_dtype)
 
@@ -143,9 +192,21 @@ def lcam(
       loss_residual=jnp.zeros([], jnp.float32),
       loss_count=jnp.zeros([], jnp.int32),
       step_count=jnp.zeros([], jnp.int32),
-      momentum=jnp.asarray(initial_momentum, jnp.float32),
-      trace=optax.tree.zeros_like(params, dtype=accumulator_dtype),
+      # A copy: whoever donates the state keeps the argument.
+      momentum=jnp.array(initial_momentum, jnp.float32),
+      phase=jnp.full([], int(Phase.UNKNOWN), jnp.int32),
+      trace=jax.tree.map(zero_trace, params),
     )
+
+  def zero_trace(param: Any) -> jax.Array:
+    dtype = jnp.result_type(param)
+    if accumulator_dtype is not None:
+      is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
+      # No float can hold the trace of a complex parameter.
+      dtype = jnp.promote_types(
+        accumulator_dtype, jnp.complex64 if is_complex else accumulator_dtype
+      )
+    return jnp.zeros_like(param, dtype=dtype)
 
   def update_fn(
     updates: optax.Updates,
@@ -159,80 +220,112 @@ def lcam(
     loss = _validation.as_loss(value)
     if batch_axis_name is not None:
       loss = jax.lax.pmean(loss, batch_axis_name)
+    new_state = react(loss, state)
+    momentum = (state if reaction == 'next' else new_state).momentum
 
     def decayed_sum(g: jax.Array, t: jax.Array) -> jax.Array:
-      return g + momentum_of_this_step(t.dtype) * t
-
-    def momentum_of_this_step(dtype: jnp.dtype) -> jax.Array:
-      # float32 holds 0.9 to 7 digits. A wider trace takes the digits from the
-      # argument that the state's momentum was chosen from.
-      real = jnp.finfo(dtype).dtype
-      if jnp.finfo(real).nmant <= jnp.finfo(jnp.float32).nmant:
-        return state.momentum.astype(real)
-      momentum = state.momentum.astype(real)
-      for given in (initial_momentum, vertical_momentum, horizontal_momentum):
-        chosen = state.momentum == jnp.asarray(given, jnp.float32)
-        momentum = jnp.where(chosen, jnp.asarray(given, real), momentum)
-      return momentum
+      return g + in_full_precision(momentum, t.dtype) * t
 
     trace = _map_gradients(decayed_sum, updates, state.trace)
     new_updates = trace
     if nesterov:
       new_updates = _map_gradients(decayed_sum, updates, trace)
-
-    new_state = LcamState(
-      **_observe_loss(loss, state),
-      trace=_map_gradients(
-        lambda t, old: t.astype(old.dtype), trace, state.trace
-      ),
-    )
     new_updates = _map_gradients(
-      lambda u, g: u.astype(jnp.result_type(g)), new_updates, updates
+      lambda g, u: u.astype(jnp.result_type(g)), updates, new_updates
     )
-    return new_updates, new_state
+    # A parameter without a gradient keeps its trace.
+    new_trace = _map_gradients(
+      lambda _, t, old: t.astype(old.dtype),
+      updates,
+      trace,
+      state.trace,
+      otherwise=lambda t, old: old,
+    )
+    return new_updates, new_state._replace(trace=new_trace)
 
-  def _observe_loss(loss: jax.Array, state: LcamState) -> dict[str, jax.Array]:
-    """Adds the loss to the epoch's mean and chooses the next momentum."""
+  def react(loss: jax.Array, state: LcamState) -> LcamState:
+    """Adds the loss to the mean, and chooses the phase and the momentum."""
+    # Rounding errors must stay above the subnormal numbers.
     loss = jnp.where(jnp.abs(loss) < _exact_mean.SMALLEST, 0.0, loss)
-    loss_sum, loss_residual = _exact_mean.add(
-      state.loss_sum, state.loss_residual, loss
-    )
-    loss_count = state.loss_count + 1
-    above_mean = _exact_mean.times_minus_sum(
-      loss_count, loss, loss_sum, loss_residual
-    )
+    loss_count = optax.safe_increment(state.loss_count)
+    if loss_decay is None:
+      loss_sum, loss_residual = _exact_mean.add(
+        state.loss_sum, state.loss_residual, loss
+      )
+      above_mean = _exact_mean.times_minus_sum(
+        loss_count, loss, loss_sum, loss_residual
+      )
+    else:
+      loss_sum, loss_residual = _exact_mean.move(
+        state.loss_sum,
+        state.loss_residual,
+        loss,
+        _exact_mean.newest_weight(loss_count, loss_decay),
+      )
+      above_mean = _exact_mean.minus(loss, loss_sum, loss_residual)
     usable = jnp.isfinite(above_mean)
     horizontal = above_mean <= 0 if inclusive else above_mean < 0
+    phase = jnp.where(
+      horizontal, int(Phase.HORIZONTAL), int(Phase.VERTICAL)
+    ).astype(jnp.int32)
     momentum = jnp.where(
       horizontal,
       jnp.asarray(horizontal_momentum, jnp.float32),
       jnp.asarray(vertical_momentum, jnp.float32),
     )
+    new_state = jax.tree.map(
+      lambda new, old: jnp.where(usable, new, old),
+      state._replace(
+        loss_sum=loss_sum,
+        loss_residual=loss_residual,
+        loss_count=loss_count,
+        momentum=momentum,
+        phase=phase,
+        trace=None,
+      ),
+      state._replace(trace=None),
+    )
+    if steps_per_epoch is None:
+      return new_state
 
     step_count = state.step_count + 1
     epoch_ends = step_count >= steps_per_epoch
 
-    def within_epoch(new: jax.Array, old: jax.Array) -> jax.Array:
-      kept = jnp.where(usable, new, old)
-      return jnp.where(epoch_ends, jnp.zeros_like(kept), kept)
+    def within_epoch(x: jax.Array) -> jax.Array:
+      return jnp.where(epoch_ends, jnp.zeros_like(x), x)
 
-    return {
-      'loss_sum': within_epoch(loss_sum, state.loss_sum),
-      'loss_residual': within_epoch(loss_residual, state.loss_residual),
-      'loss_count': within_epoch(loss_count, state.loss_count),
-      'step_count': jnp.where(epoch_ends, 0, step_count),
-      'momentum': jnp.where(usable, momentum, state.momentum),
-    }
+    return new_state._replace(
+      loss_sum=within_epoch(new_state.loss_sum),
+      loss_residual=within_epoch(new_state.loss_residual),
+      loss_count=within_epoch(new_state.loss_count),
+      step_count=within_epoch(step_count),
+    )
+
+  def in_full_precision(momentum: jax.Array, dtype: jnp.dtype) -> jax.Array:
+    """The momentum in the (real) dtype of a trace."""
+    real = jnp.finfo(dtype).dtype
+    if jnp.finfo(real).nmant <= jnp.finfo(jnp.float32).nmant:
+      return momentum.astype(real)
+    # float32 holds 0.9 to 7 digits. A wider trace takes the digits from the
+    # argument that the momentum was chosen from.
+    precise = momentum.astype(real)
+    for given in (initial_momentum, vertical_momentum, horizontal_momentum):
+      chosen = momentum == jnp.asarray(given, jnp.float32)
+      precise = jnp.where(chosen, jnp.asarray(given, real), precise)
+    return precise
 
   return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _map_gradients(
-  fn: Callable[..., Any], updates: optax.Updates, *rest: Any
+  fn: Callable[..., Any],
+  updates: optax.Updates,
+  *rest: Any,
+  otherwise: Callable[..., Any] = lambda *_: None,
 ) -> Any:
-  """``jax.tree.map`` where a ``None`` in place of a gradient stays ``None``."""
+  """``jax.tree.map``; ``otherwise(*rest)`` where a gradient is ``None``."""
   return jax.tree.map(
-    lambda g, *others: None if g is None else fn(g, *others),
+    lambda g, *others: otherwise(*others) if g is None else fn(g, *others),
     updates,
     *rest,
     is_leaf=lambda g: g is None,

@@ -1,7 +1,7 @@
 """Stochastic gradient descent with loss-controlled asymmetric momentum."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import optax
@@ -17,10 +17,12 @@ def lcam_sgd(
   *,
   weight_decay: jax.typing.ArrayLike = 0.0,
   weight_decay_mask: Any | Callable[[optax.Params], Any] | None = None,
-  steps_per_epoch: jax.typing.ArrayLike = 391,
+  steps_per_epoch: jax.typing.ArrayLike | None = 391,
   initial_momentum: jax.typing.ArrayLike = 0.9,
   inclusive: bool = True,
   nesterov: bool = False,
+  reaction: Literal['next', 'current'] = 'next',
+  loss_decay: jax.typing.ArrayLike | None = None,
   accumulator_dtype: Any | None = None,
   batch_axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
@@ -56,6 +58,8 @@ def lcam_sgd(
     initial_momentum: See :func:`lcam`.
     inclusive: See :func:`lcam`.
     nesterov: See :func:`lcam`.
+    reaction: See :func:`lcam`.
+    loss_decay: See :func:`lcam`.
     accumulator_dtype: See :func:`lcam`.
     batch_axis_name: See :func:`lcam`.
 
@@ -106,6 +110,8 @@ def lcam_sgd(
       initial_momentum=initial_momentum,
       inclusive=inclusive,
       nesterov=nesterov,
+      reaction=reaction,
+      loss_decay=loss_decay,
       accumulator_dtype=accumulator_dtype,
       batch_axis_name=batch_axis_name,
     ),

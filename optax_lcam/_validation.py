@@ -32,11 +32,24 @@ def check_weight_decay(weight_decay: Any) -> None:
   )
 
 
-def check_steps_per_epoch(steps: Any) -> None:
-  """Raises ValueError unless it is traced or a whole number in range."""
+def check_averaging(steps_per_epoch: Any, loss_decay: Any) -> None:
+  """Raises ValueError unless exactly one is given, traced or in its range."""
+  if (steps_per_epoch is None) == (loss_decay is None):
+    raise ValueError(
+      'Either `steps_per_epoch` must be None or `loss_decay`, got'
+      f' {steps_per_epoch!r} and {loss_decay!r}.'
+    )
+  if loss_decay is not None:
+    _check_real(
+      'loss_decay',
+      loss_decay,
+      lambda d: (d > 0) & (d < 1),
+      'a number in (0, 1)',
+    )
+    return
   _check_real(
     'steps_per_epoch',
-    steps,
+    steps_per_epoch,
     lambda n: (
       np.issubdtype(n.dtype, np.integer)
       & (n >= 1)
@@ -44,6 +57,32 @@ def check_steps_per_epoch(steps: Any) -> None:
     ),
     f'a whole number from 1 to {_exact_mean.MAX_COUNT:,}',
   )
+
+
+def check_flag(name: str, given: Any) -> None:
+  """Raises ValueError unless it is a bool."""
+  if not isinstance(given, (bool, np.bool_)):
+    raise ValueError(f'`{name}` must be True or False, got {given!r}.')
+
+
+def check_choice(name: str, given: Any, allowed: tuple[str, ...]) -> None:
+  """Raises ValueError unless it is one of the allowed words."""
+  if given not in allowed:
+    words = ' or '.join(repr(word) for word in allowed)
+    raise ValueError(f'`{name}` must be {words}, got {given!r}.')
+
+
+def check_accumulator_dtype(given: Any) -> None:
+  """Raises ValueError unless it is None or a floating-point dtype."""
+  try:
+    valid = given is None or jnp.issubdtype(jnp.dtype(given), jnp.inexact)
+  except TypeError:
+    valid = False
+  if not valid:
+    raise ValueError(
+      '`accumulator_dtype` must be None or a floating-point dtype, got'
+      f' {given!r}.'
+    )
 
 
 def as_loss(value: Any) -> jax.Array:
