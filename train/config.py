@@ -285,21 +285,31 @@ FREE_TO_CHANGE = frozenset(
 )
 
 
-def differences(config: Config, saved: dict[str, Any]) -> list[str]:
-  """Settings in which a resolved configuration differs from a saved one.
+def differences(
+  given: Config, resolved: Config, saved: dict[str, Any]
+) -> list[str]:
+  """Settings in which a configuration differs from a saved one.
 
   Args:
-    config: The resolved configuration.
-    saved: What :func:`to_json` made of another one.
+    given: The configuration as the command line gave it.
+    resolved: The same, resolved.
+    saved: What :func:`to_json` made of another resolved one.
 
   Returns:
-    One phrase a difference, such as ``'--epochs 30 (was 20)'``.
+    One phrase a difference, such as ``'--epochs 30 (was 20)'``. Defaults that
+    follow from other settings are named only where nothing else differs.
   """
-  return [
-    f'{_flag(name)} {value} (was {saved.get(name)})'
-    for name, value in to_json(config).items()
+  different = {
+    name: f'{_flag(name)} {value} (was {saved.get(name)})'
+    for name, value in to_json(resolved).items()
     if name not in FREE_TO_CHANGE and saved.get(name) != value
+  }
+  chosen = [
+    phrase
+    for name, phrase in different.items()
+    if getattr(given, name) is not None
   ]
+  return chosen or list(different.values())
 
 
 def _flag(name: str) -> str:

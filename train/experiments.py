@@ -25,7 +25,7 @@ _DIGITS = config_lib.Config(
   dataset='digits',
   depth=10,
   widen_factor=1,
-  epochs=20,
+  epochs=15,
   batch_size=64,
   checkpoint_every=5,
 )

@@ -4,7 +4,6 @@ Devices, data, model, optimizer, compilation, resume, epochs, summary.
 """
 
 import functools
-import math
 import pathlib
 import time
 from typing import Any
@@ -60,6 +59,9 @@ def run(
       directory holds another run.
   """
   console = console or rich.console.Console(stderr=True)
+  say = functools.partial(
+    console.print, highlight=False, markup=False, soft_wrap=True
+  )
   started = time.monotonic()
 
   # ---------------------------------------------------------------- settings
@@ -67,12 +69,12 @@ def run(
   dataset = data.load(config.dataset, config.data_dir, config.train_examples)
   examples = len(dataset.train)
   steps_per_epoch = -(-examples // config.batch_size)
-  config = config_lib.resolve(config, steps_per_epoch)
+  given, config = config, config_lib.resolve(config, steps_per_epoch)
   directory = run_directory.RunDirectory(run_dir)
-  directory.claim(config, experiment)
+  directory.claim(given, config, experiment)
   summary = directory.read_summary()
   if summary is not None and summary['status'] == 'done':
-    console.print(f'{run_dir} is finished.', highlight=False, markup=False)
+    say(f'{run_dir} is finished.')
     return summary
 
   # ----------------------------------------------------------------- devices
@@ -139,7 +141,16 @@ def run(
 
   state, unused_streams = init(_key(config.init_seed, _INIT))
 
+  parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  say(
+    f'{title or run_dir.name}: WRN-{config.depth}-{config.widen_factor} with'
+    f' {parameters:,} parameters in {dtype}, {examples:,} training and'
+    f' {len(dataset.test):,} test images, {len(devices)} x'
+    f' {devices[0].device_kind}'
+  )
+
   # ------------------------------------------------------------- compilation
+  compilation_started = time.monotonic()
   train_steps = jax.jit(
     step_lib.repeat(
       step_lib.make_train_step(
@@ -194,17 +205,15 @@ def run(
     batch_size=config.eval_batch_size,
   ).compile()
 
+  say(f'Compiled in {time.monotonic() - compilation_started:.1f} s.')
+
   # ------------------------------------------------------------------ resume
   checkpoints = checkpoint.Checkpoints(directory.checkpoints)
   epochs_done = 0
   restored = checkpoints.restore_latest(state)
   if restored is not None:
     epochs_done, state = restored
-    console.print(
-      f'{run_dir}: going on after epoch {epochs_done}.',
-      highlight=False,
-      markup=False,
-    )
+    say(f'{run_dir}: going on after epoch {epochs_done}.')
   log = metrics.MetricsLog(
     directory.metrics, directory.tensorboard, epochs_done
   )
@@ -239,21 +248,23 @@ def run(
         compiled_eval(state.params, state.batch_stats, test_images, start)
         for start in eval_starts
       ]
-      row = {
-        'epoch': epoch,
-        'step': epoch * steps_per_epoch,
-        **metrics.summarize_epoch(
-          jax.device_get(measured),
-          [size for size, steps in dispatches for _ in range(steps)],
-        ),
-        **metrics.summarize_test(jax.device_get(tested), len(dataset.test)),
-        'learning_rate': float(learning_rates[epoch - 1]),
-        'images_per_second': examples / train_seconds,
-        'seconds': time.monotonic() - epoch_started,
-      }
+      row = run_directory.finite(
+        {
+          'epoch': epoch,
+          'step': epoch * steps_per_epoch,
+          **metrics.summarize_epoch(
+            jax.device_get(measured),
+            [size for size, steps in dispatches for _ in range(steps)],
+          ),
+          **metrics.summarize_test(jax.device_get(tested), len(dataset.test)),
+          'learning_rate': float(learning_rates[epoch - 1]),
+          'images_per_second': examples / train_seconds,
+          'seconds': time.monotonic() - epoch_started,
+        }
+      )
       log.append(row)
       shown.epoch(row)
-      if not math.isfinite(row['train_loss']):
+      if row['train_loss'] is None:
         status = 'diverged'
         break
       if epoch % config.checkpoint_every == 0 or epoch == config.epochs:

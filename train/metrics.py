@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import tensorboardX
 
-from train import run_directory
 from train.step import StepMetrics
 from train.step import TestMetrics
 
@@ -90,8 +89,7 @@ class MetricsLog:
     )
 
   def append(self, row: dict[str, Any]) -> None:
-    """Writes the row of one epoch."""
-    row = run_directory.finite(row)
+    """Writes the row of one epoch: finite numbers and ``None``."""
     self.rows.append(row)
     with self._jsonl.open('a') as file:
       file.write(json.dumps(row, allow_nan=False) + '\n')

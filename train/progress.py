@@ -37,7 +37,7 @@ class Progress:
 
   def say(self, line: str) -> None:
     """Prints a line that stays."""
-    self._console.print(line, highlight=False, markup=False)
+    self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
   def wants_step(self) -> bool:
     """Whether enough time has passed to show another step."""

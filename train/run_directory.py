@@ -48,8 +48,18 @@ class RunDirectory:
     self._config = path / 'config.json'
     self._summary = path / 'summary.json'
 
-  def claim(self, config: config_lib.Config, experiment: str | None) -> None:
+  def claim(
+    self,
+    given: config_lib.Config,
+    resolved: config_lib.Config,
+    experiment: str | None,
+  ) -> None:
     """Takes the directory for this run, whether new or begun before.
+
+    Args:
+      given: The configuration as the command line gave it.
+      resolved: The same, resolved.
+      experiment: Name of the experiment, for the records.
 
     Raises:
       UsageError: It holds something else, or cannot be written.
@@ -57,7 +67,9 @@ class RunDirectory:
     if self.path.exists() and not self.path.is_dir():
       raise errors.UsageError(f'--run-dir {self.path} is not a directory.')
     if self._config.exists():
-      different = config_lib.differences(config, read_json(self._config))
+      different = config_lib.differences(
+        given, resolved, read_json(self._config)
+      )
       if different:
         raise errors.UsageError(
           f'--run-dir {self.path} holds another run; this one has'
@@ -75,7 +87,7 @@ class RunDirectory:
         self._config,
         {
           'experiment': experiment,
-          **config_lib.to_json(config),
+          **config_lib.to_json(resolved),
           **_environment(),
         },
       )

@@ -30,10 +30,10 @@ class TrainState(NamedTuple):
 class Images(NamedTuple):
   """A split of the data set, on the device."""
 
-  images: (
-    jax.Array | np.ndarray
-  )  # shape=(examples, height, width, channels), uint8.
-  labels: jax.Array | np.ndarray  # shape=(examples,), int32.
+  # shape=(examples, height, width, channels), dtype=uint8.
+  images: jax.Array | np.ndarray
+  # shape=(examples,), dtype=int32.
+  labels: jax.Array | np.ndarray
 
 
 class Keys(NamedTuple):

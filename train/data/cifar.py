@@ -6,6 +6,7 @@ it, once.
 
 import hashlib
 import importlib.util
+import logging
 import os
 import pathlib
 from typing import Any
@@ -52,6 +53,8 @@ def _prepared_builder(name: str, data_dir: pathlib.Path | None) -> Any:
   # Imported here, as digits do without it.
   import tensorflow_datasets as tfds
 
+  # An absent directory is reported below, in one sentence.
+  logging.getLogger('absl').setLevel(logging.ERROR)
   builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
   if builder.is_prepared():
     return builder

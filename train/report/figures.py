@@ -89,11 +89,12 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
           epochs, low, high, color=_COLORS[i % len(_COLORS)], alpha=0.2, lw=0
         )
       _label(axis, label)
-    # From the second epoch on: the first would flatten all the others.
-    axes[0].set_yscale('log')
-    axes[1].set_yscale('log')
-    axes[0].yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
-    axes[0].yaxis.set_minor_formatter(ticker.FormatStrFormatter('%g'))
+    # On a linear scale the first epochs would flatten all the others.
+    for axis in axes[:2]:
+      axis.set_yscale('log')
+      axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+      axis.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+      axis.yaxis.set_minor_locator(ticker.NullLocator())
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center', ncols=2)
     figure.text(

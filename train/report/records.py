@@ -46,6 +46,11 @@ class Arm:
   name: str
   runs: list[Run]
 
+  @property
+  def has_phases(self) -> bool:
+    """Whether this is an arm of LCAM, which is what the others are for."""
+    return self.runs[0].config['optimizer'] == 'lcam'
+
   def final_errors(self) -> dict[int, float]:
     """Final test error in percent by seed, of the runs that are done."""
     return self._errors('final_test_error')
@@ -119,7 +124,7 @@ def group_into_arms(runs: Iterable[Run]) -> list[Arm]:
         sorted(members, key=lambda run: run.seed),
       )
     )
-  return arms
+  return sorted(arms, key=lambda arm: not arm.has_phases)
 
 
 def _experiment(run: Run) -> str:

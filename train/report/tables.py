@@ -74,7 +74,7 @@ def _or_dash(value: float) -> str:
 
 def _markdown(head: list[str], rows: Iterable[list[str]]) -> str:
   table = [head, *rows]
-  widths = [max(len(row[i]) for row in table) for i in range(len(head))]
+  widths = [max(3, *(len(row[i]) for row in table)) for i in range(len(head))]
 
   def line(cells: list[str]) -> str:
     padded = [
