@@ -154,8 +154,8 @@ def lcam(
     >>> import jax, jax.numpy as jnp, optax, optax_lcam
     >>> optimizer = optax.chain(
     ...     optax.add_decayed_weights(5e-4),
-    ...     optax_lcam.lcam(steps_per_epoch=4),
-    ...     optax.scale_by_learning_rate(0.1),
+    ...     optax_lcam.lcam(steps_per_epoch=5),
+    ...     optax.scale_by_learning_rate(0.3),
     ... )
     >>> def loss_fn(params): return jnp.sum(params**2)
     >>> params = jnp.array([1., 2., 3.])
@@ -164,11 +164,13 @@ def lcam(
     ...   loss, grads = jax.value_and_grad(loss_fn)(params)
     ...   updates, state = optimizer.update(grads, state, params, value=loss)
     ...   params = optax.apply_updates(params, updates)
-    ...   print(f'loss {loss:6.3f}, next momentum {state[1].momentum:.2f}')
-    loss 14.000, next momentum 0.93
-    loss  8.959, next momentum 0.93
-    loss  2.884, next momentum 0.93
-    loss  0.024, next momentum 0.93
+    ...   now = optax_lcam.read(state)
+    ...   print(f'loss {loss:6.3f}, mean {now.mean_loss:6.3f},'
+    ...         f' next momentum {now.momentum:.2f}')
+    loss 14.000, mean 14.000, next momentum 0.93
+    loss  2.238, mean  8.119, next momentum 0.93
+    loss  2.221, mean  6.153, next momentum 0.93
+    loss 11.377, mean  7.459, next momentum 0.90
 
   References:
     Zhang et al., `A Simple Asymmetric Momentum Make SGD Greatest Again

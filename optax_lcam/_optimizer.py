@@ -73,18 +73,20 @@ def lcam_sgd(
   Examples:
     >>> import jax, jax.numpy as jnp, optax, optax_lcam
     >>> optimizer = optax_lcam.lcam_sgd(
-    ...     learning_rate=0.1, weight_decay=5e-4, steps_per_epoch=4)
+    ...     learning_rate=0.3, weight_decay=5e-4, steps_per_epoch=5)
     >>> def loss_fn(params): return jnp.sum(params**2)
     >>> params = jnp.array([1., 2., 3.])
     >>> state = optimizer.init(params)
-    >>> for _ in range(3):
+    >>> for _ in range(4):
     ...   loss, grads = jax.value_and_grad(loss_fn)(params)
     ...   updates, state = optimizer.update(grads, state, params, value=loss)
     ...   params = optax.apply_updates(params, updates)
-    ...   print(f'{loss:.3f}')
-    14.000
-    8.959
-    2.884
+    ...   phase = optax_lcam.Phase(int(optax_lcam.read(state).phase))
+    ...   print(f'{loss:6.3f} {phase.name}')
+    14.000 HORIZONTAL
+     2.238 HORIZONTAL
+     2.221 HORIZONTAL
+    11.377 VERTICAL
 
   References:
     Zhang et al., `A Simple Asymmetric Momentum Make SGD Greatest Again

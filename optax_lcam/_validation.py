@@ -59,6 +59,16 @@ def check_averaging(steps_per_epoch: Any, loss_decay: Any) -> None:
   )
 
 
+def check_every_k(every_k: Any) -> None:
+  """Raises ValueError unless it is a whole number of at least 1."""
+  is_whole = isinstance(every_k, (int, np.integer))
+  if not is_whole or isinstance(every_k, bool) or every_k < 1:
+    raise ValueError(
+      '`every_k` must be a whole number of at least 1, or a schedule, got'
+      f' {every_k!r}.'
+    )
+
+
 def check_flag(name: str, given: Any) -> None:
   """Raises ValueError unless it is a bool."""
   if not isinstance(given, (bool, np.bool_)):
