@@ -32,10 +32,11 @@ def make_schedule(
       return optax.constant_schedule(peak)
     case 'exponential':
       # Section 4.3. The first step after the start still has the full rate.
+      # A step's factor is too near to 1 for float32: an epoch's is not.
       return optax.exponential_decay(
         peak,
-        transition_steps=1,
-        decay_rate=config_lib.known(config.decay_rate),
+        transition_steps=steps_per_epoch,
+        decay_rate=config_lib.known(config.decay_rate) ** steps_per_epoch,
         transition_begin=steps(config_lib.known(config.decay_start)),
       )
     case 'steps':

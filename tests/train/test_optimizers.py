@@ -1,0 +1,129 @@
+"""Each optimizer against PyTorch's of the same name, and against Optax."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_lcam
+from train import config as config_lib
+from train import optimizers
+from train import schedules
+
+_STEPS = 12
+_RATE = 0.05
+
+
+def _problem():
+  rng = np.random.default_rng(0)
+  matrix = rng.normal(size=(20, 5)).astype(np.float32)
+  return matrix, rng.normal(size=20).astype(np.float32), np.ones(5, np.float32)
+
+
+def _train(**settings):
+  config = config_lib.resolve(
+    config_lib.Config(
+      learning_rate=_RATE, weight_decay=0.01, schedule='constant', **settings
+    ),
+    steps_per_epoch=4,
+  )
+  schedule = schedules.make_schedule(config, 4)
+  optimizer = optimizers.make_optimizer(config, schedule, steps_per_epoch=4)
+  matrix, target, params = _problem()
+
+  def loss_fn(params):
+    return jnp.mean((matrix @ params - target) ** 2)
+
+  state = optimizer.init(params)
+  momenta, losses = [], []
+  for _ in range(_STEPS):
+    loss, grads = jax.value_and_grad(loss_fn)(params)
+    losses.append(float(loss))
+    momenta.append(optimizers.step_momentum(config, state))
+    updates, state = optimizer.update(grads, state, params, value=loss)
+    params = optax.apply_updates(params, updates)
+  return np.asarray(params), np.asarray(momenta), np.asarray(losses)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'make'),
+  [
+    ({'optimizer': 'sgd'}, lambda t, p: t.optim.SGD(p, _RATE, 0.9)),
+    (
+      {'optimizer': 'sgd', 'nesterov': True},
+      lambda t, p: t.optim.SGD(p, _RATE, 0.9, nesterov=True),
+    ),
+    ({'optimizer': 'adam'}, lambda t, p: t.optim.Adam(p, _RATE)),
+    ({'optimizer': 'adamw'}, lambda t, p: t.optim.AdamW(p, _RATE)),
+    ({'optimizer': 'rmsprop'}, lambda t, p: t.optim.RMSprop(p, _RATE)),
+    (
+      {'optimizer': 'adagrad'},
+      lambda t, p: t.optim.Adagrad(p, _RATE, initial_accumulator_value=0.1),
+    ),
+  ],
+  ids=lambda value: value['optimizer'] if isinstance(value, dict) else '',
+)
+def test_against_pytorch(settings, make):
+  torch = pytest.importorskip('torch')
+  matrix, target, start = (torch.tensor(array) for array in _problem())
+  parameter = torch.nn.Parameter(start)
+  optimizer = make(torch, [parameter])
+  for group in optimizer.param_groups:
+    group['weight_decay'] = 0.01
+  for _ in range(_STEPS):
+    optimizer.zero_grad()
+    ((matrix @ parameter - target) ** 2).mean().backward()
+    optimizer.step()
+  params, _, _ = _train(**settings)
+  np.testing.assert_allclose(
+    params, parameter.detach().numpy(), rtol=2e-4, atol=1e-5
+  )
+
+
+def test_lcam_with_one_momentum_is_sgd():
+  lcam, *_ = _train(
+    optimizer='lcam', horizontal_momentum=0.9, vertical_momentum=0.9
+  )
+  sgd, *_ = _train(optimizer='sgd', momentum=0.9)
+  np.testing.assert_array_equal(lcam, sgd)
+
+
+def test_lcam_is_told_the_length_of_an_epoch():
+  config = config_lib.resolve(config_lib.Config(), steps_per_epoch=4)
+  optimizer = optimizers.make_optimizer(config, 0.1, steps_per_epoch=4)
+  state = optimizer.init(jnp.zeros(2))
+  counts = []
+  for _ in range(5):
+    _, state = optimizer.update(jnp.zeros(2), state, jnp.zeros(2), value=1.0)
+    counts.append(int(optax.tree.get(state, 'step_count')))
+  assert counts == [1, 2, 3, 0, 1]
+
+
+def test_the_momentum_of_a_step_is_the_one_it_is_taken_with():
+  _, momenta, losses = _train(
+    optimizer='lcam', horizontal_momentum=0.8, vertical_momentum=0.7
+  )
+  # The first step knows no loss yet, each other one those of its epoch of 4.
+  expected = [0.9]
+  for step in range(_STEPS - 1):
+    mean = losses[step - step % 4 : step + 1].mean()
+    expected.append(0.8 if losses[step] <= mean else 0.7)
+  assert {0.7, 0.8} <= set(expected)
+  np.testing.assert_allclose(momenta[:, 0], expected, rtol=1e-6)
+  np.testing.assert_array_equal(momenta[:, 1], np.asarray(expected) == 0.8)
+
+
+def test_others_have_no_phases():
+  _, momenta, _ = _train(optimizer='sgd', momentum=0.8)
+  np.testing.assert_allclose(momenta[:, 0], 0.8)
+  assert np.isnan(momenta[:, 1]).all()
+  _, momenta, _ = _train(optimizer='adam')
+  assert np.isnan(momenta).all()
+
+
+def test_the_chain_is_made_of_lcam_sgd():
+  config = config_lib.resolve(config_lib.Config(), 4)
+  ours = optimizers.make_optimizer(config, 0.1, 4).init(jnp.zeros(2))
+  theirs = optax_lcam.lcam_sgd(0.1, weight_decay=5e-4).init(jnp.zeros(2))
+  assert jax.tree.structure(ours) == jax.tree.structure(theirs)

@@ -1,0 +1,149 @@
+"""Learning rates against the paper's words, in float64, and against PyTorch."""
+
+import math
+
+import numpy as np
+import pytest
+
+from train import config as config_lib
+from train import schedules
+
+_STEPS = 391
+
+
+def _rates(steps_per_epoch=_STEPS, steps=None, **settings):
+  config = config_lib.resolve(config_lib.Config(**settings), steps_per_epoch)
+  schedule = schedules.make_schedule(config, steps_per_epoch)
+  if steps is None:
+    steps = np.arange(config.epochs * steps_per_epoch)
+  return np.asarray([float(schedule(step)) for step in steps])
+
+
+def test_the_papers_decay_starts_after_the_first_step_of_epoch_31():
+  first = 30 * _STEPS
+  steps = [0, first - 1, first, first + 1, first + 2, 150 * _STEPS - 1]
+  rates = _rates(
+    steps=steps,
+    epochs=150,
+    schedule='exponential',
+    decay_start=30,
+    decay_rate=0.99985,
+  )
+  expected = [0.1 * 0.99985 ** max(0, step - first) for step in steps]
+  np.testing.assert_allclose(rates, expected, rtol=1e-5)
+  assert rates[2] == rates[0]
+  assert rates[3] < rates[2]
+
+
+def test_steps_drop_with_the_first_step_after_a_milestone():
+  steps = [
+    epoch * _STEPS + offset for epoch in (30, 60, 90) for offset in (-1, 0)
+  ]
+  rates = _rates(steps=steps, epochs=150, schedule='steps')
+  expected = [0.1, 0.02, 0.02, 0.004, 0.004, 0.0008]
+  np.testing.assert_allclose(rates, expected, rtol=1e-6)
+
+
+def test_steps_that_fall_together_all_count():
+  rates = _rates(
+    steps_per_epoch=1, epochs=4, schedule='steps', milestones=(1.6, 1.9, 2.1)
+  )
+  np.testing.assert_allclose(rates, [0.1, 0.1, 0.0008, 0.0008], rtol=1e-6)
+
+
+def test_cosine():
+  rates = _rates(
+    steps_per_epoch=10, epochs=10, schedule='cosine', final_learning_rate=0.01
+  )
+  expected = [
+    0.01 + 0.09 * (1 + math.cos(math.pi * t / 100)) / 2 for t in range(100)
+  ]
+  np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+def test_polynomial():
+  rates = _rates(
+    steps_per_epoch=10, epochs=10, schedule='polynomial', polynomial_power=2
+  )
+  expected = [0.1 * (1 - t / 100) ** 2 for t in range(100)]
+  np.testing.assert_allclose(rates, expected, rtol=1e-4)
+
+
+def test_constant():
+  assert set(_rates(10, epochs=3, schedule='constant')) == {0.1}
+
+
+def test_warm_up_rises_in_a_line_and_stays():
+  rates = _rates(10, epochs=4, schedule='warm-up', warmup_epochs=2)
+  expected = [0.1 * min(t / 20, 1) for t in range(40)]
+  np.testing.assert_allclose(rates, expected, rtol=1e-5)
+
+
+def test_warm_restarts_double_each_cycle():
+  rates = _rates(10, epochs=7, schedule='warm-restarts', cycle_epochs=1)
+  expected = []
+  for cycle in (10, 20, 40):
+    expected += [
+      0.1 * (1 + math.cos(math.pi * t / cycle)) / 2 for t in range(cycle)
+    ]
+  np.testing.assert_allclose(rates, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_one_cycle_rises_to_its_peak_and_ends_near_zero():
+  rates = _rates(10, epochs=10, schedule='one-cycle', warmup_epochs=3)
+  assert rates.argmax() == 30
+  np.testing.assert_allclose(rates[30], 0.1, rtol=1e-5)
+  assert (np.diff(rates[:31]) > 0).all()
+  assert (np.diff(rates[30:]) < 0).all()
+  assert rates[-1] < 1e-4
+
+
+def test_cyclical_goes_up_and_down_in_lines():
+  rates = _rates(10, epochs=4, schedule='cyclical', cycle_epochs=2)
+  expected = [0.1 * (1 - abs((t % 20) / 10 - 1)) for t in range(40)]
+  np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'make'),
+  [
+    (
+      {'schedule': 'steps', 'milestones': (2.0, 4.0, 6.0)},
+      lambda torch, optimizer: torch.optim.lr_scheduler.MultiStepLR(
+        optimizer, [20, 40, 60], 0.2
+      ),
+    ),
+    (
+      {'schedule': 'cosine'},
+      lambda torch, optimizer: torch.optim.lr_scheduler.CosineAnnealingLR(
+        optimizer, 100
+      ),
+    ),
+    (
+      {'schedule': 'polynomial', 'polynomial_power': 2.0},
+      lambda torch, optimizer: torch.optim.lr_scheduler.PolynomialLR(
+        optimizer, 100, 2.0
+      ),
+    ),
+    (
+      {'schedule': 'warm-restarts', 'cycle_epochs': 1.0},
+      lambda torch, optimizer: (
+        torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(optimizer, 10, 2)
+      ),
+    ),
+  ],
+  ids=lambda value: value['schedule'] if isinstance(value, dict) else '',
+)
+def test_against_pytorch(settings, make):
+  torch = pytest.importorskip('torch')
+  parameter = torch.nn.Parameter(torch.zeros(1))
+  optimizer = torch.optim.SGD([parameter], lr=0.1)
+  scheduler = make(torch, optimizer)
+  expected = []
+  for _ in range(100):
+    expected.append(optimizer.param_groups[0]['lr'])
+    optimizer.step()
+    scheduler.step()
+  np.testing.assert_allclose(
+    _rates(10, epochs=10, **settings), expected, rtol=1e-4, atol=1e-8
+  )
