@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import tensorboardX
 
+from train.step import EvalMetrics
 from train.step import StepMetrics
-from train.step import TestMetrics
 
 # TensorBoard shows these; the rest of a row only places it.
 _CURVES = (
@@ -55,7 +55,7 @@ def summarize_epoch(
 
 
 def summarize_test(
-  steps: Sequence[TestMetrics], examples: int
+  steps: Sequence[EvalMetrics], examples: int
 ) -> dict[str, float]:
   """Figures of one evaluation from those of its steps.
 

@@ -52,7 +52,7 @@ class StepMetrics(NamedTuple):
   horizontal: jax.Array  # float32: 1 if that is the horizontal momentum.
 
 
-class TestMetrics(NamedTuple):
+class EvalMetrics(NamedTuple):
   """Sums over the images of one evaluation step. Scalars."""
 
   loss: jax.Array  # float32.
@@ -136,12 +136,12 @@ def make_train_step(
       flip=flip,
     )
     images = augmentation.normalize(images, mean, deviation)
-    dropout = nnx.Rngs(dropout=jax.random.fold_in(keys.dropout, state.step))
+    dropout_key = jax.random.fold_in(keys.dropout, state.step)
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
       model = nnx.merge(graphdef, params, state.batch_stats, rest, copy=True)
       model.train()
-      logits = model(images, rngs=dropout)
+      logits = model(images, rngs=nnx.Rngs(dropout=dropout_key))
       losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
       return losses.mean(), (logits, nnx.state(model, nnx.BatchStat))
 
@@ -211,7 +211,7 @@ def make_eval_step(
   mean: jax.typing.ArrayLike,
   deviation: jax.typing.ArrayLike,
   batch_sharding: jax.sharding.Sharding,
-) -> Callable[..., TestMetrics]:
+) -> Callable[..., EvalMetrics]:
   """Builds the evaluation step of a run.
 
   Args:
@@ -234,7 +234,7 @@ def make_eval_step(
     data: Images,
     start: jax.Array,
     batch_size: int,
-  ) -> TestMetrics:
+  ) -> EvalMetrics:
     positions = start + jnp.arange(batch_size)
     positions = jax.lax.with_sharding_constraint(positions, batch_sharding)
     exists = positions < examples
@@ -245,7 +245,7 @@ def make_eval_step(
     model.eval()
     logits = model(images)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return TestMetrics(
+    return EvalMetrics(
       loss=jnp.sum(losses, where=exists),
       correct=_count_correct(logits, labels, exists),
     )

@@ -1,0 +1,69 @@
+"""What a person sees, on a terminal and in a pipe."""
+
+import io
+
+import rich.console
+
+from train import progress
+
+_ROW = {
+  'epoch': 2,
+  'train_loss': 0.51234,
+  'test_error': 12.345,
+  'horizontal_fraction': 0.61,
+  'images_per_second': 1234.5,
+}
+
+
+def _shown(terminal, row=_ROW):
+  stream = io.StringIO()
+  console = rich.console.Console(
+    file=stream, force_terminal=terminal, width=200
+  )
+  with progress.Progress(console, 'digits', epochs=4, steps=10) as shown:
+    if terminal:
+      shown.step(2, 5, 0.75)
+    shown.epoch(row)
+  return stream.getvalue()
+
+
+def test_a_pipe_gets_one_plain_line_an_epoch():
+  lines = _shown(terminal=False).splitlines()
+  assert len(lines) == 1
+  assert '\x1b' not in lines[0]
+  for part in (
+    'epoch 2/4',
+    'loss 0.5123',
+    'test error 12.35 %',
+    'horizontal 61 %',
+    '1234 images/s',
+    'left',
+  ):
+    assert part in lines[0]
+
+
+def test_a_terminal_gets_a_live_line_with_the_step():
+  shown = _shown(terminal=True)
+  assert 'step 5/10' in shown
+  assert 'loss 0.7500' in shown
+  assert '\x1b' in shown
+
+
+def test_no_phases_no_share():
+  assert 'horizontal' not in _shown(False, _ROW | {'horizontal_fraction': None})
+
+
+def test_a_loss_that_is_not_finite_is_called_so():
+  assert 'loss not finite' in _shown(False, _ROW | {'train_loss': None})
+
+
+def test_time_left_is_of_the_epochs_run_here(monkeypatch):
+  now = [100.0]
+  monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
+  console = rich.console.Console(file=io.StringIO(), width=200)
+  # Taken up again after epoch 60 of 100; each epoch takes 90 seconds.
+  with progress.Progress(console, 'run', epochs=100, steps=10) as shown:
+    for epoch in (61, 62):
+      now[0] += 90
+      shown.epoch(_ROW | {'epoch': epoch})
+  assert console.file.getvalue().splitlines()[-1].endswith('57m00s left')
