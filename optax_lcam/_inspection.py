@@ -76,13 +76,18 @@ def read(opt_state: Any) -> Reading:
   # The leaves, as Flax wraps each of them.
   scalars = jax.tree.leaves(found[0]._replace(trace=None))
   state = _lcam.LcamState._make([*scalars, None])
-  # Without an epoch the average itself is in the place of the sum.
-  divisor = jnp.where(
-    state.step_count == 0, jnp.minimum(state.loss_count, 1), state.loss_count
-  )
   return Reading(
     momentum=state.momentum,
     phase=state.phase,
-    mean_loss=state.loss_sum / divisor.astype(jnp.float32),
+    mean_loss=_mean_loss(state.loss_sum, state.loss_count, state.step_count),
     step=state.step_count,
   )
+
+
+@jax.jit  # one dispatch, as training loops log often
+def _mean_loss(
+  loss_sum: jax.Array, loss_count: jax.Array, step_count: jax.Array
+) -> jax.Array:
+  # Without an epoch the average itself is in the place of the sum.
+  divisor = jnp.where(step_count == 0, jnp.minimum(loss_count, 1), loss_count)
+  return loss_sum / divisor.astype(jnp.float32)

@@ -1,0 +1,115 @@
+"""Reading the state. Nested optimizers: see test_compositions."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import optax_lcam
+from tests.references import lcam_float64
+
+
+def step(optimizer, state, loss):
+  return optimizer.update(jnp.ones(2), state, jnp.ones(2), value=loss)[1]
+
+
+def test_before_the_first_loss():
+  reading = optax_lcam.read(
+    optax_lcam.lcam(initial_momentum=0.5).init(jnp.ones(2))
+  )
+  assert reading.momentum == 0.5
+  assert reading.phase == optax_lcam.Phase.UNKNOWN
+  assert np.isnan(reading.mean_loss)
+  assert reading.step == 0
+
+
+def test_phase_is_known_where_the_momenta_are_equal():
+  optimizer = optax_lcam.lcam(0.9, 0.9, steps_per_epoch=10)
+  state = optimizer.init(jnp.ones(2))
+  phases = []
+  for loss in (2.0, 3.0, 1.0):
+    state = step(optimizer, state, loss)
+    phases.append(optax_lcam.Phase(int(optax_lcam.read(state).phase)).name)
+  assert phases == ['HORIZONTAL', 'VERTICAL', 'HORIZONTAL']
+
+
+@pytest.mark.parametrize(
+  'averaging',
+  [{'steps_per_epoch': 4}, {'steps_per_epoch': None, 'loss_decay': 0.75}],
+  ids=str,
+)
+def test_mean_and_step_are_those_of_float64(averaging):
+  optimizer = optax_lcam.lcam(**averaging)
+  state = optimizer.init(jnp.ones(2))
+  losses = [np.nan, 2.0, 1.0, np.inf, 7.0, 3.0, 2.5]
+  for loss, expected in zip(
+    losses, lcam_float64.lcam(losses, **averaging), strict=True
+  ):
+    state = step(optimizer, state, loss)
+    reading = optax_lcam.read(state)
+    is_epoch = averaging['steps_per_epoch'] is not None
+    ended = is_epoch and expected.step == averaging['steps_per_epoch']
+    np.testing.assert_allclose(
+      reading.mean_loss, np.nan if ended else expected.mean, rtol=1e-6
+    )
+    assert reading.step == (expected.step if is_epoch and not ended else 0)
+
+
+def test_under_jit_and_vmap():
+  optimizer = optax_lcam.lcam(steps_per_epoch=10)
+  losses = jnp.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
+
+  @jax.jit
+  @jax.vmap
+  def follow(losses):
+    state = optimizer.init(jnp.ones(2))
+    for loss in losses:
+      state = step(optimizer, state, loss)
+    return optax_lcam.read(state), state
+
+  inside, states = follow(losses)
+  outside = optax_lcam.read(states)
+  jax.tree.map(np.testing.assert_array_equal, inside, outside)
+  np.testing.assert_array_equal(inside.momentum, np.float32([0.9, 0.93]))
+  np.testing.assert_array_equal(inside.mean_loss, [2, 2])
+
+
+def test_it_reads_scalars_alone():
+  # Cheap: the program it makes has no array as large as the trace.
+  state = optax_lcam.lcam_sgd(0.1).init(jnp.ones((50, 50)))
+  jaxpr = jax.make_jaxpr(optax_lcam.read)(state)
+  sizes = [v.aval.size for e in jaxpr.eqns for v in (*e.invars, *e.outvars)]
+  assert max(sizes) == 1
+  with jax.transfer_guard_device_to_host('disallow'):
+    optax_lcam.read(state)
+
+
+@pytest.mark.parametrize(
+  'nest',
+  [
+    lambda s: s,
+    lambda s: {'opt': [s, None], 'step': 3},
+    lambda s: (optax.EmptyState(), (s,)),
+    lambda s: optax.MaskedState(optax.MaskedState(s)),
+    lambda s: optax.InjectHyperparamsState(0, {'learning_rate': 0.1}, s),
+  ],
+)
+def test_any_nesting(nest):
+  optimizer = optax_lcam.lcam()
+  state = step(optimizer, optimizer.init(jnp.ones(2)), 3.0)
+  assert optax_lcam.read(nest(state)).mean_loss == 3
+
+
+@pytest.mark.parametrize(
+  ('state', 'kind'),
+  [
+    (optax.sgd(0.1).init(jnp.ones(2)), 'tuple'),
+    (None, 'NoneType'),
+    ((), 'tuple'),
+    ({'params': jnp.ones(2)}, 'dict'),
+  ],
+)
+def test_a_state_without_lcam_is_named(state, kind):
+  with pytest.raises(ValueError, match=rf'`opt_state` must .* got a {kind}'):
+    optax_lcam.read(state)
