@@ -1,13 +1,24 @@
 """Settings that must be in place before JAX starts, and the real images."""
 
+import atexit
 import os
 import pathlib
+import shutil
+import tempfile
 
 import pytest
 
 # Eight simulated devices, for the tests of sharding.
 _DEVICES = '--xla_force_host_platform_device_count=8'
 os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {_DEVICES}'
+
+# Tests neither read nor write the user's caches of arrays and programs, and
+# compile a program once.
+_CACHE = tempfile.mkdtemp(prefix='optax-lcam-tests-')
+atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
+os.environ['XDG_CACHE_HOME'] = _CACHE
+os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{_CACHE}/compiled'
+os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 
 _REPOSITORY = pathlib.Path(__file__).parents[1]
 
@@ -27,10 +38,3 @@ def cifar_dir() -> pathlib.Path:
     'needs CIFAR-10 and CIFAR-100 as TensorFlow Datasets prepares them, in'
     ' TFDS_DATA_DIR'
   )
-
-
-@pytest.fixture(scope='session', autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-  """Tests neither read nor write the user's cache of arrays and programs."""
-  cache = tmp_path_factory.mktemp('cache')
-  os.environ['XDG_CACHE_HOME'] = str(cache)

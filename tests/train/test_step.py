@@ -47,14 +47,19 @@ class _Run:
     self.optimizer = optimizers.make_optimizer(
       self.config, optax.constant_schedule(0.01), _STEPS_PER_EPOCH
     )
-    self.model = models.WideResNet(
-      10,
-      1,
-      10,
-      self.config.dropout_rate,
-      in_channels=1,
-      rngs=nnx.Rngs(params=0, dropout=0),
-    )
+
+    @nnx.jit
+    def make_model():
+      return models.WideResNet(
+        10,
+        1,
+        10,
+        self.config.dropout_rate,
+        in_channels=1,
+        rngs=nnx.Rngs(params=0, dropout=0),
+      )
+
+    self.model = make_model()
     state, rest = step_lib.init_state(self.model, self.optimizer)
     digits = data.load('digits').train
     self.images = digits.images[:_EXAMPLES]

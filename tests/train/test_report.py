@@ -1,0 +1,210 @@
+"""Statistics against SciPy and NumPy; tables and pictures from run records."""
+
+import json
+import math
+
+import matplotlib.image
+import numpy as np
+import pytest
+from scipy import stats
+
+from train import config as config_lib
+from train import errors
+from train import report
+from train.report import figures
+from train.report import records
+from train.report import statistics
+from train.report import tables
+
+_FIRST = {0: 4.1, 1: 3.8, 2: 4.4, 3: 4.0}
+_SECOND = {0: 4.5, 1: 4.0, 2: 4.6, 3: 4.5}
+
+
+def _write_run(
+  path, *, seed=0, error=5.0, status='done', experiment=None, **settings
+):
+  path.mkdir(parents=True)
+  config = config_lib.resolve(
+    config_lib.Config(seed=seed, epochs=3, **settings), 10
+  )
+  content = {'experiment': experiment, **config_lib.to_json(config)}
+  (path / 'config.json').write_text(json.dumps(content))
+  lcam = config.optimizer == 'lcam'
+  rows = [
+    {
+      'epoch': epoch,
+      'train_loss': 2.0 / epoch + seed / 10,
+      'train_error': 50.0 / epoch,
+      'test_loss': 2.2 / epoch,
+      'test_error': error + 10 * (3 - epoch),
+      'learning_rate': 0.1 / epoch,
+      'horizontal_fraction': 0.6 if lcam else None,
+    }
+    for epoch in (1, 2, 3)
+  ]
+  (path / 'metrics.jsonl').write_text(
+    ''.join(json.dumps(row) + '\n' for row in rows)
+  )
+  summary = {
+    'status': status,
+    'final_test_error': error,
+    'best_test_error': error - 0.5,
+  }
+  (path / 'summary.json').write_text(json.dumps(summary))
+
+
+def _write_arms(directory):
+  for seed, error in _FIRST.items():
+    _write_run(directory / 'a' / str(seed), seed=seed, error=error)
+  for seed, error in _SECOND.items():
+    _write_run(
+      directory / 'b' / str(seed), seed=seed, error=error, optimizer='sgd'
+    )
+
+
+class TestStatistics:
+  def test_interval_is_scipys(self):
+    values = list(_FIRST.values())
+    sample = statistics.describe(values)
+    low, high = stats.t.interval(
+      0.95, 3, loc=np.mean(values), scale=stats.sem(values)
+    )
+    np.testing.assert_allclose(sample.mean - sample.half_width, low)
+    np.testing.assert_allclose(sample.mean + sample.half_width, high)
+    np.testing.assert_allclose(sample.deviation, np.std(values, ddof=1))
+
+  def test_comparison_is_scipys_paired_test(self):
+    comparison = statistics.compare_errors(_FIRST, _SECOND)
+    expected = stats.ttest_rel(list(_FIRST.values()), list(_SECOND.values()))
+    np.testing.assert_allclose(comparison.p_value, expected.pvalue)
+    assert comparison.verdict == 'better'
+    low, high = expected.confidence_interval(0.95)
+    difference = comparison.difference
+    np.testing.assert_allclose(difference.mean - difference.half_width, low)
+    np.testing.assert_allclose(difference.mean + difference.half_width, high)
+
+  def test_the_other_way_round_is_worse(self):
+    assert statistics.compare_errors(_SECOND, _FIRST).verdict == 'worse'
+
+  def test_noise_is_no_difference(self):
+    noisy = {0: 4.5, 1: 3.2, 2: 4.9, 3: 3.9}
+    comparison = statistics.compare_errors(_FIRST, noisy)
+    assert comparison.verdict == 'no difference found'
+    assert comparison.p_value > 0.05
+
+  def test_only_seeds_of_both_arms_are_compared(self):
+    comparison = statistics.compare_errors(_FIRST, {1: 4.0, 3: 4.5, 9: 0.0})
+    assert comparison.difference.n == 2
+    np.testing.assert_allclose(comparison.difference.mean, -0.35)
+
+  def test_one_seed_tells_nothing(self):
+    comparison = statistics.compare_errors({0: 1.0}, {0: 9.0})
+    assert comparison.verdict == 'one seed tells nothing'
+    assert math.isnan(comparison.difference.half_width)
+
+  def test_no_seed_in_common(self):
+    assert statistics.compare_errors({0: 1.0}, {1: 2.0}) is None
+
+  @pytest.mark.parametrize(
+    ('shift', 'verdict'), [(0.0, 'no difference found'), (1.0, 'worse')]
+  )
+  def test_differences_without_spread(self, shift, verdict):
+    shifted = {seed: seed + shift for seed in range(3)}
+    plain = {seed: float(seed) for seed in range(3)}
+    assert statistics.compare_errors(shifted, plain).verdict == verdict
+
+
+class TestRecords:
+  def test_arms_are_runs_that_differ_in_seeds_alone(self, tmp_path):
+    _write_arms(tmp_path)
+    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    assert [arm.name for arm in arms] == ['digits-lcam', 'digits-sgd']
+    assert arms[0].final_errors() == _FIRST
+
+  def test_namesakes_are_told_apart_by_what_differs(self, tmp_path):
+    for momentum in (0.9, 0.95):
+      _write_run(
+        tmp_path / str(momentum), experiment='x', horizontal_momentum=momentum
+      )
+    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    assert [arm.name for arm in arms] == [
+      'x horizontal_momentum=0.9',
+      'x horizontal_momentum=0.95',
+    ]
+
+  def test_unfinished_runs_are_no_result(self, tmp_path):
+    _write_run(tmp_path / '0', seed=0)
+    _write_run(tmp_path / '1', seed=1, status='diverged', error=90.0)
+    (arm,) = records.group_into_arms(records.find_runs([tmp_path]))
+    assert arm.final_errors() == {0: 5.0}
+
+  def test_nothing_there(self, tmp_path):
+    with pytest.raises(errors.UsageError, match='no run in'):
+      records.find_runs([tmp_path])
+    with pytest.raises(errors.UsageError, match='no directory'):
+      records.find_runs([tmp_path / 'absent'])
+
+  def test_a_damaged_file_is_named(self, tmp_path):
+    _write_run(tmp_path / 'run')
+    (tmp_path / 'run' / 'config.json').write_text('{')
+    with pytest.raises(errors.UsageError, match=r'config\.json cannot be read'):
+      records.find_runs([tmp_path])
+
+
+class TestTables:
+  def test_figures_of_an_arm(self, tmp_path):
+    _write_arms(tmp_path)
+    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    row = tables.errors_table(arms).splitlines()[2]
+    cells = [cell.strip() for cell in row.strip('|').split('|')]
+    # By hand: mean 4.075, sd 0.25, t(3) = 3.182, best half a point lower.
+    assert cells == [
+      'digits-lcam',
+      '4',
+      '4.08',
+      '0.25',
+      '3.68 to 4.47',
+      '3.58',
+    ]
+
+  def test_a_single_arm_has_nothing_to_compare(self, tmp_path):
+    _write_run(tmp_path / 'run')
+    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    assert tables.comparisons_table(arms) is None
+
+  def test_an_arm_without_a_finished_run(self, tmp_path):
+    _write_run(tmp_path / 'run', status='incomplete')
+    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    assert '0 of 1' in tables.errors_table(arms)
+
+
+def _has_content(path):
+  picture = matplotlib.image.imread(path)[..., :3]
+  return picture.shape[0] > 300 and (picture.min(-1) < 0.5).mean() > 0.005
+
+
+def test_a_report_is_a_table_and_a_picture(tmp_path):
+  _write_arms(tmp_path / 'runs')
+  _write_run(tmp_path / 'runs' / 'c', seed=9, status='diverged')
+  out = tmp_path / 'out'
+  text = report.write([tmp_path / 'runs'], out)
+  assert (out / 'report.md').read_text() == text
+  assert 'digits-lcam − digits-sgd' in text
+  assert 'better' in text
+  assert 'is diverged' in text
+  assert _has_content(out / 'curves.png')
+
+
+def test_a_report_that_cannot_be_written(tmp_path):
+  _write_run(tmp_path / 'run')
+  (tmp_path / 'out').write_text('in the way')
+  with pytest.raises(errors.UsageError, match='--out'):
+    report.write([tmp_path / 'run'], tmp_path / 'out')
+
+
+@pytest.mark.parametrize('optimizer', ['lcam', 'sgd'])
+def test_a_run_has_a_picture(tmp_path, optimizer):
+  _write_run(tmp_path / 'run', optimizer=optimizer)
+  (run,) = records.find_runs([tmp_path])
+  figures.draw_run(run.rows, tmp_path / 'curves.png', 'title')
+  assert _has_content(tmp_path / 'curves.png')
