@@ -182,6 +182,11 @@ def check(config: Config) -> None:
     config.depth >= 10 and (config.depth - 4) % 6 == 0,
     '6n + 4 for a whole n of at least 1 (10, 16, 22, 28, ...)',
   )
+  require(
+    'normalization',
+    config.normalization == 'dataset' or config.dataset != 'digits',
+    'dataset for digits, whose images have one channel',
+  )
   require_each(
     'train_examples widen_factor epochs batch_size eval_batch_size'
     ' steps_per_dispatch checkpoint_every',

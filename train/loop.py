@@ -1,6 +1,7 @@
 """One run, from top to bottom.
 
-Devices, data, model, optimizer, compilation, resume, epochs, summary.
+Settings and data, devices, run directory, optimizer, model, compilation,
+resume, epochs, summary.
 """
 
 import functools
@@ -64,27 +65,32 @@ def run(
   )
   started = time.monotonic()
 
-  # ---------------------------------------------------------------- settings
+  # ------------------------------------------------------- settings and data
   config_lib.check(config)
   dataset = data.load(config.dataset, config.data_dir, config.train_examples)
   examples = len(dataset.train)
   steps_per_epoch = -(-examples // config.batch_size)
   given, config = config, config_lib.resolve(config, steps_per_epoch)
+
+  # ----------------------------------------------------------------- devices
+  devices = jax.devices()
+  on_cpu = devices[0].platform == 'cpu'
+  dtype = config.dtype
+  if dtype == 'auto':
+    dtype = 'float32' if on_cpu else 'bfloat16'
+  mesh = jax.make_mesh((len(devices),), ('batch',), axis_types=(AxisType.Auto,))
+  replicated = NamedSharding(mesh, PartitionSpec())
+  by_batch = NamedSharding(mesh, PartitionSpec('batch'))
+
+  # ----------------------------------------------------------- run directory
   directory = run_directory.RunDirectory(run_dir)
-  directory.claim(given, config, experiment)
+  directory.claim(given, config, experiment=experiment, compute_dtype=dtype)
   summary = directory.read_summary()
   if summary is not None and summary['status'] == 'done':
     say(f'{run_dir} is finished.')
     return summary
 
-  # ----------------------------------------------------------------- devices
-  devices = jax.devices()
-  on_cpu = devices[0].platform == 'cpu'
-  mesh = jax.make_mesh((len(devices),), ('batch',), axis_types=(AxisType.Auto,))
-  replicated = NamedSharding(mesh, PartitionSpec())
-  by_batch = NamedSharding(mesh, PartitionSpec('batch'))
-
-  # -------------------------------------------------------------------- data
+  # ---------------------------------------------------------- data on device
   train_images, test_images = jax.device_put(
     tuple(
       step_lib.Images(split.images, split.labels)
@@ -117,10 +123,6 @@ def run(
   optimizer = optimizers.make_optimizer(config, schedule, steps_per_epoch)
 
   # ------------------------------------------------------------------- model
-  dtype = config.dtype
-  if dtype == 'auto':
-    dtype = 'float32' if on_cpu else 'bfloat16'
-
   def make_model(key: jax.Array) -> nnx.Module:
     return models.WideResNet(
       config.depth,
@@ -184,7 +186,7 @@ def run(
   )
 
   dispatches = _plan_epoch(config, examples, on_cpu)
-  order = order_of_epoch(order_key, 0)
+  order = order_of_epoch(order_key, jax.device_put(np.int32(0), replicated))
   compiled_train = {
     (size, steps): train_steps.lower(
       state, train_images, order, keys, batch_size=size, steps=steps
@@ -273,7 +275,11 @@ def run(
   # ----------------------------------------------------------------- summary
   checkpoints.close()
   log.close()
-  report.draw_run(log.rows, directory.picture, title or run_dir.name)
+  report.draw_run(
+    log.rows,
+    directory.picture,
+    f'{experiment or config.dataset}, seed {config.seed}',
+  )
   summary = {
     'status': status,
     'final_test_error': log.rows[-1]['test_error'],

@@ -74,9 +74,9 @@ def step_momentum(
   nothing = jnp.float32(jnp.nan)
   match config.optimizer:
     case 'lcam':
-      momentum = optax.tree.get(opt_state, 'momentum')
-      horizontal = momentum == jnp.float32(config.horizontal_momentum)
-      return momentum, horizontal.astype(jnp.float32)
+      reading = optax_lcam.read(opt_state)
+      horizontal = reading.phase == optax_lcam.Phase.HORIZONTAL
+      return reading.momentum, horizontal.astype(jnp.float32)
     case 'sgd':
       return jnp.float32(config.momentum), nothing
     case _:

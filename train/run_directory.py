@@ -52,14 +52,14 @@ class RunDirectory:
     self,
     given: config_lib.Config,
     resolved: config_lib.Config,
-    experiment: str | None,
+    **facts: Any,
   ) -> None:
     """Takes the directory for this run, whether new or begun before.
 
     Args:
       given: The configuration as the command line gave it.
       resolved: The same, resolved.
-      experiment: Name of the experiment, for the records.
+      **facts: What else config.json shall say.
 
     Raises:
       UsageError: It holds something else, or cannot be written.
@@ -86,7 +86,7 @@ class RunDirectory:
       write_json(
         self._config,
         {
-          'experiment': experiment,
+          **facts,
           **config_lib.to_json(resolved),
           **_environment(),
         },

@@ -16,6 +16,7 @@ from train import errors
     ('depth', 12, '6n + 4'),
     ('depth', 4, '6n + 4'),
     ('widen_factor', 0, 'at least 1'),
+    ('normalization', 'imagenet', 'one channel'),
     ('epochs', 0, 'at least 1'),
     ('batch_size', -1, 'at least 1'),
     ('eval_batch_size', 0, 'at least 1'),

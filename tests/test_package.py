@@ -1,0 +1,74 @@
+"""The package as users get it: what it holds, what it loads, what it shows."""
+
+import pathlib
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+_REPOSITORY = pathlib.Path(__file__).parents[1]
+_README = (_REPOSITORY / 'README.md').read_text()
+
+
+def test_the_readmes_examples_run():
+  examples = re.findall(r'```python\n(.*?)```', _README, re.DOTALL)
+  assert len(examples) >= 2
+  names = {}
+  for example in examples:
+    exec(compile(example, 'README.md', 'exec'), names)
+  assert names['loss'] < 1e-3
+
+
+def test_the_readme_has_both_commands():
+  assert "pip install -e '.[train]' && python -m train" in _README
+  assert "pip install -e '.[train,test]' && python -m pytest" in _README
+
+
+def test_the_readmes_pictures_are_there():
+  pictures = re.findall(r'!\[.+?\]\((.+?)\)', _README)
+  assert pictures
+  for picture in pictures:
+    assert (_REPOSITORY / picture).is_file()
+
+
+def test_importing_it_loads_no_framework():
+  program = (
+    'import sys, optax_lcam\n'
+    'heavy = {"flax", "tensorflow", "tensorflow_datasets", "equinox"}\n'
+    'print(heavy & set(sys.modules))\n'
+  )
+  finished = subprocess.run(
+    [sys.executable, '-c', program],
+    cwd=_REPOSITORY,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert finished.stdout.strip() == 'set()'
+
+
+def test_the_extras_are_those_promised():
+  project = tomllib.loads((_REPOSITORY / 'pyproject.toml').read_text())[
+    'project'
+  ]
+  extras = project['optional-dependencies']
+  assert extras.keys() >= {'train', 'test', 'cuda12', 'cuda13', 'tpu'}
+  assert extras['cuda12'] == ['jax[cuda12]']
+  assert project['requires-python'] == '>=3.11'
+
+
+def test_the_wheel_holds_the_optimizer_alone(tmp_path):
+  subprocess.run(
+    [sys.executable, '-m', 'hatchling', 'build', '-t', 'wheel', '-d', tmp_path],
+    cwd=_REPOSITORY,
+    check=True,
+  )
+  (wheel,) = tmp_path.glob('*.whl')
+  names = zipfile.ZipFile(wheel).namelist()
+  tops = {name.split('/')[0] for name in names}
+  assert {top for top in tops if not top.endswith('.dist-info')} == {
+    'optax_lcam'
+  }
+  assert 'optax_lcam/py.typed' in names
+  assert any(name.endswith('licenses/LICENSE') for name in names)
