@@ -31,8 +31,8 @@ class WideResNet(nnx.Module):
   statistics are those of the global batch.
 
   Args:
-    depth: Number of convolutions on the longest path plus the linear layer,
-      6n + 4 for n of at least 1: 10, 16, 22, 28, 34, 40, ...
+    depth: Number of convolutions, the three projections counted: 6n + 4 for n
+      of at least 1 (10, 16, 22, 28, 34, 40, ...).
     widen_factor: Factor k on the channels of the three groups (16k, 32k, 64k),
       at least 1.
     num_classes: Number of logits, at least 1.

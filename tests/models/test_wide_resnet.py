@@ -1,0 +1,491 @@
+"""``models.WideResNet`` against PyTorch, and each of its promises by itself.
+
+The comparisons give both frameworks the same random weights and running
+statistics. They are made with golden values, and with PyTorch itself where it
+is installed.
+"""
+
+import doctest
+import functools
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import models
+from models import wide_resnet
+from tests.references import golden
+
+NETWORKS = [
+  golden.GOLDEN_NETWORK,
+  golden.Network(depth=22, widen_factor=1, height=8, width=8),
+  golden.Network(depth=10, widen_factor=2, in_channels=1, height=28, width=28),
+  golden.Network(depth=16, widen_factor=1, height=30, width=30),
+  golden.Network(depth=10, widen_factor=4, num_classes=100),
+]
+
+CASES = [
+  pytest.param('golden', golden.GOLDEN_NETWORK, id='golden'),
+  *(pytest.param('live', n, id=f'live-{n.name}') for n in NETWORKS),
+]
+
+
+@pytest.fixture(autouse=True)
+def _full_precision():
+  """Else GPUs and TPUs round the factors of float32 products."""
+  with jax.default_matmul_precision('highest'):
+    yield
+
+
+# --- Against PyTorch ---------------------------------------------------------
+
+
+@functools.cache
+def _pytorch(source, network):
+  if source == 'golden':
+    return golden.load('network')
+  pytest.importorskip('torch', reason='PyTorch is not installed')
+  from tests.references import make_golden
+
+  return make_golden.training_step(network)
+
+
+@functools.cache
+def _ours(network):
+  """The same as the PyTorch reference's ``one_training_step``."""
+  model = _with_golden_weights(network)
+  images, labels = golden.images_and_labels(network)
+
+  @nnx.jit
+  def step(model, images, labels):
+    model.eval()
+    eval_logits = model(images)
+    model.train()
+    (loss, train_logits), grads = nnx.value_and_grad(_loss_fn, has_aux=True)(
+      model, images, labels
+    )
+    return eval_logits, train_logits, loss, grads
+
+  eval_logits, train_logits, loss, grads = step(model, images, labels)
+  results = {
+    'eval_logits': eval_logits,
+    'train_logits': train_logits,
+    'loss': loss,
+  }
+  for name, array in golden.from_nnx(grads).items():
+    results[f'gradient/{name}'] = array
+  for name, array in golden.from_nnx(nnx.state(model, nnx.BatchStat)).items():
+    results[f'statistic/{name}'] = array
+  return results
+
+
+def _loss_fn(model, images, labels):
+  logits = model(images)
+  losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  return losses.mean(), logits
+
+
+def _with_golden_weights(network, **kwargs):
+  model = _abstract(
+    network.depth,
+    network.widen_factor,
+    network.num_classes,
+    in_channels=network.in_channels,
+    **kwargs,
+  )
+  golden.copy_to_nnx(golden.weights(network), model)
+  return model
+
+
+def _abstract(*args, **kwargs):
+  """A model of shapes and dtypes, without weights."""
+  return nnx.eval_shape(
+    lambda: models.WideResNet(*args, **kwargs, rngs=nnx.Rngs(0))
+  )
+
+
+def _relative_difference(ours, theirs):
+  """Of two arrays as a whole, in the Euclidean norm."""
+  assert ours.shape == theirs.shape
+  ours, theirs = np.float64(ours), np.float64(theirs)
+  return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize(('source', 'network'), CASES)
+@pytest.mark.parametrize('mode', ['eval', 'train'])
+def test_logits_equal_pytorch(source, network, mode):
+  theirs = _pytorch(source, network)[f'{mode}_logits']
+  ours = _ours(network)[f'{mode}_logits']
+  assert _relative_difference(ours, theirs) < 1e-4
+
+
+@pytest.mark.parametrize(('source', 'network'), CASES)
+def test_loss_and_gradients_equal_pytorch(source, network):
+  theirs, ours = _pytorch(source, network), _ours(network)
+  assert float(ours['loss']) == pytest.approx(float(theirs['loss']), rel=1e-4)
+  names = {name for name in theirs if name.startswith('gradient/')}
+  assert names == {name for name in ours if name.startswith('gradient/')}
+  for name in names:
+    assert _relative_difference(ours[name], theirs[name]) < 1e-3, name
+
+
+@pytest.mark.parametrize(('source', 'network'), CASES)
+def test_running_statistics_equal_pytorch(source, network):
+  """PyTorch keeps the unbiased variance of the batch, Flax the biased one."""
+  before = golden.weights(network)
+  theirs, ours = _pytorch(source, network), _ours(network)
+  layers = [
+    name.removeprefix('count/') for name in theirs if name.startswith('count/')
+  ]
+  assert len(layers) == 1 + 2 * (network.depth - 4) // 2
+  for layer in layers:
+    mean = f'{layer}.running_mean'
+    np.testing.assert_allclose(
+      ours[f'statistic/{mean}'],
+      theirs[f'statistic/{mean}'],
+      rtol=1e-4,
+      atol=1e-5,
+      err_msg=mean,
+    )
+    var = f'{layer}.running_var'
+    kept = 0.9 * before[var]
+    count = theirs[f'count/{layer}']
+    unbiased = kept + (ours[f'statistic/{var}'] - kept) * count / (count - 1)
+    np.testing.assert_allclose(
+      unbiased, theirs[f'statistic/{var}'], rtol=1e-4, err_msg=var
+    )
+
+
+def test_golden_values_are_those_of_the_reference():
+  stored = _pytorch('golden', golden.GOLDEN_NETWORK)
+  computed = _pytorch('live', golden.GOLDEN_NETWORK)
+  assert stored.keys() == computed.keys()
+  for name, array in stored.items():
+    np.testing.assert_allclose(
+      array, computed[name], rtol=1e-3, atol=1e-5, err_msg=name
+    )
+
+
+def test_copy_to_nnx_carries_every_weight_over():
+  pytest.importorskip('torch', reason='PyTorch is not installed')
+  from tests.references import make_golden
+  from tests.references import wide_resnet_torch
+
+  network = golden.GOLDEN_NETWORK
+  model = models.WideResNet(10, 1, in_channels=1, rngs=nnx.Rngs(0))
+  wide_resnet_torch.copy_to_nnx(make_golden.model_of(network), model)
+  copied = golden.from_nnx(nnx.state(model))
+  for name, array in golden.weights(network).items():
+    np.testing.assert_array_equal(copied.pop(name), array)
+  assert not copied
+
+
+# --- Sizes -------------------------------------------------------------------
+
+
+def _parameter_count(model):
+  leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
+  return sum(leaf.size for leaf in leaves)
+
+
+@pytest.mark.parametrize(
+  ('num_classes', 'count'), [(10, 36_479_194), (100, 36_536_884)]
+)
+def test_28_10_has_the_papers_number_of_parameters(num_classes, count):
+  model = _abstract(num_classes=num_classes)
+  assert _parameter_count(model) == count
+
+
+@pytest.mark.parametrize(
+  ('depth', 'widen_factor', 'millions'),
+  [
+    (40, 1, 0.6),
+    (40, 2, 2.2),
+    (40, 4, 8.9),
+    (40, 8, 35.7),
+    (28, 10, 36.5),
+    (28, 12, 52.5),
+    (22, 8, 17.2),
+    (22, 10, 26.8),
+    (16, 8, 11.0),
+    (16, 10, 17.1),
+  ],
+)
+def test_parameters_number_as_in_table_4_of_the_wrn_paper(
+  depth, widen_factor, millions
+):
+  count = _parameter_count(_abstract(depth, widen_factor))
+  assert count / 1e6 == pytest.approx(millions, abs=0.051)
+
+
+@pytest.mark.parametrize('depth', [10, 28])
+def test_depth_counts_the_convolutions(depth):
+  convs = [
+    node
+    for _, node in nnx.iter_graph(_abstract(depth, 2))
+    if isinstance(node, nnx.Conv)
+  ]
+  assert len(convs) == depth
+
+
+def test_defaults_are_28_10_for_three_channels_and_ten_classes():
+  model = _abstract()
+  assert len(model.blocks) == 12
+  assert model.stem.kernel.shape == (3, 3, 3, 16)
+  assert model.blocks[0].conv1.kernel.shape == (3, 3, 16, 160)
+  assert model.head.kernel.shape == (640, 10)
+  assert all(block.dropout is None for block in model.blocks)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (2, 3), (8, 8), (31, 17), (33, 64)])
+def test_any_size_of_image_is_halved_twice_rounded_up(size):
+  model = _abstract(10, 1)
+  height, width = size
+
+  def shapes(model, images):
+    x = model.stem(images)
+    for block in model.blocks:
+      x = block(x)
+    return x, model(images)
+
+  images = jnp.zeros((2, height, width, 3))
+  features, logits = nnx.eval_shape(shapes, model, images)
+  assert features.shape == (2, -(-height // 4), -(-width // 4), 64)
+  assert logits.shape == (2, 10)
+
+
+def test_wrong_shapes_of_images_are_refused():
+  model = _abstract(10, 1, in_channels=3)
+  for shape in [(2, 32, 32, 1), (2, 3, 32, 32), (32, 32, 3), (3,)]:
+    with pytest.raises(ValueError, match='`images` must have shape') as error:
+      model(jnp.zeros(shape))
+    assert f'got {shape}' in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('arguments', 'message'),
+  [
+    ({'depth': 4}, r'`depth` must be 6n \+ 4 .* got 4'),
+    ({'depth': 12}, r'`depth` must be 6n \+ 4 .* got 12'),
+    ({'depth': -2}, r'`depth` must be 6n \+ 4 .* got -2'),
+    ({'widen_factor': 0}, '`widen_factor` must be at least 1, got 0'),
+    ({'num_classes': 0}, '`num_classes` must be at least 1, got 0'),
+    ({'in_channels': -3}, '`in_channels` must be at least 1, got -3'),
+    ({'dropout_rate': 1.0}, r'`dropout_rate` must be in \[0, 1\), got 1.0'),
+    ({'dropout_rate': -0.1}, r'`dropout_rate` must be in \[0, 1\), got -0.1'),
+    (
+      {'dropout_rate': float('nan')},
+      r'`dropout_rate` must be in \[0, 1\), got nan',
+    ),
+  ],
+)
+def test_arguments_out_of_range_are_refused(arguments, message):
+  with pytest.raises(ValueError, match=message):
+    models.WideResNet(**arguments, rngs=nnx.Rngs(0))
+
+
+# --- Initialisation ----------------------------------------------------------
+
+
+def test_convolutions_start_as_he_et_al_with_fan_out():
+  model = models.WideResNet(16, 4, rngs=nnx.Rngs(0))
+  for path, node in nnx.iter_graph(model):
+    if not isinstance(node, nnx.Conv):
+      continue
+    kernel = np.asarray(node.kernel[...])
+    k, _, _, out_channels = kernel.shape
+    std = np.sqrt(2 / (k * k * out_channels))
+    # Five standard errors of a normal sample's deviation and mean.
+    assert kernel.std() == pytest.approx(
+      std, rel=5 / np.sqrt(2 * kernel.size)
+    ), path
+    assert abs(kernel.mean()) < 5 * std / np.sqrt(kernel.size), path
+    # Normal, not uniform or truncated.
+    assert np.mean(np.abs(kernel) < std) == pytest.approx(
+      0.6827, abs=5 * 0.4655 / np.sqrt(kernel.size)
+    ), path
+    assert node.bias is None or node.bias[...] is None
+
+
+def test_norms_and_head_start_as_in_pytorch_but_for_the_heads_bias():
+  model = models.WideResNet(10, 4, num_classes=100, rngs=nnx.Rngs(0))
+  for _, node in nnx.iter_graph(model):
+    if isinstance(node, nnx.BatchNorm):
+      np.testing.assert_array_equal(node.scale[...], 1)
+      np.testing.assert_array_equal(node.bias[...], 0)
+      np.testing.assert_array_equal(node.mean[...], 0)
+      np.testing.assert_array_equal(node.var[...], 1)
+  kernel = np.asarray(model.head.kernel[...])
+  bound = 1 / np.sqrt(256)
+  assert 0.999 * bound < np.abs(kernel).max() <= bound
+  assert kernel.std() == pytest.approx(bound / np.sqrt(3), rel=0.02)
+  np.testing.assert_array_equal(model.head.bias[...], 0)
+
+
+def test_the_seed_alone_decides_the_start():
+  first, again, other = (
+    jax.tree.leaves(
+      nnx.state(models.WideResNet(10, 1, rngs=nnx.Rngs(seed)), nnx.Param)
+    )
+    for seed in (3, 3, 4)
+  )
+  assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
+  kernels = [(a, b) for a, b in zip(first, other, strict=True) if a.ndim > 1]
+  assert kernels and not any(np.array_equal(a, b) for a, b in kernels)
+
+
+# --- dtype -------------------------------------------------------------------
+
+
+def test_bfloat16_computes_in_it_but_keeps_float32():
+  network = golden.Network(height=16, width=16, batch=16)
+  images, labels = golden.images_and_labels(network)
+  results = {}
+  for dtype in (jnp.float32, jnp.bfloat16):
+    model = _with_golden_weights(network, dtype=dtype)
+    model.train()
+
+    @nnx.jit
+    def step(model):
+      return nnx.value_and_grad(_loss_fn, has_aux=True)(model, images, labels)
+
+    (_, logits), grads = step(model)
+    statistics = nnx.state(model, nnx.BatchStat)
+    for tree in (logits, nnx.state(model, nnx.Param), statistics, grads):
+      assert {x.dtype for x in jax.tree.leaves(tree)} == {jnp.dtype('float32')}
+    results[dtype] = logits, statistics, grads
+
+  # PyTorch's autocast to bfloat16 takes this network's gradients as far off.
+  logits, statistics, gradients = (
+    jax.tree.leaves(jax.tree.map(_relative_difference, half, full))
+    for full, half in zip(*results.values(), strict=True)
+  )
+  assert 1e-4 < logits[0] < 0.02
+  assert max(statistics) < 0.01
+  assert np.median(gradients) < 0.2 and max(gradients) < 0.4
+
+
+def test_bfloat16_reaches_every_activation():
+  model = _abstract(10, 1, dtype=jnp.bfloat16)
+
+  def activations(model, images):
+    seen = [model.stem(images.astype(jnp.bfloat16))]
+    for block in model.blocks:
+      active = block.norm1(seen[-1])
+      seen += [active, block.conv1(active), block(seen[-1])]
+    return [*seen, model.norm(seen[-1])]
+
+  seen = nnx.eval_shape(activations, model, jnp.zeros((2, 8, 8, 3)))
+  assert {x.dtype for x in seen} == {jnp.dtype('bfloat16')}
+
+
+# --- Training and evaluation -------------------------------------------------
+
+
+def _small(dropout_rate=0.0, seed=0):
+  rngs = nnx.Rngs(seed)
+  return models.WideResNet(10, 1, dropout_rate=dropout_rate, rngs=rngs)
+
+
+IMAGES = golden.images_and_labels(golden.Network(height=8, width=8))[0]
+
+
+def _statistics(model):
+  return [
+    np.asarray(x) for x in jax.tree.leaves(nnx.state(model, nnx.BatchStat))
+  ]
+
+
+def test_evaluation_changes_nothing_and_ignores_the_rest_of_the_batch():
+  model = _small()
+  model.train()
+  model(IMAGES)
+  model.eval()
+  before = _statistics(model)
+  logits = model(IMAGES)
+  for old, new in zip(before, _statistics(model), strict=True):
+    np.testing.assert_array_equal(old, new)
+  np.testing.assert_allclose(model(IMAGES[:1]), logits[:1], rtol=1e-4)
+
+
+def test_training_normalises_by_the_batch_and_moves_all_statistics():
+  model = _small()
+  model.train()
+  before = _statistics(model)
+  logits = model(IMAGES)
+  assert all(
+    not np.array_equal(old, new)
+    for old, new in zip(before, _statistics(model), strict=True)
+  )
+  assert not np.allclose(model(IMAGES[:2]), logits[:2], rtol=1e-2)
+  # Training logits depend on the batch alone, not on running statistics.
+  np.testing.assert_array_equal(model(IMAGES), logits)
+
+
+def test_dropout_acts_in_training_only():
+  dropped, plain = _small(dropout_rate=0.5), _small()
+  nnx.update(dropped, nnx.state(plain, nnx.Param))
+  dropped.eval(), plain.eval()
+  np.testing.assert_array_equal(dropped(IMAGES), plain(IMAGES))
+  dropped.train(), plain.train()
+  assert _relative_difference(dropped(IMAGES), plain(IMAGES)) > 0.05
+
+
+def test_dropout_stands_before_the_second_convolution_and_keeps_the_mean():
+  @jax.jit
+  def inputs_of_second_convolutions(key):
+    model = _small(dropout_rate=0.3)
+    model.train()
+    seen = []
+    for block in model.blocks:
+      block.conv2 = nnx.data(lambda x: seen.append(x) or x)
+      block(jax.random.normal(key, (4, 32, 32, block.norm1.num_features)))
+    return seen
+
+  seen = inputs_of_second_convolutions(jax.random.key(0))
+  assert len(seen) == 3
+  for x in map(np.asarray, seen):
+    # Normalised activations are about normal, and ReLU lets half through.
+    assert np.mean(x == 0) == pytest.approx(1 - 0.5 * 0.7, abs=0.02)
+    assert x.mean() == pytest.approx(1 / np.sqrt(2 * np.pi), rel=0.03)
+
+
+def test_dropout_masks_follow_the_key():
+  model = _small(dropout_rate=0.5)
+  model.train()
+  first = model(IMAGES, rngs=nnx.Rngs(dropout=1))
+  again = model(IMAGES, rngs=nnx.Rngs(dropout=1))
+  other = model(IMAGES, rngs=nnx.Rngs(dropout=2))
+  np.testing.assert_array_equal(first, again)
+  assert _relative_difference(other, first) > 0.05
+
+
+def test_dropouts_own_stream_goes_on_from_call_to_call():
+  model, twin = (_small(dropout_rate=0.5) for _ in range(2))
+  model.train(), twin.train()
+  first, second = model(IMAGES), model(IMAGES)
+  assert _relative_difference(second, first) > 0.05
+  # A call with its own keys draws nothing from the model's.
+  np.testing.assert_array_equal(twin(IMAGES), first)
+  twin(IMAGES, rngs=nnx.Rngs(dropout=1))
+  np.testing.assert_array_equal(twin(IMAGES), second)
+
+
+def test_blocks_draw_masks_of_their_own():
+  model = _small(dropout_rate=0.5)
+  masks = [
+    np.asarray(block.dropout(jnp.ones((64, 64)), deterministic=False) == 0)
+    for block in model.blocks
+  ]
+  for i in range(3):
+    for other in masks[:i]:
+      assert np.mean(masks[i] == other) == pytest.approx(0.5, abs=0.05)
+
+
+def test_docstring_examples_run():
+  result = doctest.testmod(wide_resnet)
+  assert result.attempted > 0
+  assert result.failed == 0
