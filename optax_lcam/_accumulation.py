@@ -36,7 +36,8 @@ def multi_steps(
   and momenta, up to rounding. ``steps_per_epoch`` counts the full batches.
 
   The micro-batches should be of equal size, and their losses means over their
-  examples.
+  examples. Where replicas share a mapped axis, average the gradients over it
+  before, so that all replicas skip alike.
 
   Args:
     tx: The transformation to apply to the accumulated gradients, such as

@@ -21,8 +21,13 @@ from optax_lcam import _validation
 class Phase(enum.IntEnum):
   """What the last finite loss was, compared with the mean.
 
-  As in section 4 of the paper. A step with the horizontal momentum is one that
-  follows a ``HORIZONTAL`` phase (or has one, with ``reaction='current'``).
+  The names are those of section 4 of the paper. A state and a
+  :class:`Reading` hold it as an int32.
+
+  Examples:
+    >>> import jax.numpy as jnp, optax_lcam
+    >>> optax_lcam.Phase(int(jnp.int32(2))).name
+    'VERTICAL'
   """
 
   UNKNOWN = 0  # no finite loss so far
@@ -84,10 +89,11 @@ def lcam(
   :math:`S` and :math:`n` go back to zero, while :math:`\beta` and :math:`v`
   carry over.
 
-  The loss of the batch is passed to ``update`` as ``value``. The comparison is
-  exact: the choices are those of float64 arithmetic on the float32 losses, on
-  any device and without ``jax_enable_x64``. (A loss nearer to zero than
-  :math:`2^{-100}` counts as zero.)
+  The loss of the batch, a scalar of any real dtype, is passed to ``update`` as
+  ``value`` and rounded to float32. The comparison is exact: the choices are
+  those of float64 arithmetic on the rounded losses, without
+  ``jax_enable_x64``. (A loss nearer to zero than :math:`2^{-100}` counts as
+  zero.)
 
   Where no epoch exists, as in a stream or with a language model,
   ``steps_per_epoch=None`` and ``loss_decay`` :math:`= d` compare the loss with
@@ -98,7 +104,7 @@ def lcam(
     m_t = d\, m_{t-1} + (1 - d) L_t, \quad \hat{m}_t = m_t / (1 - d^t),
 
   which gives a loss :math:`1/(1-d)` steps ago about a third of the newest's
-  weight.
+  weight. Ties are exact here too; the average is held to about six digits.
 
   A loss that is NaN or infinite (or so large that the epoch's sum overflows
   float32) changes neither the mean nor the momentum. Its step still counts
@@ -137,9 +143,9 @@ def lcam(
     :class:`LcamState` and whose updates have the gradients' dtypes.
 
   Raises:
-    ValueError: An argument is out of its range, or just one of
-      ``steps_per_epoch=None`` and ``loss_decay`` is given. Traced values are
-      not checked.
+    ValueError: An argument is out of its range, or not exactly one of
+      ``steps_per_epoch`` and ``loss_decay`` is ``None``. Traced values are not
+      checked.
     ValueError: From ``update``: ``value`` is missing, ``None`` or not a scalar.
     TypeError: From ``update``: ``value`` is not a real number.
 

@@ -42,6 +42,11 @@ def lcam_sgd(
   ``SGD``. The paper trains with ``learning_rate=0.1``, ``weight_decay=5e-4``
   and batches of 128.
 
+  Every number is an argument of its own, so that
+  :func:`optax.inject_hyperparams` can change or schedule it, the two momenta
+  too. It rounds them to the parameters' dtype: with half-precision parameters,
+  give it ``hyperparam_dtype=jnp.float32``.
+
   Args:
     learning_rate: A float or a schedule of the step, such as
       ``optax.exponential_decay(0.1, 1, 0.99985, transition_begin=30 * 391)``.

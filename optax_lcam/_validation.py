@@ -36,7 +36,7 @@ def check_averaging(steps_per_epoch: Any, loss_decay: Any) -> None:
   """Raises ValueError unless exactly one is given, traced or in its range."""
   if (steps_per_epoch is None) == (loss_decay is None):
     raise ValueError(
-      'Either `steps_per_epoch` must be None or `loss_decay`, got'
+      'Exactly one of `steps_per_epoch` and `loss_decay` must be None, got'
       f' {steps_per_epoch!r} and {loss_decay!r}.'
     )
   if loss_decay is not None:

@@ -307,7 +307,7 @@ def test_donation(name):
 
 def test_donation_of_injected_initial_momentum():
   # inject_hyperparams keeps the array that init gets: it must be copied.
-  optimizer = compositions.injected(initial_momentum=jnp.asarray(0.5))
+  optimizer = compositions.injected(initial_momentum=jnp.float32(0.5))
   state = optimizer.init(jnp.ones(2))
   update = jax.jit(optimizer.update, donate_argnums=1)
   for loss in (1.0, 2.0):
