@@ -382,6 +382,14 @@ def test_bfloat16_reaches_every_activation():
   assert {x.dtype for x in seen} == {jnp.dtype('bfloat16')}
 
 
+def test_bfloat16_does_not_round_the_running_statistics():
+  model = models.WideResNet(10, 1, dtype=jnp.bfloat16, rngs=nnx.Rngs(0))
+  model.eval()
+  model.norm.mean[...] = jnp.full(64, 257.3, jnp.float32)  # bfloat16: 258
+  normalised = model.norm(jnp.full((1, 1, 1, 64), 258, jnp.bfloat16))
+  np.testing.assert_allclose(np.float32(normalised), 0.7, rtol=0.01)
+
+
 # --- Training and evaluation -------------------------------------------------
 
 
