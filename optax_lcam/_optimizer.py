@@ -49,7 +49,8 @@ def lcam_sgd(
 
   Args:
     learning_rate: A float or a schedule of the step, such as
-      ``optax.exponential_decay(0.1, 1, 0.99985, transition_begin=30 * 391)``.
+      ``optax.exponential_decay(0.1, 391, 0.99985**391, 30 * 391)``: the paper's
+      decay, by the epoch's factor because float32 holds it better.
     horizontal_momentum: The momentum after a loss at or below the epoch's mean,
       in [0, 1).
     vertical_momentum: The momentum after a loss above it, in [0, 1).

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import pathlib
+import signal
 import sys
 import time
 
@@ -78,6 +79,13 @@ def main(argv: list[str]) -> int:
   except errors.UsageError as error:
     print(f'python -m train: {error}', file=sys.stderr)
     return 2
+  except KeyboardInterrupt:
+    print(
+      'python -m train: interrupted. The same command goes on from the last'
+      ' checkpoint.',
+      file=sys.stderr,
+    )
+    return 128 + signal.SIGINT
   return 0
 
 
