@@ -119,7 +119,8 @@ def lcam(
       from 1 to 16,777,216. The default is 50,000 images in batches of 128. May
       be traced. ``None``: never; needs ``loss_decay``.
     initial_momentum: The momentum of the first step, before any loss is known,
-      in [0, 1). May be traced.
+      in [0, 1). May be traced. The first trace is zero, so that it matters with
+      ``nesterov`` only, or where the first loss is not finite.
     inclusive: Whether a loss equal to the mean is horizontal: ``True`` is
       Algorithm 1's :math:`\le`, ``False`` the :math:`<` of the authors'
       program. They differ at the first step of each epoch at least.
