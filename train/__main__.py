@@ -1,5 +1,6 @@
 """The command line: python -m train [run | list | report] ..."""
 
+from collections.abc import Callable
 import dataclasses
 import os
 import pathlib
@@ -18,6 +19,7 @@ from train import experiments
 _USAGE = """\
 usage: python -m train [--run-dir DIR]              the main job
        python -m train run [EXPERIMENT] [--flags]   one run
+       python -m train sweep NAME... [--seeds N]    arms times seeds
        python -m train list                         the experiments
        python -m train report DIR... --out DIR      tables and pictures
 
@@ -50,6 +52,22 @@ class RunFlags:
 
 
 @dataclasses.dataclass(frozen=True)
+class SweepFlags:
+  """Run experiments with several seeds each. The same command goes on where it
+  was interrupted.
+  """
+
+  experiments: tyro.conf.Positional[tuple[str, ...]]
+  """Names from `python -m train list`, or what they begin with: figure2."""
+  seeds: int = 3
+  """Runs of each experiment, with the seeds 0 to N - 1."""
+  run_dir: pathlib.Path = pathlib.Path('runs')
+  """Each run is written to RUN_DIR/EXPERIMENT/seed-N."""
+  data_dir: pathlib.Path | None = None
+  """TensorFlow Datasets directory of CIFAR. Default: TFDS's own."""
+
+
+@dataclasses.dataclass(frozen=True)
 class ReportFlags:
   """Draw figures and tables from finished runs."""
 
@@ -62,23 +80,33 @@ class ReportFlags:
 def main(argv: list[str]) -> int:
   """Runs a command; returns the exit code."""
   started = time.monotonic()
-  commands = {'run': _run, 'list': _list, 'report': _report}
+  commands: dict[str, Callable[[list[str]], int]] = {
+    'run': _run,
+    'sweep': _sweep,
+    'list': _list,
+    'report': _report,
+  }
   first = argv[0] if argv else ''
   try:
     if first in ('-h', '--help'):
       print(_USAGE, end='')
     elif first in commands:
-      commands[first](argv[1:])
+      return commands[first](argv[1:])
     elif first and not first.startswith('-'):
       raise errors.UsageError(
-        f'There is no command {first!r}; there are run, list and report.'
+        f'There is no command {first!r}; there are run, sweep, list and report.'
         f'{errors.did_you_mean(first, commands)}'
       )
     else:
-      _main_job(argv, started)
+      return _main_job(argv, started)
   except errors.UsageError as error:
     print(f'python -m train: {error}', file=sys.stderr)
     return 2
+  except BrokenPipeError:
+    # Whoever read the output has seen enough, as `head` has. Python would
+    # complain once more when it flushes at its end.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
   except KeyboardInterrupt:
     print(
       'python -m train: interrupted. The same command goes on from the last'
@@ -89,13 +117,13 @@ def main(argv: list[str]) -> int:
   return 0
 
 
-def _main_job(argv: list[str], started: float) -> None:
+def _main_job(argv: list[str], started: float) -> int:
   flags = tyro.cli(MainFlags, args=argv, prog='python -m train')
   _keep_compiled_programs()
   from train import report
   from train import sweep
 
-  sweep.sweep(
+  failed = sweep.sweep(
     [experiments.get(name) for name in _MAIN_EXPERIMENTS],
     _MAIN_SEEDS,
     flags.run_dir,
@@ -106,9 +134,10 @@ def _main_job(argv: list[str], started: float) -> None:
     f'{time.monotonic() - started:.0f} s. The table and the picture are in'
     f' {flags.run_dir}.'
   )
+  return 1 if failed else 0
 
 
-def _run(argv: list[str]) -> None:
+def _run(argv: list[str]) -> int:
   experiment = None
   default = config_lib.Config()
   if argv and not argv[0].startswith('-'):
@@ -136,26 +165,58 @@ def _run(argv: list[str]) -> None:
     f' {summary["final_test_error"]:.2f} % after the last epoch,'
     f' {summary["best_test_error"]:.2f} % at best.'
   )
+  return 0
 
 
-def _list(argv: list[str]) -> None:
+def _sweep(argv: list[str]) -> int:
+  flags = tyro.cli(SweepFlags, args=argv, prog='python -m train sweep')
+  if not flags.experiments:
+    raise errors.UsageError('sweep needs the name of at least one experiment.')
+  if flags.seeds < 1:
+    raise errors.UsageError(f'--seeds must be at least 1, got {flags.seeds}.')
+  selected = {
+    experiment.name: experiment
+    for name in flags.experiments
+    for experiment in experiments.select(name)
+  }
+  _keep_compiled_programs()
+  from train import sweep
+
+  failed = sweep.sweep(
+    list(selected.values()),
+    flags.seeds,
+    flags.run_dir,
+    rich.console.Console(stderr=True),
+    data_dir=flags.data_dir,
+  )
+  runs = len(selected) * flags.seeds
+  print(
+    f'{runs - len(failed)} of {runs} runs are in {flags.run_dir}.'
+    f' `python -m train report {flags.run_dir}` compares them.'
+  )
+  return 1 if failed else 0
+
+
+def _list(argv: list[str]) -> int:
   if argv:
     raise errors.UsageError(f'list takes no arguments, got {argv[0]!r}.')
   for experiment in experiments.EXPERIMENTS.values():
     print(
       f'{experiment.name}\n'
       f'    {experiment.summary}\n'
-      f'    python -m train run {experiment.name}    ({experiment.duration})'
+      f'    python -m train run {experiment.name}    ({experiment.scale})'
     )
+  return 0
 
 
-def _report(argv: list[str]) -> None:
+def _report(argv: list[str]) -> int:
   flags = tyro.cli(ReportFlags, args=argv, prog='python -m train report')
   if not flags.directories:
     raise errors.UsageError('report needs at least one run directory.')
   from train import report
 
   print(report.write(flags.directories, flags.out))
+  return 0
 
 
 def _keep_compiled_programs() -> None:

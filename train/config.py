@@ -99,6 +99,13 @@ class Config:
   """lcam: whether a loss equal to the mean is horizontal. --no-inclusive is the
   authors' program."""
 
+  reaction: Literal['next', 'current'] = 'next'
+  """lcam: which step a loss chooses the momentum of. next is Algorithm 1."""
+
+  loss_decay: float | None = None
+  """lcam: compare with a moving average that forgets by this factor a step.
+  Default: the mean of the epoch, as in the paper."""
+
   momentum: float = 0.9
   """sgd: the fixed momentum."""
 
@@ -214,6 +221,7 @@ def check(config: Config) -> None:
     lambda x: 0 < x < math.inf,
     'a finite number above 0',
   )
+  require_each('loss_decay', lambda x: 0 < x < 1, 'in (0, 1)')
   require_each('decay_rate milestone_factor', lambda x: 0 < x <= 1, 'in (0, 1]')
   require_each(
     'milestones',
@@ -236,7 +244,7 @@ def resolve(config: Config, steps_per_epoch: int) -> Config:
 
   Returns:
     The configuration without ``None``, but for ``data_dir``,
-    ``train_examples`` and ``steps_per_dispatch``.
+    ``train_examples``, ``loss_decay`` and ``steps_per_dispatch``.
   """
 
   def default(name: str, value: Any) -> Any:

@@ -32,7 +32,9 @@ def make_optimizer(
       config.horizontal_momentum,
       config.vertical_momentum,
       weight_decay=config.weight_decay,
-      steps_per_epoch=steps_per_epoch,
+      steps_per_epoch=steps_per_epoch if config.loss_decay is None else None,
+      loss_decay=config.loss_decay,
+      reaction=config.reaction,
       initial_momentum=config.initial_momentum,
       inclusive=config.inclusive,
       nesterov=config.nesterov,
@@ -59,13 +61,14 @@ def make_optimizer(
 
 
 def step_momentum(
-  config: config_lib.Config, opt_state: Any
+  config: config_lib.Config, before: Any, after: Any
 ) -> tuple[jax.Array, jax.Array]:
-  """The momentum that the next update will use.
+  """The momentum that a step was taken with.
 
   Args:
     config: A resolved configuration.
-    opt_state: State of its optimizer.
+    before: State of its optimizer before the step.
+    after: State of its optimizer after the step.
 
   Returns:
     The momentum, and 1 where it is the horizontal one, else 0: both of
@@ -74,7 +77,7 @@ def step_momentum(
   nothing = jnp.float32(jnp.nan)
   match config.optimizer:
     case 'lcam':
-      reading = optax_lcam.read(opt_state)
+      reading = optax_lcam.read(before if config.reaction == 'next' else after)
       horizontal = reading.phase == optax_lcam.Phase.HORIZONTAL
       return reading.momentum, horizontal.astype(jnp.float32)
     case 'sgd':

@@ -148,9 +148,11 @@ def make_train_step(
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
     )(state.params)
-    momentum, horizontal = optimizers.step_momentum(config, state.opt_state)
     updates, opt_state = optimizer.update(
       grads, state.opt_state, state.params, value=loss
+    )
+    momentum, horizontal = optimizers.step_momentum(
+      config, before=state.opt_state, after=opt_state
     )
     new_state = TrainState(
       step=state.step + 1,

@@ -1,14 +1,22 @@
-"""Many runs: arms times seeds, one after another."""
+"""Many runs: arms times seeds, one after another.
+
+A sweep that was interrupted goes on with the same command: runs that are done
+are skipped, one that was cut off resumes.
+"""
 
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+import traceback
 from typing import Any
 
 import rich.console
 
+from train import errors
 from train import loop
 from train.experiments import Experiment
+
+_ERROR = 'error.txt'
 
 
 def sweep(
@@ -16,8 +24,9 @@ def sweep(
   seeds: int,
   run_dir: pathlib.Path,
   console: rich.console.Console,
-) -> list[dict[str, Any]]:
-  """Runs every experiment with every seed; finished runs are skipped.
+  **settings: Any,
+) -> list[pathlib.Path]:
+  """Runs every experiment with every seed.
 
   The seeds are 0 to ``seeds - 1`` in every arm, so that arms can be compared
   in pairs: runs of one seed share their start and the order of their images.
@@ -27,18 +36,35 @@ def sweep(
     seeds: Runs of each.
     run_dir: Each run gets run_dir/EXPERIMENT/seed-N.
     console: Where progress is shown.
+    **settings: Settings of every run, in place of the experiment's own.
 
   Returns:
-    The summaries of the runs.
+    The directories of the runs that failed. One that does leaves the others
+    alone: what it raised is shown, and kept as error.txt in its directory.
+
+  Raises:
+    UsageError: The input is wrong, which concerns all runs.
   """
+  # Every arm has its first seed before any has its second.
   plan = [(arm, seed) for seed in range(seeds) for arm in experiments]
-  return [
-    loop.run(
-      dataclasses.replace(arm.config, seed=seed),
-      run_dir / arm.name / f'seed-{seed}',
-      experiment=arm.name,
-      title=f'{i}/{len(plan)} {arm.name} seed {seed}',
-      console=console,
-    )
-    for i, (arm, seed) in enumerate(plan, start=1)
-  ]
+  failed = []
+  for i, (arm, seed) in enumerate(plan, start=1):
+    directory = run_dir / arm.name / f'seed-{seed}'
+    title = f'{i}/{len(plan)} {arm.name} seed {seed}'
+    (directory / _ERROR).unlink(missing_ok=True)
+    try:
+      loop.run(
+        dataclasses.replace(arm.config, seed=seed, **settings),
+        directory,
+        experiment=arm.name,
+        title=title,
+        console=console,
+      )
+    except errors.UsageError:
+      raise
+    except Exception as error:
+      failed.append(directory)
+      console.print(f'{title} failed: {error!r}', markup=False, soft_wrap=True)
+      if directory.is_dir():
+        (directory / _ERROR).write_text(traceback.format_exc())
+  return failed

@@ -53,6 +53,9 @@ _SHORT = ('--epochs', 6, '--train-examples', 400, '--batch-size', 32)
     (['run', '--train-examples', '5000'], ['--train-examples', '1437', '5000']),
     (['--epochs', '3'], ['--epochs']),
     (['list', 'all'], ["'all'"]),
+    (['sweep'], ['at least one experiment']),
+    (['sweep', 'figur2'], ["'figur2'"]),
+    (['sweep', 'digits', '--seeds', '0'], ['--seeds', 'got 0']),
     (['report'], ['directory']),
     (['report', 'absent'], ['absent']),
   ],
@@ -97,6 +100,40 @@ def test_list_names_the_experiments_and_their_commands():
   finished = _train('list')
   assert finished.returncode == 0
   assert 'python -m train run figure4-cifar100-lcam' in finished.stdout
+
+
+def test_a_reader_that_has_seen_enough():
+  with subprocess.Popen(
+    _command('list'),
+    cwd=_REPOSITORY,
+    env=_environment(),
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == ''
+
+
+def test_interrupted_it_says_how_to_go_on(tmp_path):
+  with subprocess.Popen(
+    _command('run', *_SHORT, '--epochs', 500, '--run-dir', tmp_path / 'run'),
+    cwd=_REPOSITORY,
+    env=_environment(),
+    stderr=subprocess.PIPE,
+    text=True,
+  ) as process:
+    assert process.stderr is not None
+    for line in process.stderr:
+      if 'epoch 2/500' in line:
+        break
+    process.send_signal(signal.SIGINT)
+    rest = process.stderr.read()
+  assert process.returncode == 130
+  assert 'goes on from the last checkpoint' in rest
+  assert 'Traceback' not in rest
 
 
 def test_killed_and_taken_up_again_ends_at_the_same_bytes(tmp_path):

@@ -27,6 +27,7 @@ from train import errors
     ('vertical_momentum', -0.1, '[0, 1)'),
     ('initial_momentum', float('nan'), '[0, 1)'),
     ('momentum', 2.0, '[0, 1)'),
+    ('loss_decay', 1.0, '(0, 1)'),
     ('dropout_rate', 1.0, '[0, 1)'),
     ('learning_rate', 0.0, 'above 0'),
     ('learning_rate', float('inf'), 'above 0'),

@@ -1,10 +1,12 @@
 """The experiments are what the paper says they are."""
 
+import numpy as np
 import pytest
 
 from train import config as config_lib
 from train import errors
 from train import experiments
+from train import schedules
 
 
 @pytest.mark.parametrize('name', sorted(experiments.EXPERIMENTS))
@@ -22,14 +24,71 @@ def test_the_papers_final_run_on_cifar100():
 
 
 @pytest.mark.parametrize('dataset', ['cifar10', 'cifar100'])
-def test_a_control_differs_in_the_optimizer_alone(dataset):
-  arm = config_lib.to_json(experiments.get(f'figure4-{dataset}-lcam').config)
-  control = config_lib.to_json(
-    experiments.get(f'figure4-{dataset}-fixed').config
+@pytest.mark.parametrize('size', ['', 'small-'])
+def test_a_control_differs_in_the_momentum_alone(dataset, size):
+  arm, control = (
+    config_lib.to_json(
+      experiments.get(f'{size}figure4-{dataset}-{name}').config
+    )
+    for name in ('lcam', 'fixed-0.9')
   )
   different = {name for name in arm if arm[name] != control[name]}
   assert different <= {'optimizer', 'horizontal_momentum', 'vertical_momentum'}
   assert 'optimizer' in different
+
+
+def test_figure_2_has_four_arms_and_figure_3_six():
+  for figure, dataset, count in (('2', 'cifar10', 4), ('3', 'cifar100', 6)):
+    arms = experiments.select(f'figure{figure}')
+    assert len(arms) == count
+    for arm in arms:
+      assert arm.config.dataset == dataset
+      assert arm.config.schedule == 'steps'
+      assert arm.config.milestones == (30, 60, 90)
+
+
+def test_the_authors_decay_starts_an_epoch_later_and_before_the_step():
+  config = config_lib.resolve(
+    experiments.get('authors-cifar10-lcam').config, 391
+  )
+  schedule = schedules.make_schedule(config, 391)
+  first = 31 * 391
+  rates = [float(schedule(step)) for step in (first - 1, first, first + 1)]
+  expected = [0.1, 0.1 * 0.99985, 0.1 * 0.99985**2]
+  np.testing.assert_allclose(rates, expected, rtol=1e-6)
+  assert not config.inclusive
+  assert (config.horizontal_momentum, config.vertical_momentum) == (0.9, 0.95)
+
+
+@pytest.mark.parametrize(
+  'name', [n for n in experiments.EXPERIMENTS if n.startswith('small-')]
+)
+def test_small_runs_keep_the_proportions(name):
+  small = config_lib.resolve(experiments.get(name).config, 40)
+  full = config_lib.resolve(
+    experiments.get(name.removeprefix('small-')).config, 391
+  )
+  rates = [
+    np.asarray(
+      [
+        float(schedules.make_schedule(config, steps)(int(share * end)))
+        for share in (0.0, 0.1, 0.25, 0.45, 0.65, 0.85, 0.95)
+        for end in [config.epochs * steps]
+      ]
+    )
+    for config, steps in ((small, 40), (full, 391))
+  ]
+  # The small steps are coarser.
+  np.testing.assert_allclose(rates[0], rates[1], rtol=0.2, atol=1e-6)
+
+
+def test_a_family_is_chosen_by_what_its_names_begin_with():
+  names = {arm.name for arm in experiments.select('small-figure2')}
+  assert names == {
+    f'small-figure2-{arm}'
+    for arm in ('fixed-0.9', 'fixed-0.95', 'horizontal-0.95', 'vertical-0.95')
+  }
+  assert [e.name for e in experiments.select('digits-lcam')] == ['digits-lcam']
 
 
 def test_a_misspelt_name_gets_the_nearest():

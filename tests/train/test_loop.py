@@ -210,18 +210,21 @@ def test_longer_dispatches_are_the_same_run(finished, tmp_path):
   np.testing.assert_allclose(ours['train_loss'], theirs['train_loss'], rtol=0.1)
 
 
-def test_a_sweep_pairs_its_seeds(tmp_path):
-  arms = [
+def _digits(epochs=1):
+  return [
     dataclasses.replace(
       experiments.get(name),
       config=dataclasses.replace(
-        experiments.get(name).config, epochs=1, train_examples=64
+        experiments.get(name).config, epochs=epochs, train_examples=64
       ),
     )
     for name in ('digits-lcam', 'digits-fixed')
   ]
+
+
+def test_a_sweep_pairs_its_seeds(tmp_path):
   console = rich.console.Console(file=io.StringIO())
-  sweep.sweep(arms, 2, tmp_path, console)
+  assert sweep.sweep(_digits(), 2, tmp_path, console) == []
   configs = {
     path.parent.relative_to(tmp_path).as_posix(): json.loads(path.read_text())
     for path in tmp_path.rglob('config.json')
@@ -236,3 +239,26 @@ def test_a_sweep_pairs_its_seeds(tmp_path):
       'experiment',
       'optimizer',
     }
+
+
+def test_a_run_that_fails_leaves_the_rest_of_a_sweep_alone(
+  tmp_path, monkeypatch
+):
+  console = rich.console.Console(file=io.StringIO(), width=200)
+  real = loop.run
+
+  def run(config, directory, **keywords):
+    if config.optimizer == 'lcam':
+      directory.mkdir(parents=True)
+      raise MemoryError('out of it')
+    return real(config, directory, **keywords)
+
+  monkeypatch.setattr(loop, 'run', run)
+  failed = sweep.sweep(_digits(), 1, tmp_path, console)
+  assert failed == [tmp_path / 'digits-lcam' / 'seed-0']
+  assert "MemoryError('out of it')" in console.file.getvalue()
+  assert 'Traceback' in (failed[0] / 'error.txt').read_text()
+  done = json.loads(
+    (tmp_path / 'digits-fixed' / 'seed-0' / 'summary.json').read_text()
+  )
+  assert done['status'] == 'done'

@@ -40,8 +40,9 @@ def _train(**settings):
   for _ in range(_STEPS):
     loss, grads = jax.value_and_grad(loss_fn)(params)
     losses.append(float(loss))
-    momenta.append(optimizers.step_momentum(config, state))
+    before = state
     updates, state = optimizer.update(grads, state, params, value=loss)
+    momenta.append(optimizers.step_momentum(config, before, state))
     params = optax.apply_updates(params, updates)
   return np.asarray(params), np.asarray(momenta), np.asarray(losses)
 
@@ -112,6 +113,35 @@ def test_the_momentum_of_a_step_is_the_one_it_is_taken_with():
   assert {0.7, 0.8} <= set(expected)
   np.testing.assert_allclose(momenta[:, 0], expected, rtol=1e-6)
   np.testing.assert_array_equal(momenta[:, 1], np.asarray(expected) == 0.8)
+
+
+def test_the_other_reading_reacts_in_the_same_step():
+  _, momenta, losses = _train(
+    optimizer='lcam',
+    reaction='current',
+    horizontal_momentum=0.8,
+    vertical_momentum=0.7,
+  )
+  expected = [
+    0.8 if loss <= losses[step - step % 4 : step + 1].mean() else 0.7
+    for step, loss in enumerate(losses)
+  ]
+  np.testing.assert_allclose(momenta[:, 0], expected, rtol=1e-6)
+
+
+def test_a_moving_average_in_place_of_the_epochs_mean():
+  _, momenta, losses = _train(
+    optimizer='lcam',
+    loss_decay=0.6,
+    horizontal_momentum=0.8,
+    vertical_momentum=0.7,
+  )
+  expected = [0.9]
+  for step in range(_STEPS - 1):
+    weights = 0.6 ** np.arange(step + 1)[::-1]
+    mean = weights @ losses[: step + 1] / weights.sum()
+    expected.append(0.8 if losses[step] <= mean else 0.7)
+  np.testing.assert_allclose(momenta[:, 0], expected, rtol=1e-6)
 
 
 def test_others_have_no_phases():
