@@ -195,6 +195,21 @@ def test_a_report_is_a_table_and_a_picture(tmp_path):
   assert _has_content(out / 'curves.png')
 
 
+def test_a_picture_is_made_of_finished_runs_alone(tmp_path):
+  _write_run(tmp_path / '0', seed=0)
+  _write_run(tmp_path / '1', seed=1, status='incomplete')
+  (arm,) = records.group_into_arms(records.find_runs([tmp_path]))
+  _, mean, _, _ = figures._band(arm, 'train_loss')
+  np.testing.assert_allclose(mean, [2, 1, 2 / 3])
+
+
+def test_no_run_is_finished(tmp_path):
+  _write_run(tmp_path / 'run', status='incomplete')
+  with pytest.raises(errors.UsageError, match='no finished run'):
+    report.write([tmp_path], tmp_path / 'out')
+  assert not (tmp_path / 'out').exists()
+
+
 def test_a_report_that_cannot_be_written(tmp_path):
   _write_run(tmp_path / 'run')
   (tmp_path / 'out').write_text('in the way')

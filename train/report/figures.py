@@ -84,7 +84,7 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
         if band is None:
           continue
         epochs, mean, low, high = band
-        _line(axis, epochs, mean, f'{arm.name} (n={len(arm.runs)})', i)
+        _line(axis, epochs, mean, f'{arm.name} (n={len(arm.finished)})', i)
         axis.fill_between(
           epochs, low, high, color=_COLORS[i % len(_COLORS)], alpha=0.2, lw=0
         )
@@ -109,7 +109,7 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
 
 
 def _band(arm: Arm, name: str) -> tuple[Any, Any, Any, Any] | None:
-  curves = [run.curve(name) for run in arm.runs if run.rows]
+  curves = [run.curve(name) for run in arm.finished]
   if not curves or all(value is None for curve in curves for value in curve):
     return None
   length = min(len(curve) for curve in curves)

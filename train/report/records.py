@@ -51,6 +51,11 @@ class Arm:
     """Whether this is an arm of LCAM, which is what the others are for."""
     return self.runs[0].config['optimizer'] == 'lcam'
 
+  @property
+  def finished(self) -> list[Run]:
+    """The runs that count."""
+    return [run for run in self.runs if run.summary['status'] == 'done']
+
   def final_errors(self) -> dict[int, float]:
     """Final test error in percent by seed, of the runs that are done."""
     return self._errors('final_test_error')
@@ -60,11 +65,7 @@ class Arm:
     return self._errors('best_test_error')
 
   def _errors(self, name: str) -> dict[int, float]:
-    return {
-      run.seed: run.summary[name]
-      for run in self.runs
-      if run.summary['status'] == 'done'
-    }
+    return {run.seed: run.summary[name] for run in self.finished}
 
 
 def find_runs(directories: Iterable[pathlib.Path]) -> list[Run]:

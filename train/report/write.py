@@ -20,9 +20,13 @@ def write(directories: Iterable[pathlib.Path], out: pathlib.Path) -> str:
     The text of report.md.
 
   Raises:
-    UsageError: There is no run, or ``out`` cannot be written.
+    UsageError: There is no finished run, or ``out`` cannot be written.
   """
   arms = records.group_into_arms(records.find_runs(directories))
+  if not any(arm.finished for arm in arms):
+    raise errors.UsageError(
+      'There is no finished run: a report is made of finished runs alone.'
+    )
   comparisons = tables.comparisons_table(arms)
   paragraphs = ['# Report', tables.errors_table(arms)]
   unfinished = [
