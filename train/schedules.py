@@ -60,6 +60,9 @@ def make_schedule(
       )
     case 'cyclical':
       return _triangles(peak, final, steps(cycle), total)
+    case 'warm-up' if steps(warmup) == 0:
+      # Optax would stay at the initial rate, zero, for ever.
+      return optax.constant_schedule(peak)
     case 'warm-up':
       return optax.warmup_constant_schedule(0.0, peak, steps(warmup))
     case name:

@@ -79,6 +79,11 @@ def test_warm_up_rises_in_a_line_and_stays():
   np.testing.assert_allclose(rates, expected, rtol=1e-5)
 
 
+def test_a_warm_up_of_no_step_is_none():
+  rates = _rates(10, epochs=2, schedule='warm-up', warmup_epochs=0.01)
+  np.testing.assert_allclose(rates, 0.1, rtol=1e-6)
+
+
 def test_warm_restarts_double_each_cycle():
   rates = _rates(10, epochs=7, schedule='warm-restarts', cycle_epochs=1)
   expected = []

@@ -53,7 +53,8 @@ def draw_run(
     _label(axes[1], 'loss', from_zero=True)
     curve(axes[2], 'learning_rate', 'learning rate', 0)
     _label(axes[2], 'learning rate')
-    axes[2].set_yscale('log')
+    if all(row['learning_rate'] > 0 for row in rows):
+      axes[2].set_yscale('log')
     if has_phases:
       curve(axes[3], 'horizontal_fraction', 'horizontal', 0)
       _label(axes[3], 'share of horizontal steps')
