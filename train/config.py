@@ -216,6 +216,13 @@ def check(config: Config) -> None:
     lambda x: 0 <= x < math.inf,
     'a finite number of at least 0',
   )
+  require(
+    'warmup_epochs',
+    config.schedule != 'one-cycle'
+    or config.warmup_epochs is None
+    or config.warmup_epochs < config.epochs,
+    f'below --epochs {config.epochs} for one-cycle, which then descends',
+  )
   require_each(
     'cycle_epochs polynomial_power',
     lambda x: 0 < x < math.inf,

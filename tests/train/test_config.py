@@ -52,6 +52,12 @@ def test_out_of_range_is_named(name, given, allowed):
   assert '\n' not in message
 
 
+def test_one_cycle_needs_epochs_to_descend():
+  config = config_lib.Config(schedule='one-cycle', epochs=5, warmup_epochs=5.0)
+  with pytest.raises(errors.UsageError, match='--warmup-epochs.*--epochs 5'):
+    config_lib.check(config)
+
+
 def test_defaults_pass():
   config_lib.check(config_lib.Config())
 
