@@ -54,7 +54,7 @@ def test_out_of_range_is_named(name, given, allowed):
 
 def test_one_cycle_needs_epochs_to_descend():
   config = config_lib.Config(schedule='one-cycle', epochs=5, warmup_epochs=5.0)
-  with pytest.raises(errors.UsageError, match='--warmup-epochs.*--epochs 5'):
+  with pytest.raises(errors.UsageError, match=r'--warmup-epochs.*--epochs 5'):
     config_lib.check(config)
 
 
