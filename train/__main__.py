@@ -8,13 +8,13 @@ import signal
 import sys
 import time
 
-import platformdirs
 import rich.console
 import tyro
 
 from train import config as config_lib
 from train import errors
 from train import experiments
+from train import jax_environment
 
 _USAGE = """\
 usage: python -m train [--run-dir DIR]              the main job
@@ -119,7 +119,7 @@ def main(argv: list[str]) -> int:
 
 def _main_job(argv: list[str], started: float) -> int:
   flags = tyro.cli(MainFlags, args=argv, prog='python -m train')
-  _keep_compiled_programs()
+  jax_environment.prepare()
   from train import report
   from train import sweep
 
@@ -154,7 +154,7 @@ def _run(argv: list[str]) -> int:
   run_dir = flags.run_dir or pathlib.Path(
     f'runs/{name}-seed-{flags.config.seed}'
   )
-  _keep_compiled_programs()
+  jax_environment.prepare()
   from train import loop
 
   summary = loop.run(
@@ -179,7 +179,7 @@ def _sweep(argv: list[str]) -> int:
     for name in flags.experiments
     for experiment in experiments.select(name)
   }
-  _keep_compiled_programs()
+  jax_environment.prepare()
   from train import sweep
 
   failed = sweep.sweep(
@@ -217,13 +217,6 @@ def _report(argv: list[str]) -> int:
 
   print(report.write(flags.directories, flags.out))
   return 0
-
-
-def _keep_compiled_programs() -> None:
-  """Turns on JAX's persistent compilation cache, before JAX starts."""
-  cache = platformdirs.user_cache_path('optax-lcam') / 'compiled'
-  os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache))
-  os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 
 
 if __name__ == '__main__':
