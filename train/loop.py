@@ -270,7 +270,9 @@ def run(
         status = 'diverged'
         break
       if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
-        checkpoints.save(epoch, state)
+        # Orbax fetches arrays in its own ways.
+        with jax.transfer_guard('allow'):
+          checkpoints.save(epoch, state)
 
   # ----------------------------------------------------------------- summary
   checkpoints.close()
