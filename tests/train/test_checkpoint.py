@@ -1,0 +1,70 @@
+"""What is saved comes back bit for bit, also on other devices."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+
+from train import checkpoint
+from train.step import TrainState
+
+
+def _state(devices, scale=1.0):
+  mesh = jax.make_mesh(
+    (devices,),
+    ('batch',),
+    axis_types=(AxisType.Auto,),
+    devices=jax.devices()[:devices],
+  )
+  random = np.random.default_rng(0)
+  state = TrainState(
+    step=np.int32(7 * scale),
+    params={'kernel': scale * random.normal(size=(3, 4)).astype(np.float32)},
+    batch_stats={'mean': np.full(4, scale, np.float32)},
+    opt_state=(
+      (),
+      {'trace': np.asarray(scale * random.normal(size=5), jnp.bfloat16)},
+    ),
+  )
+  return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
+
+
+def _assert_equal(first, second):
+  assert jax.tree.structure(first) == jax.tree.structure(second)
+  for ours, theirs in zip(
+    jax.tree.leaves(first), jax.tree.leaves(second), strict=True
+  ):
+    assert ours.dtype == theirs.dtype
+    assert ours.sharding == theirs.sharding
+    assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
+
+
+def test_nothing_saved_is_nothing_restored(tmp_path):
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'c')
+  assert checkpoints.restore_latest(_state(1)) is None
+  checkpoints.close()
+
+
+def test_the_newest_comes_back_and_the_oldest_go(tmp_path):
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'c')
+  for epoch in (1, 2, 5):
+    checkpoints.save(epoch, _state(1, scale=epoch))
+  checkpoints.close()
+  kept = {path.name for path in (tmp_path / 'c').iterdir()}
+  assert kept == {'2', '5'}
+  again = checkpoint.Checkpoints(tmp_path / 'c')
+  epoch, restored = again.restore_latest(_state(1))
+  again.close()
+  assert epoch == 5
+  _assert_equal(restored, _state(1, scale=5))
+
+
+def test_eight_devices_save_and_one_restores(tmp_path):
+  for name, before, after in (('a', 8, 1), ('b', 1, 8)):
+    checkpoints = checkpoint.Checkpoints(tmp_path / name)
+    checkpoints.save(3, _state(before))
+    checkpoints.close()
+    again = checkpoint.Checkpoints(tmp_path / name)
+    _, restored = again.restore_latest(_state(after, scale=0.0))
+    again.close()
+    _assert_equal(restored, _state(after))
