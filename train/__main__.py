@@ -1,4 +1,4 @@
-"""The command line: python -m train [run | list | report] ..."""
+"""The command line: python -m train [run | sweep | list | report] ..."""
 
 from collections.abc import Callable
 import dataclasses

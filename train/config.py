@@ -32,6 +32,15 @@ Schedule = Literal[
 _PAPER_DECAY_RATE = 0.99985
 _PAPER_DECAY_STEPS = 120 * 391
 
+# The settings that tell repetitions of one experiment apart.
+SEEDS = (
+  'seed',
+  'init_seed',
+  'order_seed',
+  'augmentation_seed',
+  'dropout_seed',
+)
+
 _LEARNING_RATES: dict[Optimizer, float] = {
   'lcam': 0.1,
   'sgd': 0.1,
@@ -236,7 +245,7 @@ def check(config: Config) -> None:
     'finite, at least 0 and increasing',
   )
   require_each(
-    'seed init_seed order_seed augmentation_seed dropout_seed',
+    ' '.join(SEEDS),
     lambda n: 0 <= n < 2**32,
     'from 0 to 4294967295',
   )

@@ -297,8 +297,7 @@ def run(
 
 
 def _key(seed: int | None, stream: int) -> jax.Array:
-  assert seed is not None  # resolved
-  return jax.random.fold_in(jax.random.key(seed), stream)
+  return jax.random.fold_in(jax.random.key(config_lib.known(seed)), stream)
 
 
 def _plan_epoch(

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 import json
-import math
 import os
 import pathlib
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorboardX
 
+from train import run_directory
 from train.step import EvalMetrics
 from train.step import StepMetrics
 
@@ -83,7 +83,9 @@ class MetricsLog:
     """Opens the log of a run of which ``epochs_done`` epochs will be kept."""
     self._jsonl = jsonl
     self.rows = [row for row in read_rows(jsonl) if row['epoch'] <= epochs_done]
-    _write_rows(jsonl, self.rows)
+    run_directory.replace_text(
+      jsonl, ''.join(json.dumps(row) + '\n' for row in self.rows)
+    )
     self._writer = tensorboardX.SummaryWriter(
       str(tensorboard), purge_step=epochs_done + 1
     )
@@ -102,7 +104,7 @@ class MetricsLog:
 
   def best_test_error(self) -> float:
     """The lowest test error of any epoch, in percent."""
-    return min(_number(row['test_error']) for row in self.rows)
+    return min(row['test_error'] for row in self.rows)
 
   def close(self) -> None:
     self._writer.close()
@@ -119,13 +121,3 @@ def read_rows(jsonl: pathlib.Path) -> list[dict[str, Any]]:
     except ValueError:
       break
   return rows
-
-
-def _write_rows(jsonl: pathlib.Path, rows: list[dict[str, Any]]) -> None:
-  unfinished = jsonl.with_suffix('.tmp')
-  unfinished.write_text(''.join(json.dumps(row) + '\n' for row in rows))
-  os.replace(unfinished, jsonl)
-
-
-def _number(value: float | None) -> float:
-  return math.inf if value is None else value

@@ -127,11 +127,17 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
+  """Writes a JSON file completely or not at all."""
+  replace_text(
+    path, json.dumps(finite(content), indent=2, allow_nan=False) + '\n'
+  )
+
+
+def replace_text(path: pathlib.Path, text: str) -> None:
   """Writes a file completely or not at all."""
   unfinished = path.with_suffix('.tmp')
   with unfinished.open('w') as file:
-    json.dump(finite(content), file, indent=2, allow_nan=False)
-    file.write('\n')
+    file.write(text)
     file.flush()
     os.fsync(file.fileno())
   os.replace(unfinished, path)

@@ -11,15 +11,6 @@ from train import errors
 from train import metrics
 from train import run_directory
 
-# In a configuration these tell the runs of one arm apart, not the arms.
-_SEEDS = (
-  'seed',
-  'init_seed',
-  'order_seed',
-  'augmentation_seed',
-  'dropout_seed',
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
@@ -139,5 +130,6 @@ def _settings(run: Run) -> dict[str, Any]:
   return {
     field.name: run.config.get(field.name)
     for field in dataclasses.fields(config_lib.Config)
-    if field.name not in config_lib.FREE_TO_CHANGE and field.name not in _SEEDS
+    if field.name not in config_lib.FREE_TO_CHANGE
+    and field.name not in config_lib.SEEDS
   }
