@@ -32,22 +32,6 @@ def test_the_readmes_pictures_are_there():
     assert (_REPOSITORY / picture).is_file()
 
 
-def test_importing_it_loads_no_framework():
-  program = (
-    'import sys, optax_lcam\n'
-    'heavy = {"flax", "tensorflow", "tensorflow_datasets", "equinox"}\n'
-    'print(heavy & set(sys.modules))\n'
-  )
-  finished = subprocess.run(
-    [sys.executable, '-c', program],
-    cwd=_REPOSITORY,
-    capture_output=True,
-    text=True,
-    check=True,
-  )
-  assert finished.stdout.strip() == 'set()'
-
-
 def test_the_extras_are_those_promised():
   project = tomllib.loads((_REPOSITORY / 'pyproject.toml').read_text())[
     'project'

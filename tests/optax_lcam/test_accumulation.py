@@ -102,18 +102,7 @@ def exact_steps(count, seed=0):
 
 def follow(optimizer, grads, losses):
   params = jnp.zeros(grads.shape[1:], grads.dtype)
-
-  @jax.jit
-  def scan(grads, losses):
-    def step(carry, inputs):
-      params, state = carry
-      g, loss = inputs
-      updates, state = optimizer.update(g, state, params, value=loss)
-      return (optax.apply_updates(params, updates), state), updates
-
-    return jax.lax.scan(step, (params, optimizer.init(params)), (grads, losses))
-
-  (params, state), updates = scan(grads, losses)
+  (params, state), updates = training.follow(optimizer, params, grads, losses)
   return params, state, updates
 
 

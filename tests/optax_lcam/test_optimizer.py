@@ -24,19 +24,7 @@ PARAMS = {'kernel': np.ones((2, 3), np.float32), 'bias': np.ones(3, np.float32)}
 
 def train(optimizer, losses=LOSSES):
   """Final parameters after the fixed gradients and losses."""
-
-  @jax.jit
-  def scan(grads, losses):
-    def step(carry, inputs):
-      params, state = carry
-      g, loss = inputs
-      updates, state = optimizer.update(g, state, params, value=loss)
-      return (optax.apply_updates(params, updates), state), updates
-
-    params = jax.tree.map(jnp.asarray, PARAMS)
-    return jax.lax.scan(step, (params, optimizer.init(params)), (grads, losses))
-
-  return scan(GRADS, losses)
+  return training.follow(optimizer, PARAMS, GRADS, losses)
 
 
 def in_float64(

@@ -72,3 +72,19 @@ def train(optimizer, batches, params=None):
     log.append((loss, updates, optax_lcam.read(state)))
   losses, updates, readings = jax.tree.map(lambda *x: np.stack(x), *log)
   return Run(params, state, losses, updates, readings)
+
+
+def follow(optimizer, params, grads, losses):
+  """Scans over given gradients and losses: ((params, state), updates)."""
+
+  @jax.jit
+  def scan(params, grads, losses):
+    def step(carry, inputs):
+      params, state = carry
+      g, loss = inputs
+      updates, state = optimizer.update(g, state, params, value=loss)
+      return (optax.apply_updates(params, updates), state), updates
+
+    return jax.lax.scan(step, (params, optimizer.init(params)), (grads, losses))
+
+  return scan(jax.tree.map(jnp.asarray, params), grads, losses)
