@@ -149,6 +149,16 @@ def _run(argv: list[str]) -> int:
     args=argv,
     prog='python -m train run [EXPERIMENT]',
   )
+  if (
+    experiment is not None
+    and experiment.follows is not None
+    and flags.config.follow_run is None
+  ):
+    raise errors.UsageError(
+      f'{experiment.name} needs --follow-run, a finished run of'
+      f' {experiment.follows}; `python -m train sweep {experiment.name}` makes'
+      ' both.'
+    )
   config_lib.check(flags.config)
   name = experiment.name if experiment else flags.config.dataset
   run_dir = flags.run_dir or pathlib.Path(
@@ -189,7 +199,7 @@ def _sweep(argv: list[str]) -> int:
     rich.console.Console(stderr=True),
     data_dir=flags.data_dir,
   )
-  runs = len(selected) * flags.seeds
+  runs = len(sweep.in_order(list(selected.values()))) * flags.seeds
   print(
     f'{runs - len(failed)} of {runs} runs are in {flags.run_dir}.'
     f' `python -m train report {flags.run_dir}` compares them.'

@@ -14,7 +14,9 @@ from train import errors
 _T = TypeVar('_T')
 
 Dataset = Literal['digits', 'cifar10', 'cifar100']
-Optimizer = Literal['lcam', 'sgd', 'adam', 'adamw', 'rmsprop', 'adagrad']
+Optimizer = Literal[
+  'lcam', 'coin', 'sgd', 'adam', 'adamw', 'rmsprop', 'adagrad'
+]
 Schedule = Literal[
   'exponential',
   'steps',
@@ -39,10 +41,12 @@ SEEDS = (
   'order_seed',
   'augmentation_seed',
   'dropout_seed',
+  'coin_seed',
 )
 
 _LEARNING_RATES: dict[Optimizer, float] = {
   'lcam': 0.1,
+  'coin': 0.1,
   'sgd': 0.1,
   'adam': 1e-3,
   'adamw': 1e-3,
@@ -63,6 +67,9 @@ class Config:
 
   train_examples: int | None = None
   """Train on the first N examples only. Default: all."""
+
+  image_size: int | None = None
+  """Shrink the images to N x N by averaging. Default: as they are."""
 
   normalization: Literal['dataset', 'imagenet'] = 'dataset'
   """Whose channel means and deviations: imagenet is the authors' choice."""
@@ -89,20 +96,22 @@ class Config:
   """Method of optimization."""
 
   learning_rate: float | None = None
-  """Initial learning rate. Default: 0.1 for lcam and sgd, 0.001 for adam, adamw
-  and rmsprop, 0.01 for adagrad."""
+  """Initial learning rate. Default: 0.1 for lcam, coin and sgd, 0.001 for adam,
+  adamw and rmsprop, 0.01 for adagrad."""
 
   weight_decay: float = 5e-4
   """Factor of the parameters added to the gradients (adamw: to the update)."""
 
   horizontal_momentum: float = 0.93
-  """lcam: momentum after a loss at or below the epoch's mean."""
+  """lcam: momentum after a loss at or below the epoch's mean. coin: one of its
+  two momenta."""
 
   vertical_momentum: float = 0.9
-  """lcam: momentum after a loss above the epoch's mean."""
+  """lcam: momentum after a loss above the epoch's mean. coin: the other of its
+  two momenta."""
 
   initial_momentum: float = 0.9
-  """lcam: momentum of the first step."""
+  """lcam, coin: momentum of the first step."""
 
   inclusive: bool = True
   """lcam: whether a loss equal to the mean is horizontal. --no-inclusive is the
@@ -115,11 +124,19 @@ class Config:
   """lcam: compare with a moving average that forgets by this factor a step.
   Default: the mean of the epoch, as in the paper."""
 
+  horizontal_probability: float | None = None
+  """coin: probability of the horizontal momentum at each step, whatever the
+  loss. Default: the share of horizontal steps of --follow-run."""
+
   momentum: float = 0.9
   """sgd: the fixed momentum."""
 
+  follow_run: pathlib.Path | None = None
+  """A finished run of lcam. coin: take its share of horizontal steps as the
+  probability. sgd: take the mean of its momentum as the fixed momentum."""
+
   nesterov: bool = False
-  """lcam, sgd: Nesterov's momentum."""
+  """lcam, coin, sgd: Nesterov's momentum."""
 
   schedule: Schedule = 'exponential'
   """Learning rate over time. exponential is the paper's per-step decay."""
@@ -169,6 +186,9 @@ class Config:
   dropout_seed: int | None = None
   """Seed of the dropout masks."""
 
+  coin_seed: int | None = None
+  """Seed of the coin."""
+
   eval_batch_size: int = 500
   """Images a step when testing. Changes speed and memory only."""
 
@@ -204,7 +224,7 @@ def check(config: Config) -> None:
     'dataset for digits, whose images have one channel',
   )
   require_each(
-    'train_examples widen_factor epochs batch_size eval_batch_size'
+    'train_examples image_size widen_factor epochs batch_size eval_batch_size'
     ' steps_per_dispatch checkpoint_every',
     lambda n: n >= 1,
     'at least 1',
@@ -237,6 +257,19 @@ def check(config: Config) -> None:
     lambda x: 0 < x < math.inf,
     'a finite number above 0',
   )
+  require_each('horizontal_probability', lambda x: 0 <= x <= 1, 'in [0, 1]')
+  require(
+    'horizontal_probability',
+    config.optimizer != 'coin'
+    or config.horizontal_probability is not None
+    or config.follow_run is not None,
+    'given for --optimizer coin, or taken from a run with --follow-run',
+  )
+  require(
+    'follow_run',
+    config.follow_run is None or config.optimizer in ('coin', 'sgd'),
+    'left out unless --optimizer is coin or sgd',
+  )
   require_each('loss_decay', lambda x: 0 < x < 1, 'in (0, 1)')
   require_each('decay_rate milestone_factor', lambda x: 0 < x <= 1, 'in (0, 1]')
   require_each(
@@ -260,7 +293,8 @@ def resolve(config: Config, steps_per_epoch: int) -> Config:
 
   Returns:
     The configuration without ``None``, but for ``data_dir``,
-    ``train_examples``, ``loss_decay`` and ``steps_per_dispatch``.
+    ``train_examples``, ``image_size``, ``loss_decay``, ``follow_run``,
+    ``horizontal_probability`` and ``steps_per_dispatch``.
   """
 
   def default(name: str, value: Any) -> Any:
@@ -289,6 +323,7 @@ def resolve(config: Config, steps_per_epoch: int) -> Config:
     order_seed=default('order_seed', config.seed),
     augmentation_seed=default('augmentation_seed', config.seed),
     dropout_seed=default('dropout_seed', config.seed),
+    coin_seed=default('coin_seed', config.seed),
   )
 
 
@@ -301,8 +336,9 @@ def known(value: _T | None) -> _T:
 def to_json(config: Config) -> dict[str, Any]:
   """The settings as plain JSON values."""
   settings = dataclasses.asdict(config)
-  if config.data_dir is not None:
-    settings['data_dir'] = str(config.data_dir)
+  for name in ('data_dir', 'follow_run'):
+    if settings[name] is not None:
+      settings[name] = str(settings[name])
   if config.milestones is not None:
     settings['milestones'] = list(config.milestones)
   return settings
@@ -310,7 +346,13 @@ def to_json(config: Config) -> dict[str, Any]:
 
 # Settings that change where or how fast a run computes, not what.
 FREE_TO_CHANGE = frozenset(
-  {'data_dir', 'eval_batch_size', 'steps_per_dispatch', 'checkpoint_every'}
+  {
+    'data_dir',
+    'follow_run',
+    'eval_batch_size',
+    'steps_per_dispatch',
+    'checkpoint_every',
+  }
 )
 
 

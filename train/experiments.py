@@ -3,8 +3,8 @@
 `python -m train list` shows them, `python -m train run NAME` runs one, and
 `python -m train sweep PREFIX` all that begin so. Every experiment of the
 paper has two sizes: its own, for one GPU, and under `small-` a tenth of its
-epochs on a small network and 5,000 images, with the same proportions, for two
-CPU cores.
+epochs on a small network and 5,000 images of half the width and height, with
+the same proportions, for two CPU cores.
 """
 
 from collections.abc import Iterator
@@ -25,6 +25,9 @@ class Experiment:
   scale: str
   """Network, images, epochs, and the machine that it is meant for."""
   config: Config
+  follows: str | None = None
+  """The experiment of LCAM whose share of horizontal steps, or mean momentum,
+  this one takes over, seed by seed."""
 
 
 _DIGITS = Config(
@@ -96,91 +99,149 @@ _FIGURE3 = {
 _PAIRS = {'cifar10': (0.9, 0.95), 'cifar100': (0.93, 0.9)}
 
 
-def _of_the_paper() -> Iterator[tuple[str, str, Config]]:
-  """Name, summary and full-size configuration of each experiment."""
+@dataclasses.dataclass(frozen=True)
+class _Arm:
+  """One experiment at the paper's own size."""
 
-  def make(dataset: str, *settings: dict[str, Any]) -> Config:
-    merged = {key: value for part in settings for key, value in part.items()}
-    return dataclasses.replace(
-      _PAPER,
-      dataset=dataset,  # type: ignore[arg-type]
-      **merged,
-    )
+  name: str
+  summary: str
+  config: Config
+  follows: str | None = None
 
+
+def _make(dataset: str, *settings: dict[str, Any]) -> Config:
+  merged = {key: value for part in settings for key, value in part.items()}
+  return dataclasses.replace(
+    _PAPER,
+    dataset=dataset,  # type: ignore[arg-type]
+    **merged,
+  )
+
+
+def _figures_2_and_3() -> Iterator[_Arm]:
   for figure, dataset, arms in (
     ('figure2', 'cifar10', _FIGURE2),
     ('figure3', 'cifar100', _FIGURE3),
   ):
     for arm, (summary, settings) in arms.items():
-      yield (
+      yield _Arm(
         f'{figure}-{arm}',
         f'Figure {figure[-1]}, {dataset}, steps at 30, 60, 90: {summary}.',
-        make(dataset, settings),
+        _make(dataset, settings),
       )
 
-  for dataset, pair in _PAIRS.items():
-    # Figure 4 and Table 1, and the controls that they lack.
-    lcam = _lcam(*pair)
-    pair_words = f'horizontal {pair[0]}, vertical {pair[1]}'
-    yield (
-      f'figure4-{dataset}-lcam',
-      f'Figure 4 and Table 1, {dataset}: LCAM, {pair_words}.',
-      make(dataset, _FINAL, lcam),
+
+def _figure_4_and_table_1(dataset: str) -> Iterator[_Arm]:
+  """The paper's arms, and the controls that it lacks."""
+  pair = _PAIRS[dataset]
+  yield _Arm(
+    f'figure4-{dataset}-lcam',
+    f'Figure 4 and Table 1, {dataset}: LCAM, horizontal {pair[0]}, vertical'
+    f' {pair[1]}.',
+    _make(dataset, _FINAL, _lcam(*pair)),
+  )
+  for momentum in (0.9, 0.93, 0.915):
+    yield _Arm(
+      f'figure4-{dataset}-fixed-{momentum}',
+      f'Control of Figure 4, {dataset}: fixed momentum {momentum}.',
+      _make(dataset, _FINAL, _fixed(momentum)),
     )
-    for momentum in (0.9, 0.93, 0.915):
-      yield (
-        f'figure4-{dataset}-fixed-{momentum}',
-        f'Control of Figure 4, {dataset}: fixed momentum {momentum}.',
-        make(dataset, _FINAL, _fixed(momentum)),
-      )
-    yield (
-      f'figure4-{dataset}-steps-120',
-      f'Control of Table 1, {dataset}: the steps of the WRN paper in 120'
-      ' epochs.',
-      make(dataset, _fixed(0.9), {'epochs': 120, 'milestones': (36, 72, 96)}),
+  yield _Arm(
+    f'figure4-{dataset}-steps-120',
+    f'Control of Table 1, {dataset}: the steps of the WRN paper in 120 epochs.',
+    _make(dataset, _fixed(0.9), {'epochs': 120, 'milestones': (36, 72, 96)}),
+  )
+  yield _Arm(
+    f'figure4-{dataset}-cosine-120',
+    f'Control of Table 1, {dataset}: cosine annealing in 120 epochs.',
+    _make(dataset, _fixed(0.9), {'epochs': 120, 'schedule': 'cosine'}),
+  )
+  yield _Arm(
+    f'table1-{dataset}-wrn',
+    f'Table 1, {dataset}: the WRN paper, 200 epochs, steps at 60, 120, 160.',
+    _make(dataset, _fixed(0.9), {'epochs': 200, 'milestones': (60, 120, 160)}),
+  )
+  yield _Arm(
+    f'table1-{dataset}-cosine',
+    f'Table 1, {dataset}: cosine annealing, 200 epochs.',
+    _make(dataset, _fixed(0.9), {'epochs': 200, 'schedule': 'cosine'}),
+  )
+
+
+def _ablations(dataset: str) -> Iterator[_Arm]:
+  """LCAM's final run with one thing changed."""
+  lcam = _lcam(*_PAIRS[dataset])
+  follows = f'figure4-{dataset}-lcam'
+  yield _Arm(
+    f'ablation-{dataset}-coin',
+    f"Ablation, {dataset}: a coin that switches at LCAM's own rate and does"
+    ' not look at the loss.',
+    _make(dataset, _FINAL, lcam, {'optimizer': 'coin'}),
+    follows,
+  )
+  yield _Arm(
+    f'ablation-{dataset}-time-average',
+    f"Ablation, {dataset}: momentum fixed at the mean of LCAM's own.",
+    _make(dataset, _FINAL, {'optimizer': 'sgd'}),
+    follows,
+  )
+  yield _Arm(
+    f'ablation-{dataset}-current',
+    f'Ablation, {dataset}: the loss chooses the momentum of its own step.',
+    _make(dataset, _FINAL, lcam, {'reaction': 'current'}),
+  )
+  yield _Arm(
+    f'ablation-{dataset}-strict',
+    f'Ablation, {dataset}: < for <= alone.',
+    _make(dataset, _FINAL, lcam, {'inclusive': False}),
+  )
+  yield _Arm(
+    f'ablation-{dataset}-moving-average',
+    f"Ablation, {dataset}: a moving average for the epoch's mean.",
+    # A quarter of an epoch of 391 steps, about.
+    _make(dataset, _FINAL, lcam, {'loss_decay': 0.99}),
+  )
+  for factor, word in ((0.5, 'half'), (2, 'twice')):
+    # The learning rate in proportion to the batch: Goyal et al., 2017.
+    size = {
+      'batch_size': int(_PAPER.batch_size * factor),
+      'learning_rate': 0.1 * factor,
+      # Per step, so that an epoch decays as much.
+      'decay_rate': _FINAL['decay_rate'] ** factor,
+    }
+    yield _Arm(
+      f'ablation-{dataset}-{word}-batch-lcam',
+      f'Ablation, {dataset}: LCAM with {word} the batch and learning rate.',
+      _make(dataset, _FINAL, lcam, size),
     )
-    yield (
-      f'figure4-{dataset}-cosine-120',
-      f'Control of Table 1, {dataset}: cosine annealing in 120 epochs.',
-      make(dataset, _fixed(0.9), {'epochs': 120, 'schedule': 'cosine'}),
+    yield _Arm(
+      f'ablation-{dataset}-{word}-batch-fixed-0.9',
+      f'Ablation, {dataset}: fixed momentum 0.9 with {word} the batch and'
+      ' learning rate.',
+      _make(dataset, _FINAL, _fixed(0.9), size),
     )
-    yield (
-      f'table1-{dataset}-wrn',
-      f'Table 1, {dataset}: the WRN paper, 200 epochs, steps at 60, 120, 160.',
-      make(dataset, _fixed(0.9), {'epochs': 200, 'milestones': (60, 120, 160)}),
+
+
+def _others(dataset: str) -> Iterator[_Arm]:
+  yield _Arm(
+    f'authors-{dataset}-lcam',
+    f"The authors' program, {dataset}: < for <=, decay one epoch later,"
+    " ImageNet's normalisation.",
+    _make(dataset, _AUTHORS, _lcam(*_PAIRS[dataset])),
+  )
+  for optimizer in ('adam', 'adamw', 'rmsprop', 'adagrad'):
+    yield _Arm(
+      f'adaptive-{dataset}-{optimizer}',
+      f'Section 4.4, {dataset}: {optimizer} on the same network.',
+      _make(dataset, _FINAL, {'optimizer': optimizer, 'learning_rate': None}),
     )
-    yield (
-      f'table1-{dataset}-cosine',
-      f'Table 1, {dataset}: cosine annealing, 200 epochs.',
-      make(dataset, _fixed(0.9), {'epochs': 200, 'schedule': 'cosine'}),
-    )
-    yield (
-      f'authors-{dataset}-lcam',
-      f"The authors' program, {dataset}: < for <=, decay one epoch later,"
-      " ImageNet's normalisation.",
-      make(dataset, _AUTHORS, lcam),
-    )
-    yield (
-      f'ablation-{dataset}-current',
-      f'Ablation, {dataset}: the loss chooses the momentum of its own step.',
-      make(dataset, _FINAL, lcam, {'reaction': 'current'}),
-    )
-    yield (
-      f'ablation-{dataset}-strict',
-      f'Ablation, {dataset}: < for <= alone.',
-      make(dataset, _FINAL, lcam, {'inclusive': False}),
-    )
-    yield (
-      f'ablation-{dataset}-moving-average',
-      f"Ablation, {dataset}: a moving average for the epoch's mean.",
-      make(dataset, _FINAL, lcam, {'loss_decay': 0.99}),
-    )
-    for optimizer in ('adam', 'adamw', 'rmsprop', 'adagrad'):
-      yield (
-        f'adaptive-{dataset}-{optimizer}',
-        f'Section 4.4, {dataset}: {optimizer} on the same network.',
-        make(dataset, _FINAL, {'optimizer': optimizer, 'learning_rate': None}),
-      )
+
+
+def _of_the_paper() -> Iterator[_Arm]:
+  yield from _figures_2_and_3()
+  for family in (_figure_4_and_table_1, _ablations, _others):
+    for dataset in _PAIRS:
+      yield from family(dataset)
 
 
 def _small(config: Config) -> Config:
@@ -195,11 +256,16 @@ def _small(config: Config) -> Config:
     depth=10,
     widen_factor=1,
     train_examples=5000,
+    image_size=16,
+    # More steps for the same images: 157 an epoch.
+    batch_size=config.batch_size // 4,
     epochs=config.epochs // _SMALL_FACTOR,
     decay_start=tenth(config.decay_start),
     # Left open, it leads to the same final rate in fewer steps.
     decay_rate=None,
     milestones=milestones and tuple(m / _SMALL_FACTOR for m in milestones),
+    # Again a quarter of an epoch.
+    loss_decay=config.loss_decay and 0.975,
     checkpoint_every=5,
   )
 
@@ -215,19 +281,22 @@ def _all() -> Iterator[Experiment]:
       'WRN-10-1, 12 epochs; seconds on 2 CPU cores',
       dataclasses.replace(_DIGITS, **settings),
     )
-  for name, summary, config in _of_the_paper():
+  for arm in _of_the_paper():
     yield Experiment(
-      name,
-      summary,
-      f'WRN-28-10, {config.epochs} epochs; hours on one GPU',
-      config,
+      arm.name,
+      arm.summary,
+      f'WRN-28-10, {arm.config.epochs} epochs; hours on one GPU',
+      arm.config,
+      arm.follows,
     )
-    small = _small(config)
+    small = _small(arm.config)
     yield Experiment(
-      f'small-{name}',
-      f'{summary[:-1]}; small.',
-      f'WRN-10-1, 5,000 images, {small.epochs} epochs; minutes on 2 CPU cores',
+      f'small-{arm.name}',
+      f'{arm.summary[:-1]}; small.',
+      f'WRN-10-1, 5,000 images of 16x16, {small.epochs} epochs; a minute on 2'
+      ' CPU cores',
       small,
+      arm.follows and f'small-{arm.follows}',
     )
 
 

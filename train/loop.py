@@ -21,6 +21,7 @@ from train import augmentation
 from train import checkpoint
 from train import config as config_lib
 from train import data
+from train import followed_run
 from train import metrics
 from train import optimizers
 from train import progress
@@ -67,7 +68,10 @@ def run(
 
   # ------------------------------------------------------- settings and data
   config_lib.check(config)
-  dataset = data.load(config.dataset, config.data_dir, config.train_examples)
+  config = followed_run.take_over(config)
+  dataset = data.load(
+    config.dataset, config.data_dir, config.train_examples, config.image_size
+  )
   examples = len(dataset.train)
   steps_per_epoch = -(-examples // config.batch_size)
   given, config = config, config_lib.resolve(config, steps_per_epoch)

@@ -44,6 +44,8 @@ def make_optimizer(
       optax.adamw(schedule, weight_decay=config.weight_decay)
     )
   match config.optimizer:
+    case 'coin':
+      descent = _coin_sgd(config, schedule)
     case 'sgd':
       descent = optax.sgd(schedule, config.momentum, config.nesterov)
     case 'adam':
@@ -57,6 +59,31 @@ def make_optimizer(
       raise ValueError(f'Unknown optimizer {name!r}.')
   return optax.with_extra_args_support(
     optax.chain(optax.add_decayed_weights(config.weight_decay), descent)
+  )
+
+
+def _coin_sgd(
+  config: config_lib.Config, schedule: optax.Schedule
+) -> optax.GradientTransformation:
+  """LCAM's two momenta at random: the ablation of the loss."""
+  probability = config_lib.known(config.horizontal_probability)
+  key = jax.random.key(config_lib.known(config.coin_seed))
+
+  def momentum(step: jax.Array) -> jax.Array:
+    horizontal = jax.random.bernoulli(
+      jax.random.fold_in(key, step), probability
+    )
+    chosen = jnp.where(
+      horizontal, config.horizontal_momentum, config.vertical_momentum
+    )
+    # As with LCAM, nothing has been chosen before the first step.
+    return jnp.where(step == 0, config.initial_momentum, chosen)
+
+  return optax.chain(
+    optax.inject_hyperparams(optax.trace, static_args='nesterov')(
+      decay=momentum, nesterov=config.nesterov
+    ),
+    optax.scale_by_learning_rate(schedule),
   )
 
 
@@ -80,6 +107,10 @@ def step_momentum(
       reading = optax_lcam.read(before if config.reaction == 'next' else after)
       horizontal = reading.phase == optax_lcam.Phase.HORIZONTAL
       return reading.momentum, horizontal.astype(jnp.float32)
+    case 'coin':
+      used = optax.tree.get(after, 'hyperparams')['decay']
+      horizontal = used == jnp.float32(config.horizontal_momentum)
+      return used, horizontal.astype(jnp.float32)
     case 'sgd':
       return jnp.float32(config.momentum), nothing
     case _:

@@ -1,7 +1,8 @@
 """Many runs: arms times seeds, one after another.
 
-A sweep that was interrupted goes on with the same command: runs that are done
-are skipped, one that was cut off resumes.
+An arm that follows another comes after it, and the other is run too. A sweep
+that was interrupted goes on with the same command: runs that are done are
+skipped, one that was cut off resumes.
 """
 
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from typing import Any
 import rich.console
 
 from train import errors
+from train import experiments as experiments_lib
 from train import loop
 from train.experiments import Experiment
 
@@ -46,15 +48,20 @@ def sweep(
     UsageError: The input is wrong, which concerns all runs.
   """
   # Every arm has its first seed before any has its second.
-  plan = [(arm, seed) for seed in range(seeds) for arm in experiments]
+  plan = [(arm, seed) for seed in range(seeds) for arm in in_order(experiments)]
   failed = []
   for i, (arm, seed) in enumerate(plan, start=1):
     directory = run_dir / arm.name / f'seed-{seed}'
     title = f'{i}/{len(plan)} {arm.name} seed {seed}'
     (directory / _ERROR).unlink(missing_ok=True)
+    config = dataclasses.replace(arm.config, seed=seed, **settings)
+    if arm.follows is not None:
+      config = dataclasses.replace(
+        config, follow_run=run_dir / arm.follows / f'seed-{seed}'
+      )
     try:
       loop.run(
-        dataclasses.replace(arm.config, seed=seed, **settings),
+        config,
         directory,
         experiment=arm.name,
         title=title,
@@ -68,3 +75,13 @@ def sweep(
       if directory.is_dir():
         (directory / _ERROR).write_text(traceback.format_exc())
   return failed
+
+
+def in_order(experiments: Sequence[Experiment]) -> list[Experiment]:
+  """The experiments, with those that others follow before these."""
+  followed = {e.follows for e in experiments if e.follows is not None}
+  missing = followed - {experiment.name for experiment in experiments}
+  return sorted(
+    [*map(experiments_lib.get, sorted(missing)), *experiments],
+    key=lambda experiment: experiment.follows is not None,
+  )

@@ -47,3 +47,30 @@ class Dataset:
     mean = weights @ values
     deviation = np.sqrt(weights @ values**2 - mean**2)
     return mean.astype(np.float32), deviation.astype(np.float32)
+
+
+def shrink(whole: Dataset, factor: int) -> Dataset:
+  """The data set with each square of pixels replaced by its mean.
+
+  Args:
+    whole: Images whose height and width are multiples of ``factor``.
+    factor: Side of a square, in pixels.
+
+  Returns:
+    The data set with images that are smaller by the factor, and crops to suit.
+  """
+
+  def smaller(split: Split) -> Split:
+    count, height, width, channels = split.images.shape
+    squares = split.images.reshape(
+      count, height // factor, factor, width // factor, factor, channels
+    )
+    means = squares.mean(axis=(2, 4), dtype=np.float32)
+    return Split(np.rint(means).astype(np.uint8), split.labels)
+
+  return dataclasses.replace(
+    whole,
+    train=smaller(whole.train),
+    test=smaller(whole.test),
+    crop_padding=round(whole.crop_padding / factor),
+  )

@@ -127,9 +127,12 @@ def _experiment(run: Run) -> str:
 
 
 def _settings(run: Run) -> dict[str, Any]:
+  own_to_each_run = {*config_lib.FREE_TO_CHANGE, *config_lib.SEEDS}
+  if run.config.get('follow_run') is not None:
+    # Taken over from another run of the same seed.
+    own_to_each_run |= {'horizontal_probability', 'momentum'}
   return {
     field.name: run.config.get(field.name)
     for field in dataclasses.fields(config_lib.Config)
-    if field.name not in config_lib.FREE_TO_CHANGE
-    and field.name not in config_lib.SEEDS
+    if field.name not in own_to_each_run
   }
