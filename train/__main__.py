@@ -74,7 +74,9 @@ class ReportFlags:
   directories: tyro.conf.Positional[tuple[pathlib.Path, ...]]
   """Run directories, or directories that hold them at any depth."""
   out: pathlib.Path = pathlib.Path('report')
-  """Where report.md and its pictures are written."""
+  """Where the report and its pictures are written."""
+  name: str = 'report.md'
+  """Name of the Markdown file."""
 
 
 def main(argv: list[str]) -> int:
@@ -225,7 +227,7 @@ def _report(argv: list[str]) -> int:
     raise errors.UsageError('report needs at least one run directory.')
   from train import report
 
-  print(report.write(flags.directories, flags.out))
+  print(report.write(flags.directories, flags.out, flags.name))
   return 0
 
 

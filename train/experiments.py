@@ -53,6 +53,8 @@ _PAPER = Config(
   milestone_factor=0.2,
 )
 
+_READ_OFF_EPOCH = 120
+
 # Section 4.3: constant for 30 epochs, then x0.99985 after every step.
 _FINAL: dict[str, Any] = {
   'schedule': 'exponential',
@@ -312,6 +314,22 @@ def get(name: str) -> Experiment:
     f'{errors.did_you_mean(name, EXPERIMENTS)} `python -m train list` shows'
     ' them all.'
   )
+
+
+def read_off_epoch(name: str | None, epochs: int) -> int:
+  """The epoch at which the paper reads off the error of an experiment.
+
+  Args:
+    name: Of either size, or ``None``.
+    epochs: Of the run.
+
+  Returns:
+    Epoch 120 of the authors' 150, or in proportion; elsewhere the last.
+  """
+  full = EXPERIMENTS.get((name or '').removeprefix('small-'))
+  if full is None or full.config.epochs != _PAPER.epochs:
+    return epochs
+  return max(1, round(epochs * _READ_OFF_EPOCH / _PAPER.epochs))
 
 
 def select(name: str) -> list[Experiment]:

@@ -1,5 +1,8 @@
 """The experiments are what the paper says they are."""
 
+import dataclasses
+import pathlib
+
 import numpy as np
 import pytest
 
@@ -11,7 +14,12 @@ from train import schedules
 
 @pytest.mark.parametrize('name', sorted(experiments.EXPERIMENTS))
 def test_every_experiment_is_valid(name):
-  config_lib.check(experiments.get(name).config)
+  experiment = experiments.get(name)
+  config = experiment.config
+  if experiment.follows is not None:
+    assert experiments.get(experiment.follows).config.optimizer == 'lcam'
+    config = dataclasses.replace(config, follow_run=pathlib.Path('a run'))
+  config_lib.check(config)
 
 
 def test_the_papers_final_run_on_cifar100():
@@ -64,19 +72,20 @@ def test_the_authors_decay_starts_an_epoch_later_and_before_the_step():
   'name', [n for n in experiments.EXPERIMENTS if n.startswith('small-')]
 )
 def test_small_runs_keep_the_proportions(name):
-  small = config_lib.resolve(experiments.get(name).config, 40)
-  full = config_lib.resolve(
-    experiments.get(name.removeprefix('small-')).config, 391
-  )
+  small = experiments.get(name).config
+  full = experiments.get(name.removeprefix('small-')).config
   rates = [
     np.asarray(
       [
-        float(schedules.make_schedule(config, steps)(int(share * end)))
+        float(schedule(int(share * config.epochs * steps)))
         for share in (0.0, 0.1, 0.25, 0.45, 0.65, 0.85, 0.95)
-        for end in [config.epochs * steps]
       ]
     )
-    for config, steps in ((small, 40), (full, 391))
+    for config, images in ((small, 5_000), (full, 50_000))
+    for steps in [-(-images // config.batch_size)]
+    for schedule in [
+      schedules.make_schedule(config_lib.resolve(config, steps), steps)
+    ]
   ]
   # The small steps are coarser.
   np.testing.assert_allclose(rates[0], rates[1], rtol=0.2, atol=1e-6)

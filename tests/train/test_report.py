@@ -1,7 +1,9 @@
 """Statistics against SciPy and NumPy; tables and pictures from run records."""
 
+import dataclasses
 import json
 import math
+import pathlib
 
 import matplotlib.image
 import numpy as np
@@ -10,8 +12,10 @@ from scipy import stats
 
 from train import config as config_lib
 from train import errors
+from train import experiments
 from train import report
 from train.report import figures
+from train.report import paper
 from train.report import records
 from train.report import statistics
 from train.report import tables
@@ -105,6 +109,36 @@ class TestStatistics:
   def test_no_seed_in_common(self):
     assert statistics.compare_errors({0: 1.0}, {1: 2.0}) is None
 
+  @pytest.mark.parametrize('n', [2, 3, 5])
+  def test_the_detectable_difference_is_found_in_four_of_five_cases(self, n):
+    rng = np.random.default_rng(0)
+    detectable = statistics.smallest_detectable(
+      statistics.Sample(n, 0.0, 0.7, math.nan)
+    )
+    samples = rng.normal(detectable, 0.7, (100_000, n))
+    found = stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05
+    np.testing.assert_allclose(found.mean(), 0.8, atol=0.006)
+
+  def test_a_family_of_comparisons_is_adjusted(self):
+    # By hand: 0.01 x 4, 0.02 x 3, then 0.03 x 2, and 0.04 no lower than that.
+    family = [
+      statistics.Comparison(
+        statistics.Sample(n, -1.0, 1.0, 1.0), p, 1.0, 'better'
+      )
+      for n, p in ((3, 0.04), (3, 0.01), (1, math.nan), (3, 0.03), (3, 0.02))
+    ]
+    adjusted = statistics.adjust(family)
+    np.testing.assert_allclose(
+      [c.p_value for c in adjusted], [0.06, 0.04, math.nan, 0.06, 0.06]
+    )
+    assert [c.verdict for c in adjusted] == [
+      'no difference found',
+      'better',
+      'better',  # untested, left as it was
+      'no difference found',
+      'no difference found',
+    ]
+
   @pytest.mark.parametrize(
     ('shift', 'verdict'), [(0.0, 'no difference found'), (1.0, 'worse')]
   )
@@ -170,7 +204,7 @@ class TestTables:
   def test_a_single_arm_has_nothing_to_compare(self, tmp_path):
     _write_run(tmp_path / 'run')
     arms = records.group_into_arms(records.find_runs([tmp_path]))
-    assert tables.comparisons_table(arms) is None
+    assert tables.comparisons_table(tables.every_pair(arms)) is None
 
   def test_an_arm_without_a_finished_run(self, tmp_path):
     _write_run(tmp_path / 'run', status='incomplete')
@@ -223,3 +257,128 @@ def test_a_run_has_a_picture(tmp_path, optimizer):
   (run,) = records.find_runs([tmp_path])
   figures.draw_run(run.rows, tmp_path / 'curves.png', 'title')
   assert _has_content(tmp_path / 'curves.png')
+
+
+def _write_experiment(directory, name, errors, follow=None):
+  """Runs of 15 epochs that go down to the given errors."""
+  config = experiments.get(name).config
+  for seed, error in errors.items():
+    path = directory / name / f'seed-{seed}'
+    path.mkdir(parents=True)
+    resolved = config_lib.resolve(
+      dataclasses.replace(config, seed=seed, follow_run=follow), 157
+    )
+    if follow is not None:
+      resolved = dataclasses.replace(
+        resolved, horizontal_probability=0.5 + seed / 100
+      )
+    (path / 'config.json').write_text(
+      json.dumps({'experiment': name, **config_lib.to_json(resolved)})
+    )
+    rows = [
+      {
+        'epoch': epoch,
+        'train_loss': 2.0,
+        # A point lower at epoch 12 than at the end.
+        'test_error': error + abs(epoch - 12) / 3,
+        'horizontal_fraction': 0.6 if config.optimizer != 'sgd' else None,
+      }
+      for epoch in range(1, config.epochs + 1)
+    ]
+    (path / 'metrics.jsonl').write_text(
+      ''.join(json.dumps(row) + '\n' for row in rows)
+    )
+    summary = {
+      'status': 'done',
+      'final_test_error': rows[-1]['test_error'],
+      'best_test_error': min(row['test_error'] for row in rows),
+    }
+    (path / 'summary.json').write_text(json.dumps(summary))
+
+
+class TestThePaper:
+  def test_every_name_is_an_experiment(self):
+    names = {
+      *paper.TABLE_1,
+      *(name for family in paper.families() for name in family.members),
+      *(
+        name for claim in paper.claims() for name in (claim.first, claim.second)
+      ),
+    }
+    assert names <= experiments.EXPERIMENTS.keys()
+
+  def test_every_experiment_of_the_paper_has_its_place(self):
+    placed = {n for family in paper.families() for n in family.members}
+    assert placed == {
+      name
+      for name in experiments.EXPERIMENTS
+      if not name.startswith(('small-', 'digits-'))
+    }
+
+  @pytest.mark.parametrize(
+    ('expected', 'verdict', 'found'),
+    [
+      ('better', 'better', 'as claimed'),
+      ('better', 'worse', 'the opposite'),
+      ('better', 'no difference found', 'no difference found'),
+      ('no difference found', 'worse', 'a difference'),
+      ('no difference found', 'no difference found', 'no difference found'),
+    ],
+  )
+  def test_a_claim_is_judged(self, expected, verdict, found):
+    claim = paper.Claim('words', 'where', 'a', 'b', expected)
+    assert claim.judge(verdict) == found
+
+  def test_the_report_reads_at_the_papers_epoch(self, tmp_path):
+    lcam = {0: 50.0, 1: 50.2, 2: 49.9}
+    runs = tmp_path / 'runs'
+    _write_experiment(runs, 'small-figure4-cifar10-lcam', lcam)
+    _write_experiment(
+      runs,
+      'small-ablation-cifar10-coin',
+      {seed: error + 1 + seed / 50 for seed, error in lcam.items()},
+      follow=pathlib.Path('elsewhere'),
+    )
+    # 20 epochs, of which the last counts.
+    _write_experiment(
+      runs,
+      'small-table1-cifar10-wrn',
+      {seed: error - 5 - seed / 50 for seed, error in lcam.items()},
+    )
+    text = report.write([runs], tmp_path / 'out', 'README.md')
+    assert (tmp_path / 'out' / 'README.md').read_text() == text
+
+    lines = {
+      cells[0]: cells[1:]
+      for line in text.splitlines()
+      if line.startswith('|')
+      for cells in [[cell.strip() for cell in line.strip('|').split('|')]]
+    }
+    assert lines['small-figure4-cifar10-lcam'][:4] == [
+      '15',
+      '3',
+      '50.03',
+      '0.15',
+    ]
+    # At the end a point more, and what the paper says.
+    wrn = lines['small-table1-cifar10-wrn']
+    assert (wrn[0], wrn[1], wrn[5]) == ('20', '3', '4.00')
+    # Three coins of three probabilities are one arm.
+    assert lines['small-ablation-cifar10-coin'][1] == '3'
+    claim = lines['CIFAR-10: LCAM is better than a coin of its own rate']
+    assert claim[2] == '-1.02'
+    assert claim[-1] == 'as claimed'
+    claim = lines['CIFAR-10: LCAM is better than steps over 5/3 of the epochs']
+    assert claim[-1] == 'the opposite'
+    for picture in ('small-claims.png', 'small-figure4.png'):
+      assert _has_content(tmp_path / 'out' / picture)
+      assert f'({picture})' in text
+
+
+def test_the_epoch_that_the_paper_reads():
+  read = experiments.read_off_epoch
+  assert read('figure4-cifar100-lcam', 150) == 120
+  assert read('small-figure2-fixed-0.9', 15) == 12
+  assert read('table1-cifar10-wrn', 200) == 200
+  assert read('small-figure4-cifar10-steps-120', 12) == 12
+  assert read(None, 20) == 20

@@ -1,6 +1,6 @@
 """Pictures, with colours that the colour-blind can tell apart."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any
 
@@ -10,6 +10,8 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 import numpy as np
 
+from train.report import paper
+from train.report import statistics
 from train.report.records import Arm
 
 # Okabe and Ito's palette, and line styles for print in black and white.
@@ -105,6 +107,98 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
       ha='right',
       fontsize=8,
       color='0.4',
+    )
+    figure.savefig(path, dpi=120)
+
+
+def draw_errors(
+  panels: Mapping[str, Sequence[Arm]], path: pathlib.Path
+) -> None:
+  """Draws test error over the epochs, as Figures 2 to 4 of the paper do.
+
+  Args:
+    panels: Arms by the title of the row that shows them: the whole run on the
+      left, its last two fifths on the right.
+    path: The PNG file to write.
+  """
+  with matplotlib.rc_context(_STYLE):
+    figure = mpl_figure.Figure(
+      figsize=(11, 4.2 * len(panels)), layout='constrained'
+    )
+    grid = figure.subplots(len(panels), 2, squeeze=False)
+    for (title, arms), (whole, end) in zip(panels.items(), grid, strict=True):
+      lowest, highest = np.inf, -np.inf
+      for i, arm in enumerate(arms):
+        band = _band(arm, 'test_error')
+        if band is None:
+          continue
+        epochs, mean, low, high = band
+        late = epochs > 0.6 * epochs[-1]
+        lowest = min(lowest, low[late].min())
+        highest = max(highest, high[late].max())
+        for axis in (whole, end):
+          _line(axis, epochs, mean, f'{arm.name} (n={len(arm.finished)})', i)
+          axis.fill_between(
+            epochs, low, high, color=_COLORS[i % len(_COLORS)], alpha=0.15, lw=0
+          )
+        end.set_xlim(0.6 * epochs[-1], epochs[-1])
+      whole.set_title(title, loc='left')
+      end.set_title(
+        'the last two fifths (lines: mean; bands: lowest to highest seed)',
+        loc='left',
+        fontsize=9,
+      )
+      margin = 0.05 * (highest - lowest)
+      end.set_ylim(lowest - margin, highest + margin)
+      _label(whole, 'test error (%)')
+      _label(end, 'test error (%)')
+      whole.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def draw_claims(
+  judged: Sequence[tuple[paper.Claim, statistics.Comparison]],
+  path: pathlib.Path,
+) -> None:
+  """Draws the difference behind each claim, with its 95 % interval.
+
+  Args:
+    judged: Claims and comparisons.
+    path: The PNG file to write.
+  """
+  looks = {
+    'as claimed': (_COLORS[0], 'o'),
+    'the opposite': (_COLORS[1], 's'),
+    'a difference': (_COLORS[1], 's'),
+  }
+  with matplotlib.rc_context(_STYLE):
+    figure = mpl_figure.Figure(
+      figsize=(10, 1.8 + 0.36 * len(judged)), layout='constrained'
+    )
+    axis = figure.subplots()
+    for i, (claim, comparison) in enumerate(judged):
+      found = claim.judge(comparison.verdict)
+      color, marker = looks.get(found, ('0.55', 'D'))
+      axis.errorbar(
+        comparison.difference.mean,
+        -i,
+        xerr=np.nan_to_num(comparison.difference.half_width),
+        color=color,
+        marker=marker,
+        capsize=3,
+        label=found if found in looks else 'nothing found',
+      )
+    axis.axvline(0, color='0.3', lw=1)
+    axis.set_yticks(
+      [-i for i in range(len(judged))], [claim.words for claim, _ in judged]
+    )
+    axis.set_xlabel(
+      'difference in test error (points) with its 95 % interval, a pair a seed'
+    )
+    handles, labels = axis.get_legend_handles_labels()
+    unique = dict(zip(labels, handles, strict=True))
+    figure.legend(
+      unique.values(), unique.keys(), loc='outside upper right', ncols=3
     )
     figure.savefig(path, dpi=120)
 

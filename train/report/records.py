@@ -8,6 +8,7 @@ from typing import Any
 
 from train import config as config_lib
 from train import errors
+from train import experiments
 from train import metrics
 from train import run_directory
 
@@ -24,6 +25,14 @@ class Run:
   @property
   def seed(self) -> int:
     return self.config['seed']
+
+  @property
+  def read_off_error(self) -> float:
+    """Test error in percent at the epoch at which the paper reads it off."""
+    epoch = experiments.read_off_epoch(
+      self.config.get('experiment'), len(self.rows)
+    )
+    return self.rows[epoch - 1]['test_error']
 
   def curve(self, name: str) -> list[float | None]:
     """One figure over the epochs."""
@@ -50,6 +59,10 @@ class Arm:
   def final_errors(self) -> dict[int, float]:
     """Final test error in percent by seed, of the runs that are done."""
     return self._errors('final_test_error')
+
+  def read_off_errors(self) -> dict[int, float]:
+    """Test error in percent by seed at the paper's epoch, likewise."""
+    return {run.seed: run.read_off_error for run in self.finished}
 
   def best_errors(self) -> dict[int, float]:
     """Best test error of any epoch in percent by seed, likewise."""

@@ -1,23 +1,31 @@
-"""The report on a set of runs: report.md and its pictures."""
+"""The report on a set of runs: a Markdown file and its pictures."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 import pathlib
 
 from train import errors
 from train.report import figures
+from train.report import paper
 from train.report import records
+from train.report import statistics
 from train.report import tables
+from train.report.records import Arm
 
 
-def write(directories: Iterable[pathlib.Path], out: pathlib.Path) -> str:
-  """Writes report.md and curves.png.
+def write(
+  directories: Iterable[pathlib.Path],
+  out: pathlib.Path,
+  name: str = 'report.md',
+) -> str:
+  """Writes the report and its pictures.
 
   Args:
     directories: Where the runs are, at any depth.
     out: Folder to write into; made if absent.
+    name: Of the Markdown file.
 
   Returns:
-    The text of report.md.
+    The text of the report.
 
   Raises:
     UsageError: There is no finished run, or ``out`` cannot be written.
@@ -27,32 +35,24 @@ def write(directories: Iterable[pathlib.Path], out: pathlib.Path) -> str:
     raise errors.UsageError(
       'There is no finished run: a report is made of finished runs alone.'
     )
-  comparisons = tables.comparisons_table(arms)
-  paragraphs = ['# Report', tables.errors_table(arms)]
-  unfinished = [
-    f'{run.path.name} of {arm.name} is {run.summary["status"]}'
-    for arm in arms
-    for run in arm.runs
-    if run.summary['status'] != 'done'
-  ]
-  if unfinished:
-    paragraphs.append(f'Left out of the figures: {"; ".join(unfinished)}.')
-  if comparisons is not None:
-    paragraphs += [
-      'Runs of the same seed share their start and the order of their images,'
-      ' so they are compared in pairs (paired t-test).',
-      comparisons,
-    ]
-  paragraphs.append(
-    '"final" is the test error after the last epoch; "best epoch" is the lowest'
-    ' of any epoch, which the test set itself chose.'
-  )
-  paragraphs.append('![Curves of all arms](curves.png)')
-  text = '\n\n'.join(paragraphs) + '\n'
   try:
     out.mkdir(parents=True, exist_ok=True)
-    (out / 'report.md').write_text(text)
-    figures.draw_arms(arms, out / 'curves.png', _title(arms))
+    paragraphs = ['# Report', *_unfinished(arms)]
+    of_the_paper: set[str] = set()
+    for prefix in ('', 'small-'):
+      by_name = {
+        arm.name.removeprefix(prefix): arm
+        for arm in arms
+        if arm.name.startswith('small-') == bool(prefix)
+      }
+      section, shown = _paper_section(by_name, prefix, out)
+      of_the_paper |= {by_name[name].name for name in shown}
+      paragraphs += section
+    others = [arm for arm in arms if arm.name not in of_the_paper]
+    if others:
+      paragraphs += _other_section(others, out)
+    text = '\n\n'.join([*paragraphs, _HOW_TO_READ]) + '\n'
+    (out / name).write_text(text)
   except OSError as error:
     raise errors.UsageError(
       f'--out {out} cannot be written: {error.strerror}.'
@@ -60,10 +60,140 @@ def write(directories: Iterable[pathlib.Path], out: pathlib.Path) -> str:
   return text
 
 
-def _title(arms: list[records.Arm]) -> str:
+_HOW_TO_READ = """\
+## How to read this
+
+- Runs of the same seed share their start, the order of their images and their
+  crops, in every arm, so arms are compared pairwise: "points" is the mean
+  difference in percentage points, p is of a paired t-test, and in a table of
+  several comparisons it is Holm's, so that among equal arms a whole table has a
+  false finding in one of twenty cases.
+- "could have found" is the true difference that this test would have found with
+  a probability of 80 %. "No difference found" says no more than that a
+  difference is likely to be smaller.
+- "final" is the test error after the last epoch. "best epoch" is the lowest of
+  any epoch, which the test set itself chose: it is no estimate of anything.
+- The test set chose nothing: settings are those of the paper."""
+
+
+def _unfinished(arms: Sequence[Arm]) -> list[str]:
+  listed = [
+    f'{run.path.name} of {arm.name} is {run.summary["status"]}'
+    for arm in arms
+    for run in arm.runs
+    if run.summary['status'] != 'done'
+  ]
+  return [f'Left out of the figures: {"; ".join(listed)}.'] if listed else []
+
+
+def _other_section(arms: Sequence[Arm], out: pathlib.Path) -> list[str]:
+  comparisons = tables.comparisons_table(tables.every_pair(arms))
+  figures.draw_arms(arms, out / 'curves.png', _networks(arms))
+  return [
+    tables.errors_table(arms),
+    *([comparisons] if comparisons is not None else []),
+    '![Curves of all arms](curves.png)',
+  ]
+
+
+def _paper_section(
+  by_name: dict[str, Arm], prefix: str, out: pathlib.Path
+) -> tuple[list[str], set[str]]:
+  """The paper's experiments at one size, and the names of those shown."""
+  sections = []
+  shown: set[str] = set()
+  for family in paper.families():
+    arms = [by_name[name] for name in family.members if name in by_name]
+    # A family that is only what it is compared with says nothing new.
+    if not any(name in by_name for name in family.members if name not in shown):
+      continue
+    shown |= {name for name in family.members if name in by_name}
+    sections += [f'### {family.title}', tables.paper_errors_table(arms)]
+    first = by_name.get(family.against or '')
+    comparisons = tables.comparisons_table(
+      tables.every_pair(arms)
+      if first is None
+      else [(first, other) for other in arms if other is not first]
+    )
+    if comparisons is not None:
+      sections.append(comparisons)
+    if family.picture is not None and any(arm.finished for arm in arms):
+      file = f'{prefix}{family.picture}.png'
+      figures.draw_errors({family.title: arms}, out / file)
+      sections.append(f'![{family.title}]({file})')
+  if not shown:
+    return [], shown
+
+  panels = {
+    paper.DATASETS[dataset]: [
+      by_name[name] for name in names if name in by_name
+    ]
+    for dataset, names in paper.FIGURE_4.items()
+    if any(name in by_name and by_name[name].finished for name in names)
+  }
+  head = [
+    '## The paper at its own size' if not prefix else '## The small scale',
+    f'{_networks(list(by_name.values()))}: {_machines(by_name.values())}.',
+  ]
+  if prefix:
+    head.append(paper.SMALL_SCALE)
+  if panels:
+    file = f'{prefix}figure4.png'
+    figures.draw_errors(panels, out / file)
+    sections += ['### Figure 4: the curves', f'![Figure 4]({file})']
+  return [*head, *_claims(by_name, prefix, out), *sections], shown
+
+
+def _claims(
+  by_name: dict[str, Arm], prefix: str, out: pathlib.Path
+) -> list[str]:
+  compared = [
+    (claim, comparison)
+    for claim in paper.claims()
+    if claim.first in by_name
+    and claim.second in by_name
+    and (
+      comparison := tables.compare(by_name[claim.first], by_name[claim.second])
+    )
+    is not None
+  ]
+  if not compared:
+    return []
+  adjusted = statistics.adjust([comparison for _, comparison in compared])
+  judged = [
+    (claim, comparison)
+    for (claim, _), comparison in zip(compared, adjusted, strict=True)
+  ]
+  file = f'{prefix}claims.png'
+  figures.draw_claims(judged, out / file)
+  return [
+    '### The claims',
+    'Differences in test error, the first minus the second: below zero is what'
+    ' the paper claims, but for "very close". "implied" is what the paper does'
+    ' not say, and what must hold if the loss is the reason for its results.',
+    tables.claims_table(judged),
+    f'![The claims, with 95 % intervals]({file})',
+  ]
+
+
+def _networks(arms: Sequence[Arm]) -> str:
   networks = {
     'WRN-{depth}-{widen_factor} on {dataset}'.format(**run.config)
     for arm in arms
     for run in arm.runs
   }
   return ', '.join(sorted(networks))
+
+
+def _machines(arms: Iterable[Arm]) -> str:
+  runs = [run for arm in arms for run in arm.runs]
+  machines = {
+    '{} x {} with jax {}'.format(
+      run.config['device_count'],
+      run.config['device_kind'],
+      run.config['versions']['jax'],
+    )
+    for run in runs
+    if 'versions' in run.config
+  }
+  return f'{len(runs)} runs on {", ".join(sorted(machines)) or "unknown"}'
