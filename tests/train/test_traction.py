@@ -1,0 +1,272 @@
+"""The simulation of Figure 1 against NumPy, closed forms and symmetry."""
+
+import json
+import pathlib
+
+import matplotlib.image
+import numpy as np
+import pytest
+from scipy import linalg
+
+from train import errors
+from train import traction
+
+_VALLEY = traction.Valley(slow_start=2.0, steps_per_epoch=50)
+_SEEDS = 50
+
+
+@pytest.fixture(scope='module')
+def record():
+  return traction.simulate(_SEEDS, 1600, valley=_VALLEY)
+
+
+def _arm(record, kind, horizontal, vertical, coupled=True):
+  (arm,) = (
+    arm
+    for arm in record['arms']
+    if (arm['kind'], arm['horizontal'], arm['vertical'], arm['coupled'])
+    == (kind, horizontal, vertical, coupled)
+  )
+  return arm
+
+
+def _hessian(valley, coupled=True):
+  c = valley.coupling if coupled else 0.0
+  return np.array([[valley.quick_curvature, c], [c, valley.slow_curvature]])
+
+
+def _stationary_deviation(valley, momentum, coupled):
+  """Of heavy-ball SGD: the discrete Lyapunov equation of (x_t, x_{t-1})."""
+  hessian = _hessian(valley, coupled)
+  one, zero = np.eye(2), np.zeros((2, 2))
+  transition = np.block(
+    [
+      [(1 + momentum) * one - valley.learning_rate * hessian, -momentum * one],
+      [one, zero],
+    ]
+  )
+  kick = valley.learning_rate * valley.noise * hessian
+  noise = np.block([[kick @ kick.T, zero], [zero, zero]])
+  covariance = linalg.solve_discrete_lyapunov(transition, noise)
+  return np.sqrt(np.diag(covariance)[:2])
+
+
+@pytest.mark.parametrize('pair', [(0.95, 0.9), (0.9, 0.95)])
+def test_a_path_is_that_of_a_loop_in_float64(pair):
+  """Algorithm 1, written down once more."""
+  horizontal, vertical = pair
+  steps = 200
+  minima = traction.batch_minima(3, steps, valley=_VALLEY)
+  weights = np.array([_VALLEY.quick_start, _VALLEY.slow_start])
+  velocity, momentum, losses = np.zeros(2), 0.9, []
+  expected, chosen = [weights], []
+  for t in range(steps):
+    if t % _VALLEY.steps_per_epoch == 0:
+      losses = []
+    away = weights - minima[t]
+    velocity = momentum * velocity + _hessian(_VALLEY) @ away
+    weights = weights - _VALLEY.learning_rate * velocity
+    losses.append(away @ _hessian(_VALLEY) @ away / 2)
+    momentum = horizontal if losses[-1] <= np.mean(losses) else vertical
+    expected.append(weights)
+    chosen.append(momentum)
+  path = traction.path(pair, 3, steps, valley=_VALLEY)
+  np.testing.assert_allclose(path, expected, rtol=1e-4, atol=1e-4)
+  assert 0.3 < np.mean(np.equal(chosen, horizontal)) < 0.95
+
+
+@pytest.mark.parametrize('coupled', [True, False])
+@pytest.mark.parametrize('momentum', [0.9, 0.95])
+def test_a_fixed_momentum_oscillates_as_widely_as_in_theory(
+  record, momentum, coupled
+):
+  arm = _arm(record, 'LCAM', momentum, momentum, coupled)
+  expected = _stationary_deviation(_VALLEY, momentum, coupled)
+  for group, deviation in zip(('quick', 'slow'), expected, strict=True):
+    # Each seed has a root of a mean square; theory speaks of that of all.
+    found = arm[f'{group}_distance']
+    of_all = np.hypot(found['mean'], found['sd'])
+    assert abs(of_all - deviation) < 2 * found['half_width']
+    assert found['half_width'] < 0.1 * deviation
+
+
+def test_the_closed_form_of_one_weight():
+  """Checks the test: variance of an AR(2) process."""
+  momentum = 0.9
+  a = _VALLEY.learning_rate * _VALLEY.quick_curvature
+  variance = (1 + momentum) * a / ((1 - momentum) * (2 * (1 + momentum) - a))
+  np.testing.assert_allclose(
+    _stationary_deviation(_VALLEY, momentum, False)[0],
+    _VALLEY.noise * np.sqrt(variance),
+  )
+
+
+def test_movements_of_the_phases_add_up(record):
+  for arm in record['arms']:
+    share = arm['share_horizontal']['mean']
+    for group in ('quick', 'slow'):
+      horizontal, vertical, every = (
+        arm[f'{group}_movement{phase}']['mean'] ** 2
+        for phase in ('_horizontal', '_vertical', '')
+      )
+      np.testing.assert_allclose(
+        share * horizontal + (1 - share) * vertical, every, 0.01
+      )
+
+
+def test_a_coin_has_the_rate_of_its_pair(record):
+  for pair in ((0.95, 0.9), (0.9, 0.95), (0.93, 0.9), (0.9, 0.93)):
+    ours, coins = (
+      _arm(record, kind, *pair)['share_horizontal'] for kind in ('LCAM', 'coin')
+    )
+    error = np.hypot(ours['half_width'], coins['half_width'])
+    assert abs(ours['mean'] - coins['mean']) < 1.5 * error
+    assert 0.5 < ours['mean'] < 0.8
+
+
+def test_a_coin_does_not_look_at_the_loss(record):
+  """Its phases differ in their momentum alone, LCAM's by the loss too."""
+  coin = _arm(record, 'coin', 0.95, 0.9)
+  assert (
+    coin['quick_movement_horizontal']['mean']
+    > coin['quick_movement_vertical']['mean']
+  )
+  lcam = _arm(record, 'LCAM', 0.9, 0.9)
+  ratio = (
+    lcam['quick_movement_vertical']['mean']
+    / lcam['quick_movement_horizontal']['mean']
+  )
+  assert ratio > 1.1
+
+
+def test_without_coupling_the_slow_weight_knows_nothing_of_the_phase(record):
+  arm = _arm(record, 'LCAM', 0.9, 0.9, coupled=False)
+  np.testing.assert_allclose(
+    arm['slow_movement_horizontal']['mean'],
+    arm['slow_movement_vertical']['mean'],
+    0.02,
+  )
+
+
+def test_more_momentum_leaves_less_of_the_way(record):
+  slow, fast = (
+    _arm(record, 'LCAM', momentum, momentum)['slow_left_after_100']['mean']
+    for momentum in (0.9, 0.95)
+  )
+  assert fast < slow < _VALLEY.slow_start
+
+
+def test_equal_groups_move_alike():
+  valley = traction.Valley(
+    slow_curvature=1.0, coupling=0.4, slow_start=0.0, steps_per_epoch=50
+  )
+  record = traction.simulate(_SEEDS, 1600, valley=valley)
+  for arm in record['arms']:
+    for figure in ('movement_horizontal', 'movement_vertical', 'distance'):
+      quick, slow = (arm[f'{group}_{figure}'] for group in ('quick', 'slow'))
+      error = np.hypot(quick['half_width'], slow['half_width'])
+      assert abs(quick['mean'] - slow['mean']) < 2 * error
+
+
+def test_comparisons_are_of_the_means_and_paired(record):
+  for compared in record['comparisons']:
+    pair = tuple(map(float, compared['pair'].split('/')))
+    for coupled in (True, False):
+      ours, theirs = (
+        _arm(record, kind, *pair, coupled)['slow_movement']
+        for kind in ('LCAM', compared['control'])
+      )
+      found = compared['slow_movement']['coupled' if coupled else 'uncoupled']
+      expected = 100 * (ours['mean'] / theirs['mean'] - 1)
+      np.testing.assert_allclose(found['mean'], expected, atol=0.02)
+      assert found['n'] == _SEEDS
+      # Under the same noise both are high or low together.
+      unpaired = np.hypot(ours['sd'], theirs['sd']) / theirs['mean'] * 100
+      assert found['sd'] < unpaired
+
+
+def test_each_claim_is_answered(record):
+  answers = {
+    traction.AS_THE_PAPER,
+    traction.THE_OPPOSITE,
+    traction.NO_DIFFERENCE,
+    f'{traction.AS_THE_PAPER}, but no less without any coupling',
+  }
+  claims = record['claims']
+  assert {claim['claim'] for claim in claims} == {
+    'W_Q pulls W_S',
+    'W_S pulls W_Q',
+    'W_Q oscillates more widely',
+    'W_S oscillates more widely',
+    'W_Q is fast where the loss is low',
+  }
+  for claim in claims:
+    assert claim['verdict'] in answers
+    assert claim['sentence'].endswith(f': {claim["verdict"]}.')
+
+
+class TestVerdicts:
+  @pytest.mark.parametrize(
+    ('mean', 'verdict'),
+    [
+      (0.5, traction.AS_THE_PAPER),
+      (-0.5, traction.THE_OPPOSITE),
+      (0.1, traction.NO_DIFFERENCE),
+      (-0.1, traction.NO_DIFFERENCE),
+    ],
+  )
+  def test_the_interval_decides(self, mean, verdict):
+    assert traction.judge({'mean': mean, 'half_width': 0.2}) == verdict
+
+  def test_one_value_tells_too_little(self):
+    assert traction.judge(traction.summarize([1.0])) == 'too little to tell'
+    assert traction.judge(traction.summarize([])) == 'too little to tell'
+
+  def test_a_gain_without_coupling_is_no_traction(self):
+    gain = {'mean': 2.0, 'half_width': 0.1}
+    none = {'mean': 0.0, 'half_width': 0.1}
+    assert traction.judge_traction(gain, gain) == traction.AS_THE_PAPER
+    assert 'without any coupling' in traction.judge_traction(gain, none)
+
+  def test_values_that_do_not_exist_are_left_out(self):
+    figure = traction.summarize([1.0, np.nan, 3.0])
+    assert figure['n'] == 2
+    assert figure['mean'] == 2.0
+
+  def test_correlation_is_numpys(self):
+    rng = np.random.default_rng(0)
+    event, number = rng.integers(0, 2, 100), rng.normal(size=100)
+    found = traction.correlate(
+      event.mean(), number.mean(), (number**2).mean(), (number * event).mean()
+    )
+    np.testing.assert_allclose(found, np.corrcoef(event, number)[0, 1])
+
+  def test_more_and_less(self):
+    figure = {'mean': -1.234, 'half_width': 0.5}
+    assert traction.show_percent(figure) == '1.23 ± 0.50 % less'
+
+
+def test_the_files_suffice_for_the_picture(record, tmp_path):
+  traction.write(record, tmp_path / 'out')
+  written = tmp_path / 'out' / 'traction.json'
+  assert written.stat().st_size < 100_000
+  again = json.loads(written.read_text())
+  assert again == record
+  traction.draw(again, tmp_path / 'again.png')
+  first, second = (
+    matplotlib.image.imread(path)
+    for path in (tmp_path / 'out' / 'traction.png', tmp_path / 'again.png')
+  )
+  np.testing.assert_array_equal(first, second)
+  assert (first[..., :3].min(-1) < 0.5).mean() > 0.005
+
+
+def test_wrong_numbers_are_refused():
+  with pytest.raises(errors.UsageError, match='multiple of 100 steps'):
+    traction.simulate(1, 150)
+  with pytest.raises(errors.UsageError, match='at least 1 seed'):
+    traction.simulate(0)
+  with pytest.raises(ValueError, match='product of the curvatures'):
+    traction.simulate(1, 200, valley=traction.Valley(coupling=0.5))
+  with pytest.raises(errors.UsageError, match='cannot be written'):
+    traction.write_record(pathlib.Path('/dev/null/x.json'), {})

@@ -1,0 +1,1014 @@
+r"""The paper's Figure 1 as a simulation: do the groups pull each other?
+
+Section 3 explains LCAM with two groups of weights on a valley: quick ones,
+:math:`W_Q`, and slow ones, :math:`W_S`, *conjugate*, that is coupled through
+the loss, so that a move of one pulls the other. Figure 1 draws this; here it
+is computed, with one weight :math:`q` for the quick group and one, :math:`s`,
+for the slow:
+
+.. math::
+
+  L_t(q, s) = V(q - a_t, s - b_t), \quad
+  V(q, s) = \tfrac12 k_q q^2 + \tfrac12 k_s s^2 + c q s
+
+with :math:`k_q \gg k_s` and :math:`c^2 < k_q k_s`. Each batch :math:`t` has
+its minimum at :math:`(a_t, b_t)`, normally distributed around the optimum
+(0, 0), so that the batch loss that chooses the phase and the gradient that
+moves the weights are of the same batch. The optimizer is
+:func:`optax_lcam.lcam_sgd`. ``s`` starts far from the optimum; what is called
+stationary is the second half of the steps.
+
+How the claims of sections 3.1.2 to 3.3 are read:
+
+* The paper accelerates a *phase*. A higher momentum moves all weights more,
+  whenever it acts; only what is gained by choosing the steps by their loss
+  supports the explanation. So each pair of momenta is compared with a **coin**
+  that takes the same two momenta with the pair's own share of horizontal steps
+  (in the same hundred steps, over all seeds), without a look at the loss; and
+  with the **fixed** momentum that is the pair's average in these steps. All
+  arms have the same noise, so that the differences are taken seed by seed.
+* "W_Q exerts a pull on W_S": accelerating the horizontal phase moves the slow
+  group more than the coin does (rms movement per step, stationary, over all
+  steps: to count horizontal steps alone would count the choice itself).
+* "W_S pulls W_Q": accelerating the vertical phase moves the quick group more
+  than the coin does.
+* "The point of maximum velocity corresponds to the bottom of the valley, where
+  the loss is small": steps of :math:`W_Q` are longer around a loss at or below
+  the mean, a positive correlation of the two. The step *to* the place where the
+  loss is taken says it without the batch. The step *from* there has the
+  gradient of the same batch in it; it is what LCAM's choice then multiplies.
+* "It effectively increases the oscillation magnitude" (3.3): the rms distance
+  of both groups from the optimum is larger than with the fixed momentum.
+
+Traction needs coupling. So each arm runs a second time with :math:`c = 0`: a
+gain that is as large there is no traction. (The uncoupled slow weight also has
+less noise, as none comes from the quick one. Differences are relative to the
+control of the same coupling.)
+
+What the model leaves out: saddle points and any other curvature than that of
+one valley, weight decay, learning rates that change, groups of more than one
+weight, the parameters :math:`W_O`, batches that are harder than others
+wherever the weights are, and generalisation. It can show whether the mechanism
+works as described, not whether it is what happens in a network; for that see
+:mod:`train.movement`.
+"""
+
+from collections.abc import Sequence
+import functools
+import itertools
+import json
+import math
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import matplotlib
+from matplotlib import axes as mpl_axes
+from matplotlib import figure as mpl_figure
+import numpy as np
+import optax
+
+import optax_lcam
+from train import errors
+from train import run_directory
+from train.report import figures
+from train.report import statistics
+
+# (horizontal, vertical), those of sections 4.1 and 4.2.
+_SYMMETRIC = ((0.9, 0.9), (0.95, 0.95))
+_ACCELERATES_HORIZONTAL = ((0.95, 0.9), (0.93, 0.9))
+_ACCELERATES_VERTICAL = ((0.9, 0.95), (0.9, 0.93))
+_ASYMMETRIC = _ACCELERATES_HORIZONTAL + _ACCELERATES_VERTICAL
+_PAIRS = _SYMMETRIC + _ASYMMETRIC
+_GROUPS = ('quick', 'slow')
+
+# Steps that are summed up together. The controls follow LCAM block by block, as
+# its share of horizontal steps is another one on the way to the optimum.
+_BLOCK = 100
+
+# Blocks after which the way left to go is looked at.
+_LOOKS = (1, 2, 4)
+
+_PATH_PAIRS = ((0.9, 0.9), (0.95, 0.9), (0.9, 0.95))
+_PATH_STEPS = 250
+
+
+class Valley(NamedTuple):
+  """The loss, its noise, and how it is descended."""
+
+  quick_curvature: float = 1.0
+  slow_curvature: float = 0.01
+  coupling: float = 0.06
+  """c; below the square root of the product of the curvatures."""
+  noise: float = 1.0
+  """Standard deviation of a batch's minimum, in either direction."""
+  quick_start: float = 0.0
+  slow_start: float = 8.0
+  learning_rate: float = 0.1
+  steps_per_epoch: int = 391
+
+
+class _Arm(NamedTuple):
+  """How the momentum is chosen. Arms lie along a first axis."""
+
+  # shape=(blocks,), dtype=float32: the two momenta.
+  horizontal: Any
+  vertical: Any
+  # shape=(blocks,), dtype=float32: a coin's probability of the horizontal
+  # momentum; NaN where the loss chooses.
+  rate: Any
+  # shape=(), dtype=float32.
+  coupling: Any
+
+
+class _Sums(NamedTuple):
+  """Sums over the steps of a block, for one arm and one seed. float32.
+
+  "Low" is a loss at or below the mean of LCAM's epoch so far.
+  """
+
+  horizontal: Any  # shape=(): steps taken with the horizontal momentum.
+  moved_horizontal: Any  # shape=(2,): squared movements in horizontal steps.
+  moved_vertical: Any  # shape=(2,): in the others.
+  distance: Any  # shape=(2,): squared distances from the optimum.
+  low: Any  # shape=(): steps with a low loss.
+  # shape=(2,): W_Q's step to the place of the loss, and the step from there.
+  speed: Any
+  squared_speed: Any
+  low_speed: Any  # shape=(2,): the speeds at a low loss.
+
+
+class _Place(NamedTuple):
+  """What a simulation carries from step to step."""
+
+  weights: Any  # shape=(2,), dtype=float32: q, s.
+  opt_state: Any
+  arrived_by: Any  # shape=(2,), dtype=float32: the last movement.
+  horizontal: Any  # shape=(), dtype=bool: whether the next step is.
+
+
+def simulate(
+  seeds: int = 1000,
+  steps: int = 2400,
+  seed: int = 0,
+  *,
+  valley: Valley | None = None,
+) -> dict[str, Any]:
+  """Runs all arms on all seeds, and judges the paper's claims by them.
+
+  Args:
+    seeds: Repetitions, at least 1. Each has noise of its own, the same in all
+      arms.
+    steps: Steps of each; a multiple of 100, at least 200.
+    seed: Seed of the noise.
+    valley: The model. Default: the one of the module's report.
+
+  Returns:
+    Plain JSON values: ``settings``; ``arms``, each with its figures;
+    ``comparisons`` of each asymmetric pair with its controls, as differences
+    in percent of the control's mean; ``claims`` with a ``verdict`` and a
+    ``sentence`` each; ``paths`` to draw. Figures over the seeds have ``n``,
+    ``mean``, ``sd`` and the 95 % interval's ``half_width``.
+
+  Raises:
+    UsageError: ``seeds`` or ``steps`` is out of range.
+    ValueError: The loss of ``valley`` has no minimum.
+  """
+  valley = valley or Valley()
+  if valley.coupling**2 >= valley.quick_curvature * valley.slow_curvature:
+    raise ValueError(
+      '`coupling` squared must be below the product of the curvatures, got'
+      f' {valley}.'
+    )
+  blocks, rest = divmod(steps, _BLOCK)
+  if rest or blocks < 2:
+    raise errors.UsageError(
+      f'The simulation needs a multiple of {_BLOCK} steps, and'
+      f' at least {2 * _BLOCK}, got {steps}.'
+    )
+  if seeds < 1:
+    raise errors.UsageError(
+      f'The simulation needs at least 1 seed, got {seeds}.'
+    )
+  keys = _seed_keys(seed, seeds)
+  results = _collect(valley, *_run_all(valley, keys, blocks=blocks))
+  records = [
+    {
+      **name._asdict(),
+      **{key: summarize(values) for key, values in result.values.items()},
+    }
+    for name, result in results.items()
+  ]
+  comparisons = [
+    _compare(results, pair, control)
+    for pair in _ASYMMETRIC
+    for control in ('coin', 'fixed')
+  ]
+  return {
+    'settings': {
+      'seeds': seeds,
+      'steps': steps,
+      'seed': seed,
+      'stationary_from_step': blocks // 2 * _BLOCK,
+      **valley._asdict(),
+    },
+    'arms': records,
+    'comparisons': comparisons,
+    'claims': _judge_claims(results, comparisons),
+    'paths': {
+      pair_name(pair): np.round(
+        path(pair, seed, min(steps, _PATH_STEPS), valley=valley), 2
+      ).tolist()
+      for pair in _PATH_PAIRS
+    },
+  }
+
+
+def path(
+  pair: tuple[float, float],
+  seed: int,
+  steps: int,
+  *,
+  valley: Valley | None = None,
+) -> np.ndarray:
+  """The way of LCAM under the first of the seeds.
+
+  Args:
+    pair: The horizontal and the vertical momentum.
+    seed: As for :func:`simulate`.
+    steps: Steps to take.
+    valley: As for :func:`simulate`.
+
+  Returns:
+    shape=(steps + 1, 2), dtype=float32: q and s, from the start on.
+  """
+  valley = valley or Valley()
+  blocks = -(-steps // _BLOCK)
+  arm = _lcam_arm(pair, blocks, valley.coupling)
+  _, _, places = _run_path(valley, arm, _seed_keys(seed, 1)[0], blocks)
+  start = np.array([[valley.quick_start, valley.slow_start]], np.float32)
+  return np.concatenate([start, places.reshape(-1, 2)])[: steps + 1]
+
+
+def batch_minima(
+  seed: int, steps: int, *, valley: Valley | None = None
+) -> np.ndarray:
+  """Where the batches of the first of the seeds have their minima.
+
+  Args:
+    seed: As for :func:`simulate`.
+    steps: Number of batches.
+    valley: As for :func:`simulate`.
+
+  Returns:
+    shape=(steps, 2), dtype=float32: a_t and b_t.
+  """
+  valley = valley or Valley()
+  key = _seed_keys(seed, 1)[0]
+  draw = jax.vmap(lambda step: _draw(valley, key, step)[0])
+  return np.asarray(draw(jnp.arange(steps)))
+
+
+# ----------------------------------------------------------------- simulation
+
+
+def _seed_keys(seed: int, seeds: int) -> jax.Array:
+  # A seed's noise does not depend on how many there are.
+  key = jax.random.key(seed)
+  return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(seeds))
+
+
+def _draw(
+  valley: Valley, key: jax.Array, step: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+  """The batch's minimum, shape=(2,), and a uniform number for coins."""
+  minimum_key, coin_key = jax.random.split(jax.random.fold_in(key, step))
+  minimum = valley.noise * jax.random.normal(minimum_key, (2,))
+  return minimum, jax.random.uniform(coin_key)
+
+
+@functools.partial(jax.jit, static_argnames='blocks')
+def _run_all(
+  valley: Valley, keys: jax.Array, blocks: int
+) -> tuple[_Sums, jax.Array, _Sums, jax.Array]:
+  """LCAM's arms, and then the controls, which follow them.
+
+  Args:
+    valley: The model.
+    keys: shape=(seeds,): PRNG keys.
+    blocks: Hundreds of steps to run.
+
+  Returns:
+    The sums of LCAM's arms, with shape=(arms, seeds, blocks, ...), and their
+    weights at the end of each block, shape=(arms, seeds, blocks, 2); the same
+    of the controls. The order of the arms is that of :func:`_lcam_names` and
+    :func:`_control_names`.
+  """
+  follow = functools.partial(_run_one, valley, blocks)
+  follow_all = jax.vmap(jax.vmap(follow, (None, 0)), (0, None))
+
+  def run(arms: list[_Arm]) -> tuple[_Sums, jax.Array]:
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *arms)
+    sums, ends, _ = follow_all(stacked, keys)
+    return sums, ends
+
+  couplings = {True: valley.coupling, False: jnp.zeros([])}
+  names = _lcam_names()
+  arms = [
+    _lcam_arm((n.horizontal, n.vertical), blocks, couplings[n.coupled])
+    for n in names
+  ]
+  sums, ends = run(arms)
+
+  def control(name: _Name) -> _Arm:
+    i = names.index(name._replace(kind='LCAM'))
+    rate = sums.horizontal[i].mean(0) / _BLOCK
+    if name.kind == 'coin':
+      return arms[i]._replace(rate=rate)
+    average = rate * name.horizontal + (1 - rate) * name.vertical
+    return arms[i]._replace(horizontal=average, vertical=average)
+
+  return sums, ends, *run([control(name) for name in _control_names()])
+
+
+def _lcam_arm(pair: tuple[float, float], blocks: int, coupling: Any) -> _Arm:
+  horizontal, vertical = pair
+  return _Arm(
+    horizontal=jnp.full(blocks, horizontal, jnp.float32),
+    vertical=jnp.full(blocks, vertical, jnp.float32),
+    rate=jnp.full(blocks, jnp.nan, jnp.float32),
+    coupling=jnp.asarray(coupling, jnp.float32),
+  )
+
+
+@functools.partial(jax.jit, static_argnames='blocks')
+def _run_path(valley: Valley, arm: _Arm, key: jax.Array, blocks: int) -> Any:
+  return _run_one(valley, blocks, arm, key, keep_path=True)
+
+
+def _run_one(
+  valley: Valley,
+  blocks: int,
+  arm: _Arm,
+  key: jax.Array,
+  keep_path: bool = False,
+) -> tuple[_Sums, jax.Array, jax.Array | None]:
+  """One arm under one seed.
+
+  Args:
+    valley: The model.
+    blocks: Hundreds of steps to run.
+    arm: The arm, without an axis of arms.
+    key: PRNG key of the seed.
+    keep_path: Whether to return the weights after each step.
+
+  Returns:
+    Sums with shape=(blocks, ...), the weights at the end of each block,
+    shape=(blocks, 2), and those after each step, shape=(blocks, 100,
+    2), or ``None``.
+  """
+
+  def batch_loss(weights: jax.Array, minimum: jax.Array) -> jax.Array:
+    q, s = weights - minimum
+    return (
+      valley.quick_curvature * q**2 / 2
+      + valley.slow_curvature * s**2 / 2
+      + arm.coupling * q * s
+    )
+
+  def take_step(
+    carry: tuple[_Place, _Sums], step: jax.Array
+  ) -> tuple[tuple[_Place, _Sums], jax.Array | None]:
+    place, sums = carry
+    block = step // _BLOCK
+    minimum, uniform = _draw(valley, key, step)
+    loss, gradient = jax.value_and_grad(batch_loss)(place.weights, minimum)
+
+    # Like LCAM's, the coin's choice is for the next step: it leaves LCAM
+    # nothing to choose from.
+    horizontal, vertical = arm.horizontal[block], arm.vertical[block]
+    by_loss = jnp.isnan(arm.rate[block])
+    heads = uniform < arm.rate[block]
+    tossed = jnp.where(heads, horizontal, vertical)
+    optimizer = optax_lcam.lcam_sgd(
+      valley.learning_rate,
+      jnp.where(by_loss, horizontal, tossed),
+      jnp.where(by_loss, vertical, tossed),
+      steps_per_epoch=valley.steps_per_epoch,
+    )
+    movement, opt_state = optimizer.update(
+      gradient, place.opt_state, place.weights, value=loss
+    )
+    weights = optax.apply_updates(place.weights, movement)
+
+    low = optax_lcam.read(opt_state).phase == optax_lcam.Phase.HORIZONTAL
+    speed = jnp.abs(jnp.stack([place.arrived_by[0], movement[0]]))
+    figures_of_step = _Sums(
+      horizontal=place.horizontal,
+      moved_horizontal=jnp.where(place.horizontal, movement**2, 0.0),
+      moved_vertical=jnp.where(place.horizontal, 0.0, movement**2),
+      distance=place.weights**2,
+      low=low,
+      speed=speed,
+      squared_speed=speed**2,
+      low_speed=jnp.where(low, speed, 0.0),
+    )
+    new_place = _Place(
+      weights=weights,
+      opt_state=opt_state,
+      arrived_by=movement,
+      horizontal=jnp.where(by_loss, low, heads),
+    )
+    sums = jax.tree.map(jnp.add, sums, figures_of_step)
+    return (new_place, sums), weights if keep_path else None
+
+  def run_block(
+    place: _Place, block: jax.Array
+  ) -> tuple[_Place, tuple[_Sums, jax.Array, jax.Array | None]]:
+    steps = block * _BLOCK + jnp.arange(_BLOCK)
+    zero, two_zeros = jnp.zeros([]), jnp.zeros(2)
+    sums = _Sums(
+      horizontal=zero,
+      moved_horizontal=two_zeros,
+      moved_vertical=two_zeros,
+      distance=two_zeros,
+      low=zero,
+      speed=two_zeros,
+      squared_speed=two_zeros,
+      low_speed=two_zeros,
+    )
+    (place, sums), places = jax.lax.scan(take_step, (place, sums), steps)
+    return place, (sums, place.weights, places)
+
+  weights = jnp.array([valley.quick_start, valley.slow_start], jnp.float32)
+  start = _Place(
+    weights=weights,
+    opt_state=optax_lcam.lcam_sgd(valley.learning_rate).init(weights),
+    arrived_by=jnp.zeros_like(weights),
+    horizontal=jnp.array(False),
+  )
+  _, results = jax.lax.scan(run_block, start, jnp.arange(blocks))
+  return results
+
+
+# -------------------------------------------------------------------- figures
+
+
+class _Name(NamedTuple):
+  """Which arm it is."""
+
+  kind: str  # LCAM, coin or fixed.
+  horizontal: float
+  vertical: float
+  coupled: bool
+
+
+def _lcam_names() -> list[_Name]:
+  return [
+    _Name('LCAM', pair[0], pair[1], coupled)
+    for coupled, pair in itertools.product((True, False), _PAIRS)
+  ]
+
+
+def _control_names() -> list[_Name]:
+  return [
+    _Name(kind, pair[0], pair[1], coupled)
+    for coupled, pair, kind in itertools.product(
+      (True, False), _ASYMMETRIC, ('coin', 'fixed')
+    )
+  ]
+
+
+class _Result(NamedTuple):
+  """What came out of an arm."""
+
+  rate: np.ndarray  # shape=(blocks,): share of horizontal steps, all seeds.
+  values: dict[str, np.ndarray]  # by figure, each of shape=(seeds,).
+
+
+def _collect(valley: Valley, *parts: Any) -> dict[_Name, _Result]:
+  """Figures of each arm from what :func:`_run_all` returns."""
+  arrays = jax.device_get(parts)
+  results = [
+    _Result(
+      rate=sums.horizontal[i].mean(0) / _BLOCK,
+      values=_figures_of_arm(
+        jax.tree.map(lambda x: np.asarray(x[i], np.float64), sums),
+        ends[i],
+      ),
+    )
+    for sums, ends in (arrays[:2], arrays[2:])
+    for i in range(len(ends))
+  ]
+  return dict(zip(_lcam_names() + _control_names(), results, strict=True))
+
+
+def _figures_of_arm(sums: _Sums, ends: np.ndarray) -> dict[str, np.ndarray]:
+  """Figures of one arm, each of shape=(seeds,).
+
+  Args:
+    sums: Of shape=(seeds, blocks, ...).
+    ends: shape=(seeds, blocks, 2): the weights at the end of each block.
+  """
+  blocks = ends.shape[1]
+  stationary = jax.tree.map(lambda x: x[:, blocks // 2 :].sum(1), sums)
+  steps = (blocks - blocks // 2) * _BLOCK
+  horizontal = stationary.horizontal[:, None]
+  movement = stationary.moved_horizontal + stationary.moved_vertical
+  # No step of a phase, no movement in it: NaN.
+  with np.errstate(invalid='ignore', divide='ignore'):
+    by_group = {
+      'movement': np.sqrt(movement / steps),
+      'movement_horizontal': np.sqrt(stationary.moved_horizontal / horizontal),
+      'movement_vertical': np.sqrt(
+        stationary.moved_vertical / (steps - horizontal)
+      ),
+      'distance': np.sqrt(stationary.distance / steps),
+    }
+    to_place, from_place = correlate(
+      stationary.low[:, None] / steps,
+      stationary.speed / steps,
+      stationary.squared_speed / steps,
+      stationary.low_speed / steps,
+    ).T
+  return {
+    'share_horizontal': stationary.horizontal / steps,
+    **{
+      f'{group}_{name}': values[:, i]
+      for name, values in by_group.items()
+      for i, group in enumerate(_GROUPS)
+    },
+    **{
+      _left_after(look * _BLOCK): np.abs(ends[:, look - 1, 1])
+      for look in _LOOKS
+      if look <= blocks
+    },
+    'speed_correlation_to': to_place,
+    'speed_correlation_from': from_place,
+  }
+
+
+def _left_after(steps: int) -> str:
+  return f'slow_left_after_{steps}'
+
+
+def correlate(share: Any, mean: Any, mean_square: Any, mean_low: Any) -> Any:
+  """Correlation of a number with an event, from means over the steps.
+
+  Args:
+    share: Mean of the event, 0 or 1.
+    mean: Mean of the number.
+    mean_square: Mean of its square.
+    mean_low: Mean of the number times the event.
+
+  Returns:
+    Pearson's correlation; NaN where either never changes.
+  """
+  covariance = mean_low - share * mean
+  return covariance / np.sqrt((share - share**2) * (mean_square - mean**2))
+
+
+def _compare(
+  results: dict[_Name, _Result], pair: tuple[float, float], control: str
+) -> dict[str, Any]:
+  """Differences of a pair from its control, in percent of the control."""
+
+  def differences(coupled: bool, figure: str) -> np.ndarray:
+    ours, theirs = (
+      results[_Name(kind, *pair, coupled)].values[figure]
+      for kind in ('LCAM', control)
+    )
+    return 100 * (ours - theirs) / theirs.mean()
+
+  names = [
+    name
+    for name in results[_Name('LCAM', *pair, True)].values
+    if name.endswith(('_movement', '_distance')) or '_left_' in name
+  ]
+  compared = {}
+  for name in names:
+    coupled, uncoupled = (differences(c, name) for c in (True, False))
+    compared[name] = {
+      'coupled': summarize(coupled),
+      'uncoupled': summarize(uncoupled),
+      'due_to_coupling': summarize(coupled - uncoupled),
+    }
+  return {'pair': pair_name(pair), 'control': control, **compared}
+
+
+def _judge_claims(
+  results: dict[_Name, _Result], comparisons: Sequence[dict[str, Any]]
+) -> list[dict[str, Any]]:
+  claims = []
+  for compared in comparisons:
+    for claim, figure in _expected(compared['pair'], compared['control']):
+      coupled, uncoupled, coupling = (
+        compared[figure][name]
+        for name in ('coupled', 'uncoupled', 'due_to_coupling')
+      )
+      verdict = judge(coupled)
+      if compared['control'] == 'coin':
+        verdict = judge_traction(coupled, coupling)
+      group, what = figure.split('_')
+      does = {'movement': 'moves', 'distance': 'oscillates'}[what]
+      claims.append(
+        {
+          'claim': claim,
+          'pair': compared['pair'],
+          'control': compared['control'],
+          'figure': figure,
+          'verdict': verdict,
+          'sentence': (
+            f'{claim}, {compared["pair"]}: the {group} group {does}'
+            f' {show_percent(coupled)} than with'
+            f' {_CONTROLS[compared["control"]]} (without the coupling'
+            f' {show_percent(uncoupled)}): {verdict}.'
+          ),
+        }
+      )
+  values = results[_Name('LCAM', *_SYMMETRIC[0], True)].values
+  arriving, leaving = (
+    summarize(values[f'speed_correlation_{end}']) for end in ('to', 'from')
+  )
+  claims.append(
+    {
+      'claim': 'W_Q is fast where the loss is low',
+      'pair': pair_name(_SYMMETRIC[0]),
+      'control': None,
+      'figure': 'speed_correlation_to',
+      'verdict': judge(arriving),
+      'sentence': bottom_sentence(pair_name(_SYMMETRIC[0]), arriving, leaving),
+    }
+  )
+  return claims
+
+
+_CONTROLS = {
+  'coin': 'a coin of the same rate',
+  'fixed': 'a fixed momentum of the same average',
+}
+
+
+def _expected(pair: str, control: str) -> list[tuple[str, str]]:
+  """The claims on a comparison: what is said, and which figure is higher."""
+  if control == 'fixed':
+    return [
+      (f'W_{group[0].upper()} oscillates more widely', f'{group}_distance')
+      for group in _GROUPS
+    ]
+  if pair in map(pair_name, _ACCELERATES_HORIZONTAL):
+    return [('W_Q pulls W_S', 'slow_movement')]
+  return [('W_S pulls W_Q', 'quick_movement')]
+
+
+def pair_name(pair: tuple[float, float]) -> str:
+  """``0.95/0.9``: the horizontal and the vertical momentum."""
+  return f'{pair[0]:g}/{pair[1]:g}'
+
+
+# ------------------------------------------------ figures, verdicts, sentences
+#
+# Shared with train.movement, which asks the same of networks.
+
+AS_THE_PAPER = 'as the paper says'
+THE_OPPOSITE = 'the opposite'
+NO_DIFFERENCE = 'no difference found'
+
+
+def summarize(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
+  """:func:`statistics.describe` of the values that exist, as plain JSON.
+
+  Args:
+    values: Floats, NaN where there is none.
+
+  Returns:
+    ``n``, ``mean``, ``sd`` and ``half_width``, with five digits and ``None``
+    for what is not known.
+  """
+  array = np.asarray(values, np.float64)
+  array = array[np.isfinite(array)]
+  if not len(array):
+    return {'n': 0, 'mean': None, 'sd': None, 'half_width': None}
+  sample = statistics.describe(array.tolist())
+  return {
+    'n': sample.n,
+    'mean': rounded(sample.mean),
+    'sd': rounded(sample.deviation),
+    'half_width': rounded(sample.half_width),
+  }
+
+
+def rounded(value: float) -> float | None:
+  """Five digits, as JSON has it: ``None`` for NaN and infinity."""
+  return float(f'{value:.5g}') if math.isfinite(value) else None
+
+
+def judge(figure: dict[str, Any]) -> str:
+  """What a figure that the paper expects above zero says.
+
+  Args:
+    figure: From :func:`summarize`.
+
+  Returns:
+    "as the paper says" or "the opposite" where the 95 % interval leaves out
+    zero, else "no difference found"; or that there is too little to tell.
+  """
+  if figure['half_width'] is None:
+    return 'too little to tell'
+  if abs(figure['mean']) <= figure['half_width']:
+    return NO_DIFFERENCE
+  return AS_THE_PAPER if figure['mean'] > 0 else THE_OPPOSITE
+
+
+def judge_traction(
+  figure: dict[str, Any], due_to_coupling: dict[str, Any]
+) -> str:
+  """:func:`judge`, where what is gained must come from the coupling."""
+  verdict = judge(figure)
+  if verdict == AS_THE_PAPER and judge(due_to_coupling) != AS_THE_PAPER:
+    return f'{verdict}, but no less without any coupling'
+  return verdict
+
+
+def bottom_sentence(
+  pair: str, arriving: dict[str, Any], leaving: dict[str, Any]
+) -> str:
+  """What was found of the speed at the bottom of the valley.
+
+  Args:
+    pair: The momenta, as :func:`pair_name` writes them.
+    arriving: Correlation of a low loss with the length of W_Q's step to the
+      place where the loss is taken, from :func:`summarize`.
+    leaving: The same with the step from there.
+  """
+  return (
+    f'W_Q is fast where the loss is low, {pair}: the correlation of a low loss'
+    f' with the length of the step to its place is {show_number(arriving)}'
+    f' (with the step from there {show_number(leaving)}): {judge(arriving)}.'
+  )
+
+
+def show_percent(figure: dict[str, Any]) -> str:
+  """``2.1 ± 0.3 % less`` of a difference from :func:`summarize`."""
+  if figure['mean'] is None:
+    return 'unknown %'
+  more = 'more' if figure['mean'] >= 0 else 'less'
+  return f'{_plus_minus(abs(figure["mean"]), figure, 2)} % {more}'
+
+
+def show_number(figure: dict[str, Any]) -> str:
+  """``0.12 ± 0.03`` of a figure from :func:`summarize`."""
+  if figure['mean'] is None:
+    return 'unknown'
+  return _plus_minus(figure['mean'], figure, 4)
+
+
+def _plus_minus(mean: float, figure: dict[str, Any], digits: int) -> str:
+  text = f'{mean:.{digits}f}'
+  if figure['half_width'] is not None:
+    text += f' ± {figure["half_width"]:.{digits}f}'
+  return text
+
+
+def write_record(path: pathlib.Path, record: dict[str, Any]) -> None:
+  """Writes a record as JSON, short lists on one line.
+
+  Raises:
+    UsageError: It cannot be written.
+  """
+  lines = ',\n'.join(
+    f'  {json.dumps(key)}: {_entry(value)}' for key, value in record.items()
+  )
+  try:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    run_directory.replace_text(path, f'{{\n{lines}\n}}\n')
+  except OSError as error:
+    raise errors.UsageError(
+      f'{path} cannot be written: {error.strerror}.'
+    ) from error
+
+
+def _entry(value: Any) -> str:
+  """An item a line for the lists of a record, and one line for the rest."""
+  dump = functools.partial(json.dumps, allow_nan=False, ensure_ascii=False)
+  if isinstance(value, list) and value and isinstance(value[0], dict):
+    items = ',\n'.join(f'    {dump(item)}' for item in value)
+    return f'[\n{items}\n  ]'
+  return dump(value)
+
+
+# ------------------------------------------------------------------- pictures
+
+
+def write(record: dict[str, Any], out: pathlib.Path) -> None:
+  """Writes traction.json and traction.png.
+
+  Args:
+    record: From :func:`simulate`.
+    out: Folder to write into; made if absent.
+
+  Raises:
+    UsageError: ``out`` cannot be written.
+  """
+  write_record(out / 'traction.json', record)
+  draw(record, out / 'traction.png')
+
+
+def draw(record: dict[str, Any], path: pathlib.Path) -> None:
+  """Draws the paths in the valley, the movements and the differences.
+
+  Args:
+    record: From :func:`simulate`, or read from traction.json.
+    path: The PNG file to write.
+  """
+  with matplotlib.rc_context(figures._STYLE):
+    figure = mpl_figure.Figure(figsize=(12, 9.5), layout='constrained')
+    grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.15))
+    valley, moving, bottom = (
+      figure.add_subfigure(grid[place])
+      for place in ((0, 0), (0, 1), (1, slice(None)))
+    )
+    _draw_paths(record, valley.subplots())
+    _draw_movements(record, moving)
+    _draw_gains(record, bottom.subplots())
+    settings = record['settings']
+    figure.suptitle(
+      'Figure 1 as a simulation:'
+      f' {settings["seeds"]:,} seeds of {settings["steps"]:,} steps'
+    )
+    figure.savefig(path, dpi=120)
+
+
+def _draw_paths(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
+  settings = record['settings']
+  paths = {name: np.asarray(p) for name, p in record['paths'].items()}
+  every = np.concatenate(list(paths.values()))
+  low, high = every.min(0), every.max(0)
+  margin = 0.1 * (high - low)
+  # Above the highest point, room for the legend.
+  top = high[0] + 4 * margin[0]
+  q, s = np.meshgrid(
+    np.linspace(low[0] - margin[0], top, 200),
+    np.linspace(min(low[1], 0) - margin[1], high[1] + margin[1], 200),
+    indexing='ij',
+  )
+  loss = (
+    settings['quick_curvature'] * q**2 / 2
+    + settings['slow_curvature'] * s**2 / 2
+    + settings['coupling'] * q * s
+  )
+  axis.contour(
+    s,
+    q,
+    loss,
+    levels=np.linspace(0, 1, 9)[1:] ** 2 * loss.max(),
+    colors='0.75',
+    linewidths=0.8,
+  )
+  for i, (name, points) in enumerate(paths.items()):
+    axis.plot(
+      points[:, 1],
+      points[:, 0],
+      label=name,
+      color=figures._COLORS[i],
+      linestyle=figures._STYLES[i],
+      linewidth=1.2,
+    )
+  axis.plot(0, 0, 'k+', markersize=12)
+  axis.grid(False)
+  axis.set_xlabel('slow weight $W_S$')
+  axis.set_ylabel('quick weight $W_Q$')
+  axis.set_title(
+    f'First {len(every) // len(paths) - 1} steps of one seed; + is the optimum',
+    fontsize=10,
+  )
+  axis.legend(
+    title='LCAM, horizontal/vertical momentum',
+    ncols=len(paths),
+    loc='upper right',
+    frameon=True,
+    framealpha=1,
+    edgecolor='white',
+  )
+
+
+def _draw_movements(record: dict[str, Any], panel: Any) -> None:
+  arms = [
+    arm
+    for kind in ('LCAM', 'coin')
+    for arm in record['arms']
+    if arm['kind'] == kind and arm['coupled']
+  ]
+  labels = [
+    f'{arm["kind"]}\n{pair_name((arm["horizontal"], arm["vertical"]))}'
+    for arm in arms
+  ]
+  axes = panel.subplots(len(_GROUPS), 1, sharex=True)
+  for axis, group in zip(axes, _GROUPS, strict=True):
+    for i, (phase, marker) in enumerate(
+      (('horizontal', 'o'), ('vertical', 's'))
+    ):
+      values = [arm[f'{group}_movement_{phase}'] for arm in arms]
+      draw_intervals(
+        axis, np.arange(len(arms)) + 0.2 * i - 0.1, values, phase, i, marker
+      )
+    axis.set_ylabel(f'{group} weight')
+    axis.set_ylim(bottom=0)
+  axes[0].set_title('rms movement of a step, by phase', fontsize=10)
+  axes[0].legend(loc='lower left', ncols=2)
+  axes[-1].set_xticks(range(len(arms)), labels, fontsize=8)
+
+
+def _draw_gains(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
+  rows = {}
+  for compared in record['comparisons']:
+    if compared['control'] == 'coin':
+      ((claim, claimed),) = _expected(compared['pair'], 'coin')
+      for group in _GROUPS:
+        figure = f'{group}_movement'
+        label = f'{compared["pair"]}, {group} weight'
+        if figure == claimed:
+          label += f'\n"{typeset(claim)}"'
+        rows[label] = [
+          compared[figure]['coupled'],
+          compared[figure]['uncoupled'],
+        ]
+  draw_differences(axis, rows, ('coupled', 'not coupled'))
+  axis.set_xlabel(
+    'movement more (+) or less (−) than with a coin of the same rate (%)'
+  )
+  axis.set_title('What the choice by the loss adds', fontsize=10)
+
+
+def typeset(claim: str) -> str:
+  """W_Q and W_S as Matplotlib sets them."""
+  return re.sub(r'W_[QS]', lambda name: f'${name[0]}$', claim)
+
+
+def draw_intervals(
+  axis: mpl_axes.Axes,
+  x: Any,
+  values: Sequence[dict[str, Any]],
+  label: str,
+  i: int,
+  marker: str,
+  *,
+  sideways: bool = False,
+) -> None:
+  """Means with their 95 % intervals.
+
+  Args:
+    axis: Where to draw.
+    x: Places along the axis, of the length of ``values``.
+    values: From :func:`summarize`.
+    label: For the legend.
+    i: Number of the colour.
+    marker: Matplotlib's marker.
+    sideways: Whether the values lie along the horizontal axis.
+  """
+  means = [np.nan if v['mean'] is None else v['mean'] for v in values]
+  halves = [v['half_width'] or 0.0 for v in values]
+  axis.errorbar(
+    means if sideways else x,
+    x if sideways else means,
+    xerr=halves if sideways else None,
+    yerr=None if sideways else halves,
+    fmt=marker,
+    markersize=5,
+    capsize=3,
+    color=figures._COLORS[i],
+    # The second of two is hollow, for print in black and white.
+    markerfacecolor='white' if i else figures._COLORS[i],
+    label=label,
+  )
+
+
+def draw_differences(
+  axis: mpl_axes.Axes,
+  rows: dict[str, list[dict[str, Any]]],
+  names: Sequence[str],
+) -> None:
+  """A row for each comparison, with zero marked.
+
+  Args:
+    axis: Where to draw.
+    rows: By label, a figure from :func:`summarize` for each of the names.
+    names: For the legend.
+  """
+  places = -np.arange(len(rows))
+  for i, name in enumerate(names):
+    offset = 0.15 * (len(names) - 1) - 0.3 * i
+    draw_intervals(
+      axis,
+      places + offset,
+      [row[i] for row in rows.values()],
+      name,
+      i,
+      'os'[i],
+      sideways=True,
+    )
+  axis.axvline(0, color='0.3', linewidth=1)
+  axis.set_yticks(places, list(rows))
+  axis.legend()
