@@ -939,7 +939,9 @@ def _draw_gains(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
   axis.set_xlabel(
     'movement more (+) or less (−) than with a coin of the same rate (%)'
   )
-  axis.set_title('What the choice by the loss adds', fontsize=10)
+  axis.set_title(
+    'What the choice by the loss adds: mean and 95 % interval', fontsize=10
+  )
 
 
 def typeset(claim: str) -> str:
@@ -1011,4 +1013,6 @@ def draw_differences(
     )
   axis.axvline(0, color='0.3', linewidth=1)
   axis.set_yticks(places, list(rows))
-  axis.legend()
+  axis.set_ylim(0.6 - len(rows), 0.6)
+  if len(names) > 1:
+    axis.legend()

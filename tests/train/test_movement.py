@@ -1,0 +1,319 @@
+"""Movement of quick and slow weights, measured on two runs of the digits."""
+
+import copy
+import io
+import json
+import math
+import shutil
+
+import jax
+import jax.numpy as jnp
+import matplotlib.image
+import numpy as np
+import optax
+import pytest
+import rich.console
+
+from train import config as config_lib
+from train import errors
+from train import loop
+from train import movement
+from train import run_directory
+from train import traction
+
+# 6 steps an epoch.
+_CONFIG = config_lib.Config(
+  epochs=1, batch_size=32, train_examples=192, eval_batch_size=360
+)
+_ARMS = (
+  'LCAM 0.9/0.9',
+  'LCAM 0.95/0.9',
+  'coin 0.95/0.9',
+  'LCAM 0.9/0.95',
+  'coin 0.9/0.95',
+)
+
+
+@pytest.fixture(scope='module')
+def run_dir(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('runs') / 'seed-0'
+  loop.run(_CONFIG, directory, console=rich.console.Console(file=io.StringIO()))
+  return directory
+
+
+def _files(directory):
+  return {
+    path.relative_to(directory): path.read_bytes()
+    for path in sorted(directory.rglob('*'))
+    if path.is_file()
+  }
+
+
+@pytest.fixture(scope='module')
+def measured(run_dir):
+  before = _files(run_dir)
+  record = movement.measure([run_dir], epochs=2)
+  return record, before, _files(run_dir)
+
+
+@pytest.fixture(scope='module')
+def program(run_dir):
+  prepared, _ = movement._prepare(movement._read_run(run_dir), 0.01, None)
+  return prepared
+
+
+def test_a_run_is_left_as_it_was(measured):
+  _, before, after = measured
+  assert after == before
+
+
+def test_it_goes_on_from_the_end_of_the_run(run_dir, program):
+  summary = json.loads((run_dir / 'summary.json').read_text())
+  start = program.start
+  assert run_directory.params_sha256(start.params) == summary['params_sha256']
+  # A new network's are zero.
+  means = [
+    leaf
+    for path, leaf in jax.tree.leaves_with_path(start.batch_stats)
+    if 'mean' in jax.tree_util.keystr(path)
+  ]
+  assert means
+  assert all(leaf.any() for leaf in means)
+  traces = jax.tree.leaves(optax.tree.get(start.opt_state, 'trace'))
+  assert not any(leaf.any() for leaf in traces)
+
+
+def test_a_step_is_measured_as_the_weights_moved(program):
+  momenta = np.float32([0.95, 0.95])
+  state = program.start
+  for _ in range(3):
+    before = state
+    state, step = program.train_step(before, momenta)
+  moved = np.concatenate(
+    [
+      np.ravel(np.asarray(new, np.float64) - np.asarray(old, np.float64))
+      for new, old in zip(
+        jax.tree.leaves(state.params),
+        jax.tree.leaves(before.params),
+        strict=True,
+      )
+    ]
+  )
+  for group in ('quick', 'slow'):
+    mask = np.concatenate(
+      [np.ravel(leaf) for leaf in jax.tree.leaves(program.groups[group])]
+    )
+    expected = np.mean(moved[mask] ** 2)
+    np.testing.assert_allclose(getattr(step, group), expected, 1e-3)
+  np.testing.assert_allclose(step.momentum, 0.95)
+
+
+def test_steps_take_the_momentum_that_the_step_before_chose(program):
+  wanted = np.float32([0.9, 0.95, 0.9, 0.9, 0.95, 0.9])
+  steps = movement._train(program, np.stack([wanted, wanted], axis=1))
+  np.testing.assert_array_equal(steps.momentum[1:], wanted[:-1])
+
+
+def test_more_momentum_moves_more(program):
+  slow, fast = (
+    movement._train(program, np.full((24, 2), momentum))
+    for momentum in (0.5, 0.95)
+  )
+  for group in ('quick', 'slow'):
+    assert getattr(fast, group)[12:].mean() > getattr(slow, group)[12:].mean()
+
+
+def test_figures_of_a_run(measured):
+  record, _, _ = measured
+  (run,) = record['runs']
+  assert tuple(run['arms']) == _ARMS
+  assert run['learning_rate'] == 0.01
+  assert run['steps_per_epoch'] == 6
+  for arm in run['arms'].values():
+    share = arm['share_horizontal']
+    assert 0 < share < 1
+    for group in ('quick', 'slow'):
+      figures = arm[group]
+      horizontal, vertical = (
+        figures['movement_horizontal'],
+        figures['movement_vertical'],
+      )
+      np.testing.assert_allclose(
+        share * horizontal**2 + (1 - share) * vertical**2,
+        figures['movement'] ** 2,
+        1e-3,
+      )
+      np.testing.assert_allclose(figures['ratio'], horizontal / vertical, 1e-3)
+    assert arm['quick']['movement'] > arm['slow']['movement']
+
+
+def test_a_coin_has_the_share_of_its_pair(measured):
+  arms = measured[0]['runs'][0]['arms']
+  for pair in ('0.95/0.9', '0.9/0.95'):
+    lcam, coin = arms[f'LCAM {pair}'], arms[f'coin {pair}']
+    assert lcam['share_horizontal'] == coin['share_horizontal']
+    assert lcam['quick'] != coin['quick']
+
+
+def test_layers_share_the_quarters(measured):
+  layers = measured[0]['runs'][0]['layers']
+  assert not any('norm' in name or 'bias' in name for name in layers)
+  weights = sum(layer['weights'] for layer in layers.values())
+  for group in ('quick', 'slow'):
+    members = sum(layer['weights'] * layer[group] for layer in layers.values())
+    np.testing.assert_allclose(members / weights, 0.25, atol=1e-3)
+
+
+def test_one_run_tells_too_little(measured):
+  record, _, _ = measured
+  claims = record['claims']
+  assert [claim['claim'] for claim in claims] == [
+    'W_Q pulls W_S',
+    'W_S pulls W_Q',
+    'W_Q is fast where the loss is low',
+  ]
+  for claim in claims:
+    assert claim['verdict'] == 'too little to tell'
+    assert claim['sentence'].endswith(': too little to tell.')
+
+
+def _several(record, gain):
+  """Copies of a run whose slow weights gain this much, more or less."""
+  runs = []
+  for i in range(4):
+    run = copy.deepcopy(record['runs'][0])
+    arms = run['arms']
+    coin = arms['coin 0.95/0.9']['slow']['movement']
+    arms['LCAM 0.95/0.9']['slow']['movement'] = coin * (
+      1 + (gain + 0.1 * i - 0.15) / 100
+    )
+    runs.append(run)
+  return movement._summarize(runs, 2)
+
+
+@pytest.mark.parametrize(
+  ('gain', 'verdict'),
+  [
+    (3.0, traction.AS_THE_PAPER),
+    (-3.0, traction.THE_OPPOSITE),
+    (0.0, traction.NO_DIFFERENCE),
+  ],
+)
+def test_several_runs_have_an_interval(measured, gain, verdict):
+  summary = _several(measured[0], gain)
+  claim = summary['claims'][0]
+  assert claim['verdict'] == verdict
+  (gains,) = (g for g in summary['gains'] if g['pair'] == '0.95/0.9')
+  np.testing.assert_allclose(gains['slow']['mean'], gain, atol=1e-6)
+  # By hand: the deviation of 0, 0.1, 0.2, 0.3 and t(3) = 3.182.
+  np.testing.assert_allclose(
+    gains['slow']['half_width'], 3.1824 * 0.12910 / 2, 1e-3
+  )
+
+
+class TestGroups:
+  def test_ranks_are_over_all_layers_and_leave_norms_out(self):
+    params = {
+      'a': jnp.zeros((2, 2)),
+      'b': jnp.zeros((4, 1)),
+      'norm': jnp.zeros(3),
+    }
+    variances = {
+      'a': jnp.array([[8.0, 1.0], [2.0, 7.0]]),
+      'b': jnp.array([[3.0], [4.0], [5.0], [6.0]]),
+      'norm': jnp.array([0.0, 9.0, 9.0]),
+    }
+    groups, layers = movement._divide(params, variances)
+    np.testing.assert_array_equal(
+      groups['quick']['a'], [[True, False], [False, True]]
+    )
+    np.testing.assert_array_equal(
+      groups['slow']['a'], [[False, True], [True, False]]
+    )
+    for group in ('quick', 'slow'):
+      assert not groups[group]['b'].any()
+      assert not groups[group]['norm'].any()
+    assert layers == {
+      'a': {'weights': 4, 'quick': 0.5, 'slow': 0.5},
+      'b': {'weights': 4, 'quick': 0.0, 'slow': 0.0},
+    }
+
+  def test_the_recorder_moves_nothing_and_knows_the_variance(self):
+    gradients = np.random.default_rng(0).normal(5, [0.1, 1, 10], (20, 3))
+    recorder = movement._gradient_recorder()
+    state = recorder.init(jnp.zeros(3))
+    for gradient in gradients:
+      updates, state = recorder.update(
+        jnp.asarray(gradient, jnp.float32), state, value=1.0
+      )
+      assert not updates.any()
+    np.testing.assert_allclose(state.mean, gradients.mean(0), 1e-4)
+    np.testing.assert_allclose(state.squares / 20, gradients.var(0), 1e-3)
+
+
+def test_speed_is_set_against_the_loss_of_its_place():
+  """A long step to each low loss, and a short one from there."""
+  low = np.array([0, 1, 0, 0, 1, 1, 0, 1, 0, 1, 0], bool)
+  # Step t leads to the place of loss t + 1, whose phase step t + 2 is taken in.
+  speed = np.where(np.roll(low, -1), 2.0, 1.0)
+  steps = movement._Movement(
+    horizontal=np.roll(low, 1), momentum=None, quick=speed**2, slow=None
+  )
+  # Ends that roll over are not measured: an epoch of one step comes before.
+  steps = steps._replace(momentum=low, slow=low)
+  program = movement._Program(
+    start=None, train_step=None, groups=None, steps_per_epoch=1, seed=0
+  )
+  found = movement._speed_correlations(program, steps)
+  np.testing.assert_allclose(found['to'], 1.0)
+  assert found['from'] < 0.5
+
+
+def test_the_files_suffice_for_the_picture(measured, tmp_path):
+  record = _several(measured[0], 2.0)
+  movement.write(record, tmp_path / 'out')
+  again = json.loads((tmp_path / 'out' / 'movement.json').read_text())
+  assert again == record
+  movement.draw(again, tmp_path / 'again.png')
+  first, second = (
+    matplotlib.image.imread(path)
+    for path in (tmp_path / 'out' / 'movement.png', tmp_path / 'again.png')
+  )
+  np.testing.assert_array_equal(first, second)
+  assert (first[..., :3].min(-1) < 0.5).mean() > 0.005
+
+
+class TestWrongInput:
+  def test_no_such_directory(self, tmp_path):
+    with pytest.raises(errors.UsageError, match='There is no directory'):
+      movement.measure([tmp_path / 'absent'])
+
+  def test_no_run(self, tmp_path):
+    with pytest.raises(errors.UsageError, match='must be a finished run'):
+      movement.measure([tmp_path])
+
+  def test_an_unfinished_run(self, run_dir, tmp_path):
+    shutil.copytree(run_dir, tmp_path / 'run')
+    (tmp_path / 'run' / 'summary.json').write_text('{"status": "incomplete"}')
+    with pytest.raises(errors.UsageError, match='must be a finished run'):
+      # The mistake is found before the first run is measured.
+      movement.measure([run_dir, tmp_path / 'run'])
+
+  @pytest.mark.parametrize('keep_folder', [True, False])
+  def test_no_checkpoint(self, run_dir, tmp_path, keep_folder):
+    shutil.copytree(
+      run_dir, tmp_path / 'run', ignore=lambda *_: {'checkpoints'}
+    )
+    if keep_folder:
+      (tmp_path / 'run' / 'checkpoints').mkdir()
+    with pytest.raises(errors.UsageError, match='has no checkpoint'):
+      movement.measure([tmp_path / 'run'])
+
+  def test_numbers_out_of_range(self, run_dir):
+    with pytest.raises(errors.UsageError, match='at least 1 epoch'):
+      movement.measure([run_dir], epochs=0)
+    for rate in (0.0, -1.0, math.inf, math.nan):
+      with pytest.raises(errors.UsageError, match='above 0'):
+        movement.measure([run_dir], learning_rate=rate)
+    with pytest.raises(errors.UsageError, match='at least one run'):
+      movement.measure([])

@@ -1,0 +1,758 @@
+"""Do quick and slow weights of a trained network pull each other?
+
+The question of :mod:`train.traction` asked of a network: section 3 of the paper
+says that accelerating one phase moves the *other* group of weights. A finished
+run is taken up at its last checkpoint and trained on, several times from the
+same weights with the same batches:
+
+* LCAM with 0.95 in the horizontal and 0.9 in the vertical phase, the paper's
+  way to accelerate W_Q (sections 4.1 and 4.2), and the other way round;
+* for each, a coin that takes the same two momenta without a look at the loss:
+  the steps of each epoch that LCAM took with either are shuffled, so that the
+  share is the same and nothing is left to chance but which they are;
+* LCAM with 0.9 in both phases, which has phases and no asymmetry.
+
+The learning rate is constant: a tenth of the run's initial rate. The end of a
+schedule would show next to no movement, the initial rate would throw the
+weights out of where they have settled; a tenth is what the paper's schedules
+pass on their way. The momentum starts from zero, and the first epoch is not
+measured.
+
+Quick and slow: the weights of convolutions and of the linear layer are ranked
+by the variance of their gradients over the batches of an epoch, all taken at
+the checkpoint's weights, so that the variance is that of the batches and not of
+a mean that moves along. The quarter with the largest is called quick, the
+quarter with the smallest slow. (The paper defines W_Q by how much weights
+change; it gives no way to tell which they are.)
+
+Movement is the root mean square, over a group's weights and over the steps, of
+what a step adds to a weight, weight decay included. Steps follow each other
+and are no independent measurements, so that intervals are over the runs; one
+run has none. Unlike the simulation, a network cannot be uncoupled: a gain over
+the coin may be a pull or not.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import SingleDeviceSharding
+import matplotlib
+from matplotlib import axes as mpl_axes
+from matplotlib import figure as mpl_figure
+import numpy as np
+import optax
+import rich.console
+
+import models
+import optax_lcam
+from train import augmentation
+from train import checkpoint
+from train import config as config_lib
+from train import data
+from train import errors
+from train import optimizers
+from train import run_directory
+from train import schedules
+from train import step as step_lib
+from train import traction
+from train.data import dataset as dataset_lib
+from train.report import figures
+
+_SYMMETRIC = (0.9, 0.9)
+_HORIZONTAL = (0.95, 0.9)
+_VERTICAL = (0.9, 0.95)
+_GROUPS = ('quick', 'slow')
+_PART = 1 / 4
+
+# The runs whose rate is one of momentum SGD.
+_LIKE_SGD = ('lcam', 'coin', 'sgd')
+
+
+def measure(
+  run_dirs: Sequence[pathlib.Path],
+  *,
+  epochs: int = 3,
+  learning_rate: float | None = None,
+  data_dir: pathlib.Path | None = None,
+  console: rich.console.Console | None = None,
+) -> dict[str, Any]:
+  """Trains finished runs on, and looks at how their weights move.
+
+  The runs themselves are left as they are.
+
+  Args:
+    run_dirs: Directories of finished runs with a checkpoint.
+    epochs: Measured epochs of each arm, at least 1. One more comes before.
+    learning_rate: The constant rate, above 0. Default: a tenth of each run's
+      initial one; of 0.1 for a run of an adaptive optimizer.
+    data_dir: TensorFlow Datasets directory of CIFAR. Default: the run's.
+    console: Where progress is shown. Default: nowhere.
+
+  Returns:
+    Plain JSON values: ``settings``; ``runs``, each with its arms; ``arms``,
+    ratios of the movement in the horizontal to that in the vertical phase over
+    the runs; ``gains`` over the coins in percent; ``claims`` with a ``verdict``
+    and a ``sentence`` each. Figures over the runs have ``n``, ``mean``, ``sd``
+    and the 95 % interval's ``half_width``.
+
+  Raises:
+    UsageError: A directory holds no finished run or no checkpoint, the data
+      cannot be had, or an argument is out of range.
+  """
+  if not run_dirs:
+    raise errors.UsageError('Movement is measured on at least one run.')
+  if epochs < 1:
+    raise errors.UsageError(
+      f'Movement is measured over at least 1 epoch, got {epochs}.'
+    )
+  if learning_rate is not None and not 0 < learning_rate < math.inf:
+    raise errors.UsageError(
+      f'The learning rate must be a finite number above 0, got {learning_rate}.'
+    )
+  # A mistake in the last of them shall not cost the time of the others.
+  finished = [_read_run(path) for path in run_dirs]
+  runs = []
+  for run in finished:
+    runs.append(_measure_run(run, epochs, learning_rate, data_dir))
+    if console is not None:
+      console.print(f'{run.path}: movement measured.', highlight=False)
+  return _summarize(runs, epochs)
+
+
+class _Run(NamedTuple):
+  """A finished run on disk."""
+
+  path: pathlib.Path
+  config: config_lib.Config
+  dtype: str
+  """That of the network's arithmetic."""
+
+
+def _read_run(path: pathlib.Path) -> _Run:
+  if not path.is_dir():
+    raise errors.UsageError(f'There is no directory {path}.')
+  directory = run_directory.RunDirectory(path)
+  summary = directory.read_summary()
+  if summary is None or summary.get('status') != 'done':
+    raise errors.UsageError(
+      f'{path} must be a finished run to measure movement on.'
+    )
+  if not directory.checkpoints.is_dir():
+    raise _no_checkpoint(path)
+  saved = run_directory.read_json(path / 'config.json')
+  settings = {
+    field.name: saved[field.name]
+    for field in dataclasses.fields(config_lib.Config)
+    if field.name in saved
+  }
+  for name, kind in (
+    ('data_dir', pathlib.Path),
+    ('follow_run', pathlib.Path),
+    ('milestones', tuple),
+  ):
+    if settings.get(name) is not None:
+      settings[name] = kind(settings[name])
+  return _Run(path, config_lib.Config(**settings), saved['compute_dtype'])
+
+
+# ---------------------------------------------------------------- measurements
+
+
+class _Program(NamedTuple):
+  """What the arms of a run share."""
+
+  start: step_lib.TrainState
+  train_step: Callable[
+    [step_lib.TrainState, np.ndarray], tuple[step_lib.TrainState, '_Movement']
+  ]
+  """(state, momenta of shape=(2,)) -> (state, movement)."""
+  groups: dict[str, Any]
+  """``quick`` and ``slow``: trees like the parameters, true at the group's."""
+  steps_per_epoch: int
+  seed: int
+
+
+class _Movement(NamedTuple):
+  """What one step showed, or all of them."""
+
+  horizontal: Any  # bool: whether LCAM was in the horizontal phase.
+  momentum: Any  # float32: what the step was taken with.
+  quick: Any  # float32: mean of the squared movements.
+  slow: Any  # float32: likewise.
+
+
+def _measure_run(
+  run: _Run,
+  epochs: int,
+  learning_rate: float | None,
+  data_dir: pathlib.Path | None,
+) -> dict[str, Any]:
+  config = run.config
+  if learning_rate is None:
+    initial = config_lib.known(config.learning_rate)
+    learning_rate = (initial if config.optimizer in _LIKE_SGD else 0.1) / 10
+  program, layers = _prepare(run, learning_rate, data_dir)
+  steps_per_epoch = program.steps_per_epoch
+  arms, speed = {}, {}
+  for pair in (_SYMMETRIC, _HORIZONTAL, _VERTICAL):
+    momenta = np.tile(pair, ((epochs + 1) * steps_per_epoch, 1))
+    steps = _train(program, momenta)
+    arms[_arm_name('LCAM', pair)] = _figures(program, steps)
+    if pair == _SYMMETRIC:
+      speed = _speed_correlations(program, steps)
+      continue
+    heads = steps.horizontal.reshape(-1, steps_per_epoch)
+    heads = np.random.default_rng(program.seed).permuted(heads, axis=1).ravel()
+    # A choice is for the step that follows, as LCAM's is.
+    tossed = np.where(np.roll(heads, -1), *pair)
+    steps = _train(program, np.stack([tossed, tossed], axis=1))
+    arms[_arm_name('coin', pair)] = _figures(
+      program, steps._replace(horizontal=heads)
+    )
+  return {
+    'run': str(run.path),
+    'dataset': config.dataset,
+    'network': f'WRN-{config.depth}-{config.widen_factor}',
+    'seed': config.seed,
+    'learning_rate': traction.rounded(learning_rate),
+    'steps_per_epoch': program.steps_per_epoch,
+    **{f'speed_correlation_{end}': value for end, value in speed.items()},
+    'layers': layers,
+    'arms': arms,
+  }
+
+
+def _prepare(
+  run: _Run, learning_rate: float, data_dir: pathlib.Path | None
+) -> tuple[_Program, dict[str, Any]]:
+  """Restores a run, and finds its quick and its slow weights.
+
+  Returns:
+    What the arms share; and for each layer its number of weights and the parts
+    of them that are quick and slow.
+  """
+  config = run.config
+  dataset = data.load(
+    config.dataset,
+    data_dir or config.data_dir,
+    config.train_examples,
+    config.image_size,
+  )
+  examples = len(dataset.train)
+  graphdef, rest, restored = _restore(run, dataset)
+
+  # A last, short batch would be noisier than the others.
+  batch_size = min(config.batch_size, examples)
+  steps_per_epoch = examples // batch_size
+  images = jax.device_put(
+    step_lib.Images(dataset.train.images, dataset.train.labels)
+  )
+  mean, deviation = dataset.channel_statistics()
+  if config.normalization == 'imagenet':
+    mean = np.asarray(augmentation.IMAGENET_MEAN, np.float32)
+    deviation = np.asarray(augmentation.IMAGENET_DEVIATION, np.float32)
+  augmentation_key, dropout_key, order_key = jax.random.split(
+    # Not the batches that the run has seen.
+    jax.random.fold_in(jax.random.key(config.seed), config.epochs),
+    3,
+  )
+  keys = step_lib.Keys(augmentation_key, dropout_key)
+
+  def train_step(
+    optimizer: optax.GradientTransformationExtraArgs,
+    name: config_lib.Optimizer,
+    state: step_lib.TrainState,
+    images: step_lib.Images,
+  ) -> tuple[step_lib.TrainState, step_lib.StepMetrics]:
+    settings = dataclasses.replace(
+      config, optimizer=name, reaction='next', batch_size=batch_size
+    )
+    epoch_key = jax.random.fold_in(order_key, state.step // steps_per_epoch)
+    step = step_lib.make_train_step(
+      settings,
+      graphdef,
+      rest,
+      optimizer,
+      steps_per_epoch=steps_per_epoch,
+      crop_padding=dataset.crop_padding,
+      flip=dataset.flip,
+      mean=mean,
+      deviation=deviation,
+      batch_sharding=SingleDeviceSharding(jax.devices()[0]),
+    )
+    order = jax.random.permutation(epoch_key, examples)
+    return step(state, images, order, keys, batch_size)
+
+  # ------------------------------------------------------ variance of gradients
+  recorder = _gradient_recorder()
+  record = jax.jit(functools.partial(train_step, recorder, 'adam'))
+  state = restored._replace(
+    step=jnp.zeros([], jnp.int32), opt_state=recorder.init(restored.params)
+  )
+  for _ in range(steps_per_epoch):
+    # The optimizer moves no weight, and training does not read the running
+    # statistics.
+    state, _ = record(state, images)
+  groups, layers = _divide(state.params, state.opt_state.squares)
+
+  # ------------------------------------------------------------------- training
+  def lcam(momenta: Any) -> optax.GradientTransformationExtraArgs:
+    return optax_lcam.lcam_sgd(
+      learning_rate,
+      momenta[0],
+      momenta[1],
+      weight_decay=config.weight_decay,
+      steps_per_epoch=steps_per_epoch,
+    )
+
+  @jax.jit
+  def measured_step(
+    state: step_lib.TrainState,
+    images: step_lib.Images,
+    groups: dict[str, Any],
+    momenta: jax.Array,
+  ) -> tuple[step_lib.TrainState, _Movement]:
+    after, metrics = train_step(lcam(momenta), 'lcam', state, images)
+    movement = jax.tree.map(jnp.subtract, after.params, state.params)
+    return after, _Movement(
+      horizontal=metrics.horizontal == 1,
+      momentum=metrics.momentum,
+      **{name: _mean_square(movement, groups[name]) for name in _GROUPS},
+    )
+
+  start = restored._replace(
+    # The first epoch has been used.
+    step=jnp.asarray(steps_per_epoch, jnp.int32),
+    opt_state=lcam(_SYMMETRIC).init(restored.params),
+  )
+  program = _Program(
+    start=start,
+    train_step=lambda state, momenta: measured_step(
+      state, images, groups, momenta
+    ),
+    groups=groups,
+    steps_per_epoch=steps_per_epoch,
+    seed=config.seed,
+  )
+  return program, layers
+
+
+def _restore(
+  run: _Run, dataset: dataset_lib.Dataset
+) -> tuple[nnx.GraphDef, Any, step_lib.TrainState]:
+  """The structure, what does not train, and the state of a run at its end."""
+  config = run.config
+  steps_per_epoch = -(-len(dataset.train) // config.batch_size)
+
+  def make_model(key: jax.Array) -> nnx.Module:
+    return models.WideResNet(
+      config.depth,
+      config.widen_factor,
+      dataset.num_classes,
+      config.dropout_rate,
+      in_channels=dataset.train.images.shape[-1],
+      dtype=jnp.dtype(run.dtype),
+      rngs=nnx.Rngs(params=key, dropout=0),
+    )
+
+  optimizer = optimizers.make_optimizer(
+    config, schedules.make_schedule(config, steps_per_epoch), steps_per_epoch
+  )
+
+  def init(key: jax.Array) -> tuple[step_lib.TrainState, Any]:
+    return step_lib.init_state(make_model(key), optimizer)
+
+  # New parameters are needed for their shapes alone, and to compile what makes
+  # them takes as long as all of the restoring.
+  key = jax.random.key(0)
+  device = SingleDeviceSharding(jax.devices()[0])
+  like = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
+    jax.eval_shape(init, key)[0],
+  )
+  rest = jax.jit(lambda key: init(key)[1])(key)
+  checkpoints = checkpoint.Checkpoints(
+    run_directory.RunDirectory(run.path).checkpoints
+  )
+  try:
+    epochs = checkpoints.epochs()
+    if not epochs:
+      raise _no_checkpoint(run.path)
+    state = checkpoints.restore(max(epochs), like)
+  finally:
+    checkpoints.close()
+  graphdef = nnx.graphdef(nnx.eval_shape(make_model, key))
+  return graphdef, rest, state
+
+
+def _no_checkpoint(path: pathlib.Path) -> errors.UsageError:
+  return errors.UsageError(f'{path} has no checkpoint to train on from.')
+
+
+class _Gradients(NamedTuple):
+  """Welford's sums over the gradients of a weight."""
+
+  count: Any  # shape=(), dtype=float32.
+  mean: Any  # the parameters' structure.
+  squares: Any  # the parameters' structure: squared distances from the mean.
+
+
+def _gradient_recorder() -> optax.GradientTransformationExtraArgs:
+  """An optimizer that moves nothing, and remembers what it was given."""
+
+  def init(params: Any) -> _Gradients:
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    return _Gradients(jnp.zeros([]), zeros, zeros)
+
+  def update(
+    updates: Any, state: _Gradients, params: Any = None, **unused: Any
+  ) -> tuple[Any, _Gradients]:
+    del params, unused
+    count = state.count + 1
+    mean = jax.tree.map(lambda m, g: m + (g - m) / count, state.mean, updates)
+    squares = jax.tree.map(
+      lambda s, g, old, new: s + (g - old) * (g - new),
+      state.squares,
+      updates,
+      state.mean,
+      mean,
+    )
+    zeros = jax.tree.map(jnp.zeros_like, updates)
+    return zeros, _Gradients(count, mean, squares)
+
+  return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _divide(params: Any, variances: Any) -> tuple[dict[str, Any], Any]:
+  """Ranks the weights of convolutions and linear layers.
+
+  Args:
+    params: The parameters.
+    variances: Their structure; in proportion to the gradients' variances.
+
+  Returns:
+    For ``quick`` and ``slow`` a tree like the parameters that is true at the
+    group's weights; and for each layer its number of weights and the parts of
+    them in the groups.
+  """
+  # Batch norm and biases have one axis.
+  kernels = [leaf.ndim > 1 for leaf in jax.tree.leaves(params)]
+  arrays = [np.asarray(x) for x in jax.tree.leaves(jax.device_get(variances))]
+  ranked = np.argsort(
+    np.concatenate(
+      [a.ravel() for a, k in zip(arrays, kernels, strict=True) if k]
+    ),
+    kind='stable',
+  )
+  size = int(len(ranked) * _PART)
+  groups = {}
+  parts: dict[str, dict[str, float]] = {}
+  for name, members in (('quick', ranked[-size:]), ('slow', ranked[:size])):
+    chosen = np.zeros(len(ranked), bool)
+    chosen[members] = True
+    leaves, used = [], 0
+    for (path, leaf), is_kernel in zip(
+      jax.tree.leaves_with_path(params), kernels, strict=True
+    ):
+      mask = np.zeros(leaf.shape, bool)
+      if is_kernel:
+        mask = chosen[used : used + mask.size].reshape(mask.shape)
+        used += mask.size
+        layer = jax.tree_util.keystr(path, simple=True, separator='.')
+        part = parts.setdefault(layer, {'weights': mask.size})
+        part[name] = round(float(mask.mean()), 4)
+      leaves.append(jnp.asarray(mask))
+    groups[name] = jax.tree.unflatten(jax.tree.structure(params), leaves)
+  return groups, parts
+
+
+def _mean_square(movement: Any, group: Any) -> jax.Array:
+  """shape=(), dtype=float32: over the weights of a group."""
+  pairs = list(
+    zip(jax.tree.leaves(movement), jax.tree.leaves(group), strict=True)
+  )
+  zero = jnp.zeros([])
+  total = sum((jnp.sum(jnp.where(g, m, 0.0) ** 2) for m, g in pairs), zero)
+  return total / sum((jnp.sum(g, dtype=jnp.float32) for _, g in pairs), zero)
+
+
+def _train(program: _Program, momenta: np.ndarray) -> _Movement:
+  """Trains one arm from the checkpoint on.
+
+  Args:
+    program: What the arms share.
+    momenta: shape=(steps, 2): the horizontal and the vertical momentum that
+      each step's loss chooses from, for the next step.
+
+  Returns:
+    Arrays of shape=(steps,).
+  """
+  state = program.start
+  steps = []
+  for pair in momenta.astype(np.float32):
+    state, movement = program.train_step(state, pair)
+    steps.append(movement)
+  return _Movement(
+    *(np.asarray(field) for field in zip(*jax.device_get(steps), strict=True))
+  )
+
+
+# -------------------------------------------------------------------- figures
+
+
+def _measured(program: _Program, steps: _Movement) -> _Movement:
+  """The steps after the first epoch."""
+  return _Movement(*(field[program.steps_per_epoch :] for field in steps))
+
+
+def _figures(program: _Program, steps: _Movement) -> dict[str, Any]:
+  """Movements of one arm of one run, by group and phase."""
+  measured = _measured(program, steps)
+  horizontal = measured.horizontal
+  figures_of_arm: dict[str, Any] = {
+    'share_horizontal': traction.rounded(float(horizontal.mean()))
+  }
+  for group in _GROUPS:
+    squares = getattr(measured, group).astype(np.float64)
+    by_phase = [
+      math.sqrt(squares[which].mean()) if which.any() else math.nan
+      for which in (horizontal, ~horizontal)
+    ]
+    figures_of_arm[group] = {
+      'movement': traction.rounded(math.sqrt(squares.mean())),
+      'movement_horizontal': traction.rounded(by_phase[0]),
+      'movement_vertical': traction.rounded(by_phase[1]),
+      'ratio': traction.rounded(by_phase[0] / by_phase[1]),
+    }
+  return figures_of_arm
+
+
+def _speed_correlations(
+  program: _Program, steps: _Movement
+) -> dict[str, float | None]:
+  """Of a low loss with the quick group's step to its place, and from there."""
+  measured = _measured(program, steps)
+  speed = np.sqrt(measured.quick.astype(np.float64))
+  # A step is taken with what the loss before it has chosen.
+  low = measured.horizontal[2:].astype(np.float64)
+  return {
+    'to': traction.rounded(_correlation(low, speed[:-2])),
+    'from': traction.rounded(_correlation(low, speed[1:-1])),
+  }
+
+
+def _correlation(event: np.ndarray, number: np.ndarray) -> float:
+  if len(event) < 2 or not event.std() or not number.std():
+    return math.nan
+  return float(np.corrcoef(event, number)[0, 1])
+
+
+def _arm_name(kind: str, pair: tuple[float, float]) -> str:
+  return f'{kind} {traction.pair_name(pair)}'
+
+
+def _summarize(runs: list[dict[str, Any]], epochs: int) -> dict[str, Any]:
+  """Means and intervals over the runs, and the paper's claims."""
+  arms = {}
+  for name in runs[0]['arms']:
+    of_runs = [run['arms'][name] for run in runs]
+    arms[name] = {
+      'share_horizontal': traction.summarize(
+        _numbers(arm['share_horizontal'] for arm in of_runs)
+      ),
+      **{
+        f'{group}_ratio': traction.summarize(
+          _numbers(arm[group]['ratio'] for arm in of_runs)
+        )
+        for group in _GROUPS
+      },
+    }
+  gains = [
+    {
+      'pair': traction.pair_name(pair),
+      **{
+        group: traction.summarize(_gains(runs, pair, group))
+        for group in _GROUPS
+      },
+    }
+    for pair in (_HORIZONTAL, _VERTICAL)
+  ]
+  return {
+    'settings': {
+      'epochs': epochs,
+      'quick_and_slow_part': _PART,
+      'datasets': sorted({run['dataset'] for run in runs}),
+      'networks': sorted({run['network'] for run in runs}),
+    },
+    'claims': _judge_claims(runs, arms, gains),
+    'arms': arms,
+    'gains': gains,
+    'runs': runs,
+  }
+
+
+def _numbers(values: Any) -> list[float]:
+  return [math.nan if value is None else value for value in values]
+
+
+def _gains(
+  runs: Sequence[dict[str, Any]], pair: tuple[float, float], group: str
+) -> list[float]:
+  """How much more than under its coin a group moves, in percent, by run."""
+  gains = []
+  for run in runs:
+    ours, coins = _numbers(
+      run['arms'][_arm_name(kind, pair)][group]['movement']
+      for kind in ('LCAM', 'coin')
+    )
+    gains.append(100 * (ours / coins - 1))
+  return gains
+
+
+def _judge_claims(
+  runs: Sequence[dict[str, Any]],
+  arms: dict[str, Any],
+  gains: Sequence[dict[str, Any]],
+) -> list[dict[str, Any]]:
+  claims: list[dict[str, Any]] = []
+  for claim, pair, group in (
+    ('W_Q pulls W_S', _HORIZONTAL, 'slow'),
+    ('W_S pulls W_Q', _VERTICAL, 'quick'),
+  ):
+    name = traction.pair_name(pair)
+    (gain,) = (g[group] for g in gains if g['pair'] == name)
+    verdict = traction.judge(gain)
+    ours, coins = (
+      traction.show_number(arms[_arm_name(kind, pair)][f'{group}_ratio'])
+      for kind in ('LCAM', 'coin')
+    )
+    claims.append(
+      {
+        'claim': claim,
+        'pair': name,
+        'verdict': verdict,
+        'sentence': (
+          f'{claim}, {name}: the {group} weights move'
+          f' {traction.show_percent(gain)} than with a coin of the same rate'
+          f' (movement in horizontal over that in vertical steps: {ours}, with'
+          f' the coin {coins}; n = {gain["n"]}): {verdict}.'
+        ),
+      }
+    )
+  arriving, leaving = (
+    traction.summarize(
+      _numbers(run[f'speed_correlation_{end}'] for run in runs)
+    )
+    for end in ('to', 'from')
+  )
+  symmetric = traction.pair_name(_SYMMETRIC)
+  claims.append(
+    {
+      'claim': 'W_Q is fast where the loss is low',
+      'pair': symmetric,
+      'verdict': traction.judge(arriving),
+      'arriving': arriving,
+      'leaving': leaving,
+      'sentence': traction.bottom_sentence(symmetric, arriving, leaving),
+    }
+  )
+  return claims
+
+
+# ------------------------------------------------------------------- pictures
+
+
+def write(record: dict[str, Any], out: pathlib.Path) -> None:
+  """Writes movement.json and movement.png.
+
+  Args:
+    record: From :func:`measure`.
+    out: Folder to write into; made if absent.
+
+  Raises:
+    UsageError: ``out`` cannot be written.
+  """
+  traction.write_record(out / 'movement.json', record)
+  draw(record, out / 'movement.png')
+
+
+def draw(record: dict[str, Any], path: pathlib.Path) -> None:
+  """Draws the ratios of the phases, and the gains over the coins.
+
+  Args:
+    record: From :func:`measure`, or read from movement.json.
+    path: The PNG file to write.
+  """
+  settings, runs = record['settings'], record['runs']
+  with matplotlib.rc_context(figures._STYLE):
+    figure = mpl_figure.Figure(figsize=(12, 4.6), layout='constrained')
+    ratios, gains = figure.subplots(1, 2)
+    _draw_ratios(record, ratios)
+    _draw_gains(record, gains)
+    figure.suptitle(
+      f'Movement of {", ".join(settings["networks"])} on'
+      f' {", ".join(settings["datasets"])}: {len(runs)}'
+      f' run{"s" if len(runs) > 1 else ""} trained on for'
+      f' {settings["epochs"]} epochs'
+    )
+    figure.savefig(path, dpi=120)
+
+
+def _draw_ratios(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
+  arms = record['arms']
+  for i, group in enumerate(_GROUPS):
+    places = np.arange(len(arms)) + 0.24 * i - 0.12
+    traction.draw_intervals(
+      axis,
+      places,
+      [arm[f'{group}_ratio'] for arm in arms.values()],
+      f'{group} weights',
+      i,
+      'os'[i],
+    )
+    for run in record['runs']:
+      ratios = _numbers(run['arms'][name][group]['ratio'] for name in arms)
+      _draw_runs(axis, places + 0.09, ratios)
+  axis.axhline(1, color='0.3', linewidth=1)
+  axis.set_xticks(
+    range(len(arms)), [name.replace(' ', '\n') for name in arms], fontsize=9
+  )
+  axis.set_ylabel('rms movement, horizontal / vertical steps')
+  axis.set_title('Mean and 95 % interval; small dots: the runs', fontsize=10)
+  axis.legend()
+
+
+def _draw_gains(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
+  rows = {}
+  for gain in record['gains']:
+    for group in _GROUPS:
+      label = f'{gain["pair"]}, {group} weights'
+      for claim in record['claims']:
+        claimed = {'W_Q pulls W_S': 'slow', 'W_S pulls W_Q': 'quick'}
+        if (
+          claim['pair'] == gain['pair'] and claimed.get(claim['claim']) == group
+        ):
+          label += f'\n"{traction.typeset(claim["claim"])}"'
+      rows[label] = [gain[group]]
+  traction.draw_differences(axis, rows, ('LCAM',))
+  i = 0
+  for pair in (_HORIZONTAL, _VERTICAL):
+    for group in _GROUPS:
+      of_runs = _gains(record['runs'], pair, group)
+      _draw_runs(axis, of_runs, np.full(len(of_runs), -i - 0.2))
+      i += 1
+  axis.set_xlabel('movement more (+) or less (−) than with a coin (%)')
+  axis.set_title(
+    'What the choice by the loss adds: mean and 95 % interval', fontsize=10
+  )
+
+
+def _draw_runs(axis: mpl_axes.Axes, x: Any, y: Any) -> None:
+  axis.plot(x, y, '.', color='0.5', markersize=4)
