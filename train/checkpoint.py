@@ -31,25 +31,26 @@ class Checkpoints:
     """Writes the state after an epoch; older checkpoints go."""
     self._manager.save(epoch, args=ocp.args.StandardSave(_by_name(state)))
 
-  def restore_latest(self, like: TrainState) -> tuple[int, TrainState] | None:
-    """The newest checkpoint.
+  def epochs(self) -> set[int]:
+    """The numbers of finished epochs of which there are checkpoints."""
+    return set(self._manager.all_steps())
+
+  def restore(self, epoch: int, like: TrainState) -> TrainState:
+    """The state after an epoch.
 
     Args:
+      epoch: One of :meth:`epochs`.
       like: A state of the same structure, shapes, dtypes and shardings.
 
     Returns:
-      The number of finished epochs and the state, or ``None`` where there is
-      no checkpoint.
+      The state, bit for bit as it was saved.
     """
-    epoch = self._manager.latest_step()
-    if epoch is None:
-      return None
     abstract = jax.tree.map(ocp.utils.to_shape_dtype_struct, _by_name(like))
     restored = self._manager.restore(
       epoch, args=ocp.args.StandardRestore(abstract)
     )
     leaves = [restored[name] for name in _by_name(like)]
-    return epoch, jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
   def close(self) -> None:
     self._manager.close()

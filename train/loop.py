@@ -1,13 +1,15 @@
-"""One run, from top to bottom.
+"""One run from top to bottom, or several seeds of it in one program.
 
-Settings and data, devices, run directory, optimizer, model, compilation,
-resume, epochs, summary.
+Settings and data, devices, run directories, optimizer, model, compilation,
+resume, epochs, summaries.
 """
 
+from collections.abc import Callable, Sequence
+import dataclasses
 import functools
 import pathlib
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 from flax import nnx
 import jax
@@ -33,25 +35,20 @@ from train import step as step_lib
 # Each kind of randomness has a stream of its own, also under one seed.
 _INIT, _ORDER, _AUGMENTATION, _DROPOUT = range(4)
 
+_Metrics = TypeVar('_Metrics', step_lib.StepMetrics, step_lib.EvalMetrics)
+
 _MOST_STEPS_PER_DISPATCH = 100
 
 
 def run(
-  config: config_lib.Config,
-  run_dir: pathlib.Path,
-  *,
-  experiment: str | None = None,
-  title: str | None = None,
-  console: rich.console.Console | None = None,
+  config: config_lib.Config, run_dir: pathlib.Path, **options: Any
 ) -> dict[str, Any]:
   """Trains one network, or goes on with it, or sees that it is done.
 
   Args:
     config: The settings, as the command line gave them.
     run_dir: Where the run is written.
-    experiment: Name of the experiment, for the records.
-    title: What the progress line calls the run. Default: the directory's name.
-    console: Where progress is shown. Default: standard error.
+    **options: See :func:`run_together`.
 
   Returns:
     The content of summary.json.
@@ -60,6 +57,39 @@ def run(
     UsageError: A setting is out of range, the data cannot be had, or the
       directory holds another run.
   """
+  return run_together([config], [run_dir], **options)[0]
+
+
+def run_together(
+  configs: Sequence[config_lib.Config],
+  run_dirs: Sequence[pathlib.Path],
+  *,
+  experiment: str | None = None,
+  title: str | None = None,
+  console: rich.console.Console | None = None,
+) -> list[dict[str, Any]]:
+  """Trains networks of several seeds at once, in one vmapped program.
+
+  Each has a run directory as if it had run alone, and may be gone on with alone
+  or in other company. What it computes is what it would alone, up to rounding.
+
+  Args:
+    configs: The settings of the runs, see :func:`can_run_together`.
+    run_dirs: Where the runs are written.
+    experiment: Name of the experiment, for the records.
+    title: What the progress line calls the runs. Default: the name of the first
+      directory.
+    console: Where progress is shown. Default: standard error.
+
+  Returns:
+    The content of each summary.json.
+
+  Raises:
+    UsageError: See :func:`run`.
+    ValueError: The runs cannot be one program.
+  """
+  if not can_run_together(configs):
+    raise ValueError('Runs of one program must differ in their seeds alone.')
   console = console or rich.console.Console(stderr=True)
   say = functools.partial(
     console.print, highlight=False, markup=False, soft_wrap=True
@@ -67,14 +97,17 @@ def run(
   started = time.monotonic()
 
   # ------------------------------------------------------- settings and data
-  config_lib.check(config)
-  config = followed_run.take_over(config)
+  for config in configs:
+    config_lib.check(config)
+  configs = [followed_run.take_over(config) for config in configs]
+  config = configs[0]
   dataset = data.load(
     config.dataset, config.data_dir, config.train_examples, config.image_size
   )
   examples = len(dataset.train)
   steps_per_epoch = -(-examples // config.batch_size)
-  given, config = config, config_lib.resolve(config, steps_per_epoch)
+  resolved = [config_lib.resolve(c, steps_per_epoch) for c in configs]
+  config = resolved[0]
 
   # ----------------------------------------------------------------- devices
   devices = jax.devices()
@@ -86,13 +119,28 @@ def run(
   replicated = NamedSharding(mesh, PartitionSpec())
   by_batch = NamedSharding(mesh, PartitionSpec('batch'))
 
-  # ----------------------------------------------------------- run directory
-  directory = run_directory.RunDirectory(run_dir)
-  directory.claim(given, config, experiment=experiment, compute_dtype=dtype)
-  summary = directory.read_summary()
-  if summary is not None and summary['status'] == 'done':
-    say(f'{run_dir} is finished.')
-    return summary
+  # --------------------------------------------------------- run directories
+  directories = [run_directory.RunDirectory(path) for path in run_dirs]
+  for directory, given, own in zip(directories, configs, resolved, strict=True):
+    directory.claim(given, own, experiment=experiment, compute_dtype=dtype)
+  summaries = [directory.read_summary() for directory in directories]
+  is_done = [s is not None and s['status'] == 'done' for s in summaries]
+  if any(is_done):
+    for directory, done in zip(directories, is_done, strict=True):
+      if done:
+        say(f'{directory.path} is finished.')
+    open_runs = [i for i, done in enumerate(is_done) if not done]
+    if open_runs:
+      made = run_together(
+        [configs[i] for i in open_runs],
+        [run_dirs[i] for i in open_runs],
+        experiment=experiment,
+        title=title,
+        console=console,
+      )
+      for i, summary in zip(open_runs, made, strict=True):
+        summaries[i] = summary
+    return [config_lib.known(summary) for summary in summaries]
 
   # ---------------------------------------------------------- data on device
   train_images, test_images = jax.device_put(
@@ -107,17 +155,28 @@ def run(
     mean = np.asarray(augmentation.IMAGENET_MEAN, np.float32)
     deviation = np.asarray(augmentation.IMAGENET_DEVIATION, np.float32)
 
-  order_key = _key(config.order_seed, _ORDER)
+  # A single run has no leading axis: vmap makes convolutions slower.
+  together = len(configs) > 1
+
+  def over_runs(fn: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
+    return jax.vmap(fn, in_axes) if together else fn
+
+  def own_keys(seed: str, stream: int) -> jax.Array:
+    all_keys = jnp.stack([_key(getattr(c, seed), stream) for c in resolved])
+    return all_keys if together else all_keys[0]
+
+  order_key = own_keys('order_seed', _ORDER)
   keys = step_lib.Keys(
-    augmentation=_key(config.augmentation_seed, _AUGMENTATION),
-    dropout=_key(config.dropout_seed, _DROPOUT),
+    augmentation=own_keys('augmentation_seed', _AUGMENTATION),
+    dropout=own_keys('dropout_seed', _DROPOUT),
   )
   keys, order_key = jax.device_put((keys, order_key), replicated)
+
+  def permutation(key: jax.Array, epoch: jax.Array) -> jax.Array:
+    return jax.random.permutation(jax.random.fold_in(key, epoch), examples)
+
   order_of_epoch = jax.jit(
-    lambda key, epoch: jax.random.permutation(
-      jax.random.fold_in(key, epoch), examples
-    ),
-    out_shardings=replicated,
+    over_runs(permutation, (0, None)), out_shardings=replicated
   )
 
   # --------------------------------------------------------------- optimizer
@@ -141,15 +200,19 @@ def run(
 
   graphdef = nnx.graphdef(nnx.eval_shape(make_model, jax.random.key(0)))
 
-  @functools.partial(jax.jit, out_shardings=replicated)
   def init(key: jax.Array) -> tuple[step_lib.TrainState, Any]:
     return step_lib.init_state(make_model(key), optimizer)
 
-  state, unused_streams = init(_key(config.init_seed, _INIT))
+  init_key = own_keys('init_seed', _INIT)
+  state, _ = jax.jit(over_runs(init), out_shardings=replicated)(init_key)
+  _, unused_streams = jax.jit(init, out_shardings=replicated)(jax.random.key(0))
 
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+  parameters //= len(configs)
+  title = title or run_dirs[0].name
+  runs = f'{len(configs)} runs of ' if together else ''
   say(
-    f'{title or run_dir.name}: WRN-{config.depth}-{config.widen_factor} with'
+    f'{title}: {runs}WRN-{config.depth}-{config.widen_factor} with'
     f' {parameters:,} parameters in {dtype}, {examples:,} training and'
     f' {len(dataset.test):,} test images, {len(devices)} x'
     f' {devices[0].device_kind}'
@@ -157,44 +220,42 @@ def run(
 
   # ------------------------------------------------------------- compilation
   compilation_started = time.monotonic()
-  train_steps = jax.jit(
-    step_lib.repeat(
-      step_lib.make_train_step(
-        config,
-        graphdef,
-        unused_streams,
-        optimizer,
-        steps_per_epoch=steps_per_epoch,
-        crop_padding=dataset.crop_padding,
-        flip=dataset.flip,
-        mean=mean,
-        deviation=deviation,
-        batch_sharding=by_batch,
-      )
-    ),
-    static_argnames=('batch_size', 'steps'),
-    donate_argnames='state',
-    out_shardings=replicated,
-  )
-  eval_step = jax.jit(
-    step_lib.make_eval_step(
+  train_steps = step_lib.repeat(
+    step_lib.make_train_step(
+      config,
       graphdef,
       unused_streams,
-      examples=len(dataset.test),
+      optimizer,
+      steps_per_epoch=steps_per_epoch,
+      crop_padding=dataset.crop_padding,
+      flip=dataset.flip,
       mean=mean,
       deviation=deviation,
       batch_sharding=by_batch,
-    ),
-    static_argnames='batch_size',
-    out_shardings=replicated,
+    )
+  )
+  eval_step = step_lib.make_eval_step(
+    graphdef,
+    unused_streams,
+    examples=len(dataset.test),
+    mean=mean,
+    deviation=deviation,
+    batch_sharding=by_batch,
   )
 
   dispatches = _plan_epoch(config, examples, on_cpu)
   order = order_of_epoch(order_key, jax.device_put(np.int32(0), replicated))
   compiled_train = {
-    (size, steps): train_steps.lower(
-      state, train_images, order, keys, batch_size=size, steps=steps
-    ).compile()
+    (size, steps): jax.jit(
+      over_runs(
+        functools.partial(train_steps, batch_size=size, steps=steps),
+        (0, None, 0, 0),
+      ),
+      donate_argnums=0,
+      out_shardings=replicated,
+    )
+    .lower(state, train_images, order, keys)
+    .compile()
     for size, steps in set(dispatches)
   }
   eval_starts = jax.device_put(
@@ -203,33 +264,53 @@ def run(
     ),
     replicated,
   )
-  compiled_eval = eval_step.lower(
-    state.params,
-    state.batch_stats,
-    test_images,
-    eval_starts[0],
-    batch_size=config.eval_batch_size,
-  ).compile()
+  compiled_eval = (
+    jax.jit(
+      over_runs(
+        functools.partial(eval_step, batch_size=config.eval_batch_size),
+        (0, 0, None, None),
+      ),
+      out_shardings=replicated,
+    )
+    .lower(state.params, state.batch_stats, test_images, eval_starts[0])
+    .compile()
+  )
+
+  @jax.jit
+  def apart(state: step_lib.TrainState) -> list[step_lib.TrainState]:
+    """The state of each run, as it is without the leading axis."""
+    if not together:
+      return [state]
+    return [jax.tree.map(lambda x: x[i], state) for i in range(len(configs))]
 
   say(f'Compiled in {time.monotonic() - compilation_started:.1f} s.')
 
   # ------------------------------------------------------------------ resume
-  checkpoints = checkpoint.Checkpoints(directory.checkpoints)
-  epochs_done = 0
-  restored = checkpoints.restore_latest(state)
-  if restored is not None:
-    epochs_done, state = restored
-    say(f'{run_dir}: going on after epoch {epochs_done}.')
-  log = metrics.MetricsLog(
-    directory.metrics, directory.tensorboard, epochs_done
+  checkpoints = [checkpoint.Checkpoints(d.checkpoints) for d in directories]
+  epochs_done = max(
+    set.intersection(*(saved.epochs() for saved in checkpoints)), default=0
   )
-  directory.write_summary({'status': 'incomplete'})
+  if epochs_done:
+    restored = [
+      saved.restore(epochs_done, own)
+      for saved, own in zip(checkpoints, apart(state), strict=True)
+    ]
+    state = restored[0]
+    if together:
+      state = jax.device_put(
+        jax.tree.map(lambda *x: jnp.stack(x), *restored), replicated
+      )
+    say(f'{title}: going on after epoch {epochs_done}.')
+  logs = [
+    metrics.MetricsLog(d.metrics, d.tensorboard, epochs_done)
+    for d in directories
+  ]
+  for directory in directories:
+    directory.write_summary({'status': 'incomplete'})
 
   # ------------------------------------------------------------------ epochs
-  status = 'done'
-  shown = progress.Progress(
-    console, title or run_dir.name, config.epochs, steps_per_epoch
-  )
+  diverged: set[int] = set()
+  shown = progress.Progress(console, title, config.epochs, steps_per_epoch)
   with shown, jax.transfer_guard('disallow'):
     for epoch in range(epochs_done + 1, config.epochs + 1):
       epoch_on_device = jax.device_put(np.int32(epoch), replicated)
@@ -243,8 +324,8 @@ def run(
           state, train_images, order, keys
         )
         if measured and shown.wants_step():
-          loss = jax.device_get(measured[-1].loss)[-1]
-          shown.step(epoch, steps_done, float(loss))
+          loss = jax.device_get(measured[-1].loss)[..., -1]
+          shown.step(epoch, steps_done, float(loss.mean()))
         measured.append(step_metrics)
         steps_done += steps
       jax.block_until_ready(state)
@@ -254,50 +335,98 @@ def run(
         compiled_eval(state.params, state.batch_stats, test_images, start)
         for start in eval_starts
       ]
-      row = run_directory.finite(
-        {
-          'epoch': epoch,
-          'step': epoch * steps_per_epoch,
-          **metrics.summarize_epoch(
-            jax.device_get(measured),
-            [size for size, steps in dispatches for _ in range(steps)],
-          ),
-          **metrics.summarize_test(jax.device_get(tested), len(dataset.test)),
-          'learning_rate': float(learning_rates[epoch - 1]),
-          'images_per_second': examples / train_seconds,
-          'seconds': time.monotonic() - epoch_started,
-        }
-      )
-      log.append(row)
-      shown.epoch(row)
-      if row['train_loss'] is None:
-        status = 'diverged'
+      of_steps = jax.device_get(measured)
+      of_test = jax.device_get(tested)
+      for i, log in enumerate(logs):
+        if i in diverged:
+          continue
+        row = run_directory.finite(
+          {
+            'epoch': epoch,
+            'step': epoch * steps_per_epoch,
+            **metrics.summarize_epoch(
+              _of_run(of_steps, i if together else None),
+              [size for size, steps in dispatches for _ in range(steps)],
+            ),
+            **metrics.summarize_test(
+              _of_run(of_test, i if together else None), len(dataset.test)
+            ),
+            'learning_rate': float(learning_rates[epoch - 1]),
+            'images_per_second': examples / train_seconds,
+            'seconds': time.monotonic() - epoch_started,
+          }
+        )
+        log.append(row)
+        if row['train_loss'] is None:
+          diverged.add(i)
+      shown.epoch(_mean_row([log.rows[-1] for log in logs]))
+      if len(diverged) == len(logs):
         break
       if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
         # Orbax fetches arrays in its own ways.
         with jax.transfer_guard('allow'):
-          checkpoints.save(epoch, state)
+          states = apart(state)
+          for i, saved in enumerate(checkpoints):
+            if i not in diverged:
+              saved.save(epoch, states[i])
 
-  # ----------------------------------------------------------------- summary
-  checkpoints.close()
-  log.close()
-  report.draw_run(
-    log.rows,
-    directory.picture,
-    f'{experiment or config.dataset}, seed {config.seed}',
+  # --------------------------------------------------------------- summaries
+  states = apart(state)
+  written = []
+  for i, (directory, log) in enumerate(zip(directories, logs, strict=True)):
+    checkpoints[i].close()
+    log.close()
+    report.draw_run(
+      log.rows,
+      directory.picture,
+      f'{experiment or config.dataset}, seed {resolved[i].seed}',
+    )
+    summary = {
+      'status': 'diverged' if i in diverged else 'done',
+      'final_test_error': log.rows[-1]['test_error'],
+      'best_test_error': log.best_test_error(),
+      'final_train_loss': log.rows[-1]['train_loss'],
+      'epochs': log.rows[-1]['epoch'],
+      'steps': log.rows[-1]['step'],
+      'params_sha256': run_directory.params_sha256(states[i].params),
+      'runs_together': len(configs),
+      'seconds': time.monotonic() - started,
+    }
+    directory.write_summary(summary)
+    written.append(summary)
+  return written
+
+
+def can_run_together(configs: Sequence[config_lib.Config]) -> bool:
+  """Whether runs can be one program.
+
+  They can if they differ in nothing but their seeds, and their optimizer draws
+  no random numbers of its own.
+  """
+  no_seeds: dict[str, Any] = dict.fromkeys(config_lib.SEEDS)
+  without_seeds = {dataclasses.replace(c, **no_seeds) for c in configs}
+  return len(configs) == 1 or (
+    len(without_seeds) == 1 and configs[0].optimizer != 'coin'
   )
-  summary = {
-    'status': status,
-    'final_test_error': log.rows[-1]['test_error'],
-    'best_test_error': log.best_test_error(),
-    'final_train_loss': log.rows[-1]['train_loss'],
-    'epochs': log.rows[-1]['epoch'],
-    'steps': log.rows[-1]['step'],
-    'params_sha256': run_directory.params_sha256(state.params),
-    'seconds': time.monotonic() - started,
-  }
-  directory.write_summary(summary)
-  return summary
+
+
+def _of_run(measured: Sequence[_Metrics], i: int | None) -> list[_Metrics]:
+  """The metrics of one run from those of all: NamedTuples of NumPy arrays."""
+  if i is None:
+    return list(measured)
+  return [type(m)(*(field[i] for field in m)) for m in measured]
+
+
+def _mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+  """What is shown of an epoch of several runs."""
+  newest = max(row['epoch'] for row in rows)
+  alive = [row for row in rows if row['epoch'] == newest]
+  return {
+    name: None
+    if any(row[name] is None for row in alive)
+    else sum(row[name] for row in alive) / len(alive)
+    for name in alive[0]
+  } | {'epoch': newest}
 
 
 def _key(seed: int | None, stream: int) -> jax.Array:

@@ -13,6 +13,7 @@ from typing import Any
 
 import rich.console
 
+from train import config as config_lib
 from train import errors
 from train import experiments as experiments_lib
 from train import loop
@@ -26,6 +27,7 @@ def sweep(
   seeds: int,
   run_dir: pathlib.Path,
   console: rich.console.Console,
+  seeds_together: int = 1,
   **settings: Any,
 ) -> list[pathlib.Path]:
   """Runs every experiment with every seed.
@@ -38,6 +40,7 @@ def sweep(
     seeds: Runs of each.
     run_dir: Each run gets run_dir/EXPERIMENT/seed-N.
     console: Where progress is shown.
+    seeds_together: Most seeds of an arm in one vmapped program.
     **settings: Settings of every run, in place of the experiment's own.
 
   Returns:
@@ -47,34 +50,57 @@ def sweep(
   Raises:
     UsageError: The input is wrong, which concerns all runs.
   """
-  # Every arm has its first seed before any has its second.
-  plan = [(arm, seed) for seed in range(seeds) for arm in in_order(experiments)]
+  # Every arm has its first seeds before any has its next.
+  plan = [
+    (arm, range(first, min(first + seeds_together, seeds)))
+    for first in range(0, seeds, seeds_together)
+    for arm in in_order(experiments)
+  ]
   failed = []
-  for i, (arm, seed) in enumerate(plan, start=1):
-    directory = run_dir / arm.name / f'seed-{seed}'
-    title = f'{i}/{len(plan)} {arm.name} seed {seed}'
-    (directory / _ERROR).unlink(missing_ok=True)
-    config = dataclasses.replace(arm.config, seed=seed, **settings)
-    if arm.follows is not None:
-      config = dataclasses.replace(
-        config, follow_run=run_dir / arm.follows / f'seed-{seed}'
-      )
-    try:
-      loop.run(
-        config,
-        directory,
-        experiment=arm.name,
-        title=title,
-        console=console,
-      )
-    except errors.UsageError:
-      raise
-    except Exception as error:
-      failed.append(directory)
-      console.print(f'{title} failed: {error!r}', markup=False, soft_wrap=True)
-      if directory.is_dir():
-        (directory / _ERROR).write_text(traceback.format_exc())
+  for i, (arm, group) in enumerate(plan, start=1):
+    configs = [_configure(arm, seed, run_dir, settings) for seed in group]
+    directories = [run_dir / arm.name / f'seed-{seed}' for seed in group]
+    together = len(group) > 1 and loop.can_run_together(configs)
+    parts = (
+      [(configs, directories)]
+      if together
+      else [([c], [d]) for c, d in zip(configs, directories, strict=True)]
+    )
+    for own_configs, own_directories in parts:
+      own_seeds = ', '.join(str(c.seed) for c in own_configs)
+      title = f'{i}/{len(plan)} {arm.name} seed {own_seeds}'
+      for directory in own_directories:
+        (directory / _ERROR).unlink(missing_ok=True)
+      try:
+        loop.run_together(
+          own_configs,
+          own_directories,
+          experiment=arm.name,
+          title=title,
+          console=console,
+        )
+      except errors.UsageError:
+        raise
+      except Exception as error:
+        failed += own_directories
+        console.print(
+          f'{title} failed: {error!r}', markup=False, soft_wrap=True
+        )
+        for directory in own_directories:
+          if directory.is_dir():
+            (directory / _ERROR).write_text(traceback.format_exc())
   return failed
+
+
+def _configure(
+  arm: Experiment, seed: int, run_dir: pathlib.Path, settings: dict[str, Any]
+) -> config_lib.Config:
+  config = dataclasses.replace(arm.config, seed=seed, **settings)
+  if arm.follows is None:
+    return config
+  return dataclasses.replace(
+    config, follow_run=run_dir / arm.follows / f'seed-{seed}'
+  )
 
 
 def in_order(experiments: Sequence[Experiment]) -> list[Experiment]:

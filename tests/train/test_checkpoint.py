@@ -41,11 +41,11 @@ def _assert_equal(first, second):
 
 def test_nothing_saved_is_nothing_restored(tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path / 'c')
-  assert checkpoints.restore_latest(_state(1)) is None
+  assert checkpoints.epochs() == set()
   checkpoints.close()
 
 
-def test_the_newest_comes_back_and_the_oldest_go(tmp_path):
+def test_the_newest_come_back_and_the_oldest_go(tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path / 'c')
   for epoch in (1, 2, 5):
     checkpoints.save(epoch, _state(1, scale=epoch))
@@ -53,9 +53,9 @@ def test_the_newest_comes_back_and_the_oldest_go(tmp_path):
   kept = {path.name for path in (tmp_path / 'c').iterdir()}
   assert kept == {'2', '5'}
   again = checkpoint.Checkpoints(tmp_path / 'c')
-  epoch, restored = again.restore_latest(_state(1))
+  assert again.epochs() == {2, 5}
+  restored = again.restore(5, _state(1))
   again.close()
-  assert epoch == 5
   _assert_equal(restored, _state(1, scale=5))
 
 
@@ -65,6 +65,6 @@ def test_eight_devices_save_and_one_restores(tmp_path):
     checkpoints.save(3, _state(before))
     checkpoints.close()
     again = checkpoint.Checkpoints(tmp_path / name)
-    _, restored = again.restore_latest(_state(after, scale=0.0))
+    restored = again.restore(3, _state(after, scale=0.0))
     again.close()
     _assert_equal(restored, _state(after))

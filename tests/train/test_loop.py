@@ -10,6 +10,7 @@ import pytest
 import rich.console
 from tensorboard.backend.event_processing import event_accumulator
 
+from train import checkpoint
 from train import config as config_lib
 from train import errors
 from train import experiments
@@ -245,15 +246,15 @@ def test_a_run_that_fails_leaves_the_rest_of_a_sweep_alone(
   tmp_path, monkeypatch
 ):
   console = rich.console.Console(file=io.StringIO(), width=200)
-  real = loop.run
+  real = loop.run_together
 
-  def run(config, directory, **keywords):
-    if config.optimizer == 'lcam':
-      directory.mkdir(parents=True)
+  def run_together(configs, directories, **keywords):
+    if configs[0].optimizer == 'lcam':
+      directories[0].mkdir(parents=True)
       raise MemoryError('out of it')
-    return real(config, directory, **keywords)
+    return real(configs, directories, **keywords)
 
-  monkeypatch.setattr(loop, 'run', run)
+  monkeypatch.setattr(loop, 'run_together', run_together)
   failed = sweep.sweep(_digits(), 1, tmp_path, console)
   assert failed == [tmp_path / 'digits-lcam' / 'seed-0']
   assert "MemoryError('out of it')" in console.file.getvalue()
@@ -262,3 +263,124 @@ def test_a_run_that_fails_leaves_the_rest_of_a_sweep_alone(
     (tmp_path / 'digits-fixed' / 'seed-0' / 'summary.json').read_text()
   )
   assert done['status'] == 'done'
+
+
+def _run_together(directories, seeds, **settings):
+  configs = [
+    dataclasses.replace(_CONFIG, seed=seed, **settings) for seed in seeds
+  ]
+  console = rich.console.Console(file=io.StringIO())
+  return loop.run_together(configs, directories, console=console)
+
+
+def test_seeds_of_one_program_are_the_runs_that_they_are_alone(
+  finished, tmp_path
+):
+  alone, _, _ = finished
+  directories = [tmp_path / str(seed) for seed in (0, 1)]
+  summaries = _run_together(directories, (0, 1))
+  assert [s['status'] for s in summaries] == ['done', 'done']
+  assert summaries[0]['params_sha256'] != summaries[1]['params_sha256']
+  ours, theirs = _rows(directories[0])[0], _rows(alone)[0]
+  np.testing.assert_allclose(ours['train_loss'], theirs['train_loss'], 1e-3)
+  assert ours['horizontal_fraction'] == theirs['horizontal_fraction']
+  assert _rows(directories[1])[0]['train_loss'] != ours['train_loss']
+  for directory in directories:
+    assert (directory / 'curves.png').exists()
+
+
+def test_a_program_of_seeds_goes_on_from_what_all_of_them_have(
+  tmp_path, monkeypatch
+):
+  whole = [tmp_path / 'whole' / str(seed) for seed in (0, 1)]
+  expected = _run_together(whole, (0, 1))
+
+  cut = [tmp_path / 'cut' / str(seed) for seed in (0, 1)]
+  saved = []
+  save = checkpoint.Checkpoints.save
+
+  def killed_between_two_checkpoints(self, epoch, state):
+    save(self, epoch, state)
+    saved.append(epoch)
+    if saved == [1, 1, 2]:
+      raise RuntimeError('killed')
+
+  monkeypatch.setattr(
+    checkpoint.Checkpoints, 'save', killed_between_two_checkpoints
+  )
+  with pytest.raises(RuntimeError, match='killed'):
+    _run_together(cut, (0, 1))
+  monkeypatch.undo()
+
+  assert [s['params_sha256'] for s in _run_together(cut, (0, 1))] == [
+    s['params_sha256'] for s in expected
+  ]
+  for ours, theirs in zip(cut, whole, strict=True):
+    assert _without_times(_rows(ours)) == _without_times(_rows(theirs))
+
+
+def test_what_differs_in_more_than_seeds_is_no_one_program(tmp_path):
+  configs = [
+    _CONFIG,
+    dataclasses.replace(_CONFIG, seed=1, vertical_momentum=0.8),
+  ]
+  assert not loop.can_run_together(configs)
+  with pytest.raises(ValueError, match='seeds alone'):
+    loop.run_together(configs, [tmp_path / '0', tmp_path / '1'])
+
+
+def test_a_sweep_of_seeds_together(tmp_path):
+  console = rich.console.Console(file=io.StringIO())
+  assert sweep.sweep(_digits(), 3, tmp_path, console, seeds_together=2) == []
+  together = {
+    path.parent.relative_to(tmp_path).as_posix(): json.loads(path.read_text())[
+      'runs_together'
+    ]
+    for path in tmp_path.rglob('summary.json')
+  }
+  assert together == {
+    f'digits-{arm}/seed-{seed}': count
+    for arm in ('lcam', 'fixed')
+    for seed, count in ((0, 2), (1, 2), (2, 1))
+  }
+
+
+def test_a_coin_follows_the_run_of_its_own_seed(tmp_path):
+  lcam, _ = _digits()
+  arms = [
+    dataclasses.replace(
+      experiments.get('digits-lcam'),
+      name=name,
+      config=dataclasses.replace(lcam.config, optimizer=optimizer),
+      follows='digits-lcam',
+    )
+    for name, optimizer in (('coin', 'coin'), ('average', 'sgd'))
+  ]
+  console = rich.console.Console(file=io.StringIO())
+  assert sweep.sweep([*arms, lcam], 1, tmp_path, console) == []
+  followed = _rows(tmp_path / 'digits-lcam' / 'seed-0')
+  configs = {
+    name: json.loads((tmp_path / name / 'seed-0/config.json').read_text())
+    for name in ('coin', 'average')
+  }
+  assert configs['coin']['horizontal_probability'] == np.mean(
+    [row['horizontal_fraction'] for row in followed]
+  )
+  assert configs['average']['momentum'] == np.mean(
+    [row['mean_momentum'] for row in followed]
+  )
+
+
+def test_only_a_finished_run_of_lcam_can_be_followed(finished, tmp_path):
+  directory, _, _ = finished
+  with pytest.raises(errors.UsageError, match='must be a finished run'):
+    _run(tmp_path / 'a', optimizer='coin', follow_run=tmp_path / 'absent')
+  fixed = tmp_path / 'fixed'
+  _run(fixed, optimizer='sgd', epochs=1, train_examples=64)
+  with pytest.raises(errors.UsageError, match='a run of lcam'):
+    _run(tmp_path / 'a', optimizer='coin', follow_run=fixed)
+  with pytest.raises(errors.UsageError, match='horizontal-probability'):
+    _run(tmp_path / 'a', optimizer='coin')
+  with pytest.raises(errors.UsageError, match='follow-run'):
+    _run(tmp_path / 'a', optimizer='lcam', follow_run=directory)
+  assert not (tmp_path / 'a').exists()

@@ -157,3 +157,45 @@ def test_the_chain_is_made_of_lcam_sgd():
   ours = optimizers.make_optimizer(config, 0.1, 4).init(jnp.zeros(2))
   theirs = optax_lcam.lcam_sgd(0.1, weight_decay=5e-4).init(jnp.zeros(2))
   assert jax.tree.structure(ours) == jax.tree.structure(theirs)
+
+
+def test_a_coin_takes_lcams_momenta_without_looking_at_the_loss():
+  config = config_lib.resolve(
+    config_lib.Config(
+      optimizer='coin',
+      schedule='constant',
+      horizontal_probability=0.3,
+      horizontal_momentum=0.5,
+      vertical_momentum=0.25,
+      initial_momentum=0.75,
+      weight_decay=0.0,
+    ),
+    steps_per_epoch=4,
+  )
+  optimizer = optimizers.make_optimizer(
+    config, schedules.make_schedule(config, 4), steps_per_epoch=4
+  )
+  params = jnp.zeros(1)
+
+  @jax.jit
+  def one(state, loss):
+    updates, after = optimizer.update(jnp.ones(1), state, params, value=loss)
+    return after, (updates, *optimizers.step_momentum(config, state, after))
+
+  steps = 2_000
+  runs = [
+    jax.lax.scan(one, optimizer.init(params), losses)[1]
+    for losses in (jnp.arange(steps) / 1.0, -jnp.arange(steps) / 1.0)
+  ]
+  updates, momenta, horizontal = map(np.asarray, runs[0])
+  # The same coin whether the losses rise or fall.
+  np.testing.assert_array_equal(momenta, runs[1][1])
+  assert momenta[0] == 0.75
+  assert set(momenta[1:]) == {0.5, 0.25}
+  np.testing.assert_array_equal(horizontal[1:], momenta[1:] == 0.5)
+  # Four standard deviations.
+  assert abs(horizontal[1:].mean() - 0.3) < 4 * np.sqrt(0.21 / steps)
+  trace = 0.0
+  for momentum, update in zip(momenta, updates[:, 0], strict=True):
+    trace = momentum * trace + 1
+    np.testing.assert_allclose(update, -0.1 * trace, rtol=1e-5)
