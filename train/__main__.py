@@ -1,4 +1,4 @@
-"""The command line: python -m train [run | sweep | list | report] ..."""
+"""The command line: python -m train [COMMAND] ..."""
 
 from collections.abc import Callable
 import dataclasses
@@ -7,6 +7,7 @@ import pathlib
 import signal
 import sys
 import time
+from typing import Any
 
 import rich.console
 import tyro
@@ -22,6 +23,9 @@ usage: python -m train [--run-dir DIR]              the main job
        python -m train sweep NAME... [--seeds N]    arms times seeds
        python -m train list                         the experiments
        python -m train report DIR... --out DIR      tables and pictures
+       python -m train probe --dataset NAME         what kind of data set it is
+       python -m train traction                     Figure 1 as a simulation
+       python -m train movement RUN...              the same in trained networks
 
 The main job trains a small Wide ResNet on handwritten digits, with LCAM and
 with fixed momentum, three seeds each, and reports the difference. It takes a
@@ -63,6 +67,9 @@ class SweepFlags:
   """Runs of each experiment, with the seeds 0 to N - 1."""
   run_dir: pathlib.Path = pathlib.Path('runs')
   """Each run is written to RUN_DIR/EXPERIMENT/seed-N."""
+  seeds_together: int = 1
+  """Most seeds of an experiment in one vmapped program. Slower than one after
+  another on a CPU, and worth a try with small networks on a GPU or TPU."""
   data_dir: pathlib.Path | None = None
   """TensorFlow Datasets directory of CIFAR. Default: TFDS's own."""
 
@@ -79,6 +86,67 @@ class ReportFlags:
   """Name of the Markdown file."""
 
 
+@dataclasses.dataclass(frozen=True)
+class ProbeFlags:
+  """Find out whether a data set is vertical, horizontal or neutral in the sense
+  of section 4.4, by short runs under several momenta.
+  """
+
+  dataset: config_lib.Dataset = 'digits'
+  """The images."""
+  data_dir: pathlib.Path | None = None
+  """TensorFlow Datasets directory of CIFAR. Default: TFDS's own."""
+  seeds: int = 5
+  """Runs of each pair of momenta."""
+  accelerated: tuple[float, ...] = (0.95,)
+  """The larger momenta to try, beside 0.9."""
+  epochs: int | None = None
+  """Passes over the training images. Default: 6 for digits, 8 for CIFAR."""
+  train_examples: int | None = None
+  """Images to train on. Default: 1,024 digits, 2,048 of CIFAR."""
+  validation_examples: int | None = None
+  """Training images held out to compare by. Default: 413 and 2,000."""
+  image_size: int | None = None
+  """Shrink the images to N x N. Default: 8 and 16."""
+  out: pathlib.Path | None = None
+  """Where probe.json and probe.png are written. Default:
+  runs/probe-DATASET."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TractionFlags:
+  """Simulate Figure 1: two weights that pull each other, under LCAM and under
+  coins.
+  """
+
+  seeds: int = 1000
+  """Repetitions."""
+  steps: int = 2400
+  """Steps of each."""
+  seed: int = 0
+  """Seed of the noise."""
+  out: pathlib.Path = pathlib.Path('runs/traction')
+  """Where traction.json and traction.png are written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MovementFlags:
+  """Measure how far quick and slow weights of trained networks move in each
+  phase.
+  """
+
+  runs: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+  """Directories of finished runs."""
+  epochs: int = 3
+  """Measured epochs."""
+  learning_rate: float | None = None
+  """Constant learning rate. Default: a tenth of each run's initial one."""
+  data_dir: pathlib.Path | None = None
+  """TensorFlow Datasets directory of CIFAR. Default: the run's."""
+  out: pathlib.Path = pathlib.Path('runs/movement')
+  """Where movement.json and movement.png are written."""
+
+
 def main(argv: list[str]) -> int:
   """Runs a command; returns the exit code."""
   started = time.monotonic()
@@ -87,6 +155,9 @@ def main(argv: list[str]) -> int:
     'sweep': _sweep,
     'list': _list,
     'report': _report,
+    'probe': _probe,
+    'traction': _traction,
+    'movement': _movement,
   }
   first = argv[0] if argv else ''
   try:
@@ -96,7 +167,7 @@ def main(argv: list[str]) -> int:
       return commands[first](argv[1:])
     elif first and not first.startswith('-'):
       raise errors.UsageError(
-        f'There is no command {first!r}; there are run, sweep, list and report.'
+        f'There is no command {first!r}; there are {", ".join(commands)}.'
         f'{errors.did_you_mean(first, commands)}'
       )
     else:
@@ -186,6 +257,10 @@ def _sweep(argv: list[str]) -> int:
     raise errors.UsageError('sweep needs the name of at least one experiment.')
   if flags.seeds < 1:
     raise errors.UsageError(f'--seeds must be at least 1, got {flags.seeds}.')
+  if flags.seeds_together < 1:
+    raise errors.UsageError(
+      f'--seeds-together must be at least 1, got {flags.seeds_together}.'
+    )
   selected = {
     experiment.name: experiment
     for name in flags.experiments
@@ -199,6 +274,7 @@ def _sweep(argv: list[str]) -> int:
     flags.seeds,
     flags.run_dir,
     rich.console.Console(stderr=True),
+    seeds_together=flags.seeds_together,
     data_dir=flags.data_dir,
   )
   runs = len(sweep.in_order(list(selected.values()))) * flags.seeds
@@ -213,10 +289,13 @@ def _list(argv: list[str]) -> int:
   if argv:
     raise errors.UsageError(f'list takes no arguments, got {argv[0]!r}.')
   for experiment in experiments.EXPERIMENTS.values():
+    # `run` alone knows nothing of the run to follow.
+    command = 'run' if experiment.follows is None else 'sweep'
     print(
       f'{experiment.name}\n'
       f'    {experiment.summary}\n'
-      f'    python -m train run {experiment.name}    ({experiment.scale})'
+      f'    {experiment.scale}: {experiment.duration}\n'
+      f'    python -m train {command} {experiment.name}'
     )
   return 0
 
@@ -229,6 +308,55 @@ def _report(argv: list[str]) -> int:
 
   print(report.write(flags.directories, flags.out, flags.name))
   return 0
+
+
+def _probe(argv: list[str]) -> int:
+  flags = tyro.cli(ProbeFlags, args=argv, prog='python -m train probe')
+  jax_environment.prepare()
+  from train import probe
+
+  settings = dataclasses.asdict(flags)
+  out = settings.pop('out') or pathlib.Path(f'runs/probe-{flags.dataset}')
+  record = probe.probe(**settings)
+  probe.write(record, out)
+  print(f'{flags.dataset}: {record["sentence"]}\nThe picture is in {out}.')
+  return 0
+
+
+def _traction(argv: list[str]) -> int:
+  flags = tyro.cli(TractionFlags, args=argv, prog='python -m train traction')
+  jax_environment.prepare()
+  from train import traction
+
+  record = traction.simulate(flags.seeds, flags.steps, flags.seed)
+  traction.write(record, flags.out)
+  _print_claims(record, flags.out)
+  return 0
+
+
+def _movement(argv: list[str]) -> int:
+  flags = tyro.cli(MovementFlags, args=argv, prog='python -m train movement')
+  if not flags.runs:
+    raise errors.UsageError('movement needs at least one directory of a run.')
+  jax_environment.prepare()
+  from train import movement
+
+  record = movement.measure(
+    flags.runs,
+    epochs=flags.epochs,
+    learning_rate=flags.learning_rate,
+    data_dir=flags.data_dir,
+    console=rich.console.Console(stderr=True),
+  )
+  movement.write(record, flags.out)
+  _print_claims(record, flags.out)
+  return 0
+
+
+def _print_claims(record: dict[str, Any], out: pathlib.Path) -> None:
+  for claim in record['claims']:
+    print(f'- {claim["sentence"]}')
+  print(f'The picture is in {out}.')
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ from train import config as config_lib
 from train import errors
 from train import experiments
 from train import report
+from train import traction
 from train.report import figures
 from train.report import paper
 from train.report import records
@@ -174,7 +175,7 @@ class TestRecords:
 
   def test_nothing_there(self, tmp_path):
     with pytest.raises(errors.UsageError, match='no run in'):
-      records.find_runs([tmp_path])
+      report.write([tmp_path], tmp_path / 'out')
     with pytest.raises(errors.UsageError, match='no directory'):
       records.find_runs([tmp_path / 'absent'])
 
@@ -382,3 +383,12 @@ def test_the_epoch_that_the_paper_reads():
   assert read('table1-cifar10-wrn', 200) == 200
   assert read('small-figure4-cifar10-steps-120', 12) == 12
   assert read(None, 20) == 20
+
+
+def test_a_report_on_a_study_alone(tmp_path):
+  record = traction.simulate(seeds=3, steps=200)
+  traction.write(record, tmp_path / 'study')
+  text = report.write([tmp_path], tmp_path / 'out')
+  for claim in record['claims']:
+    assert f'- {claim["sentence"]}' in text
+  assert _has_content(tmp_path / 'out' / 'figure1.png')

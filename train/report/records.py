@@ -76,9 +76,8 @@ def find_runs(directories: Iterable[pathlib.Path]) -> list[Run]:
   """Every run in or below the directories.
 
   Raises:
-    UsageError: A directory is absent, or there is no run in any of them.
+    UsageError: A directory is absent, or a file of a run is damaged.
   """
-  directories = list(directories)
   runs = []
   for directory in directories:
     if not directory.is_dir():
@@ -93,9 +92,6 @@ def find_runs(directories: Iterable[pathlib.Path]) -> list[Run]:
           rows=metrics.read_rows(path / 'metrics.jsonl'),
         )
       )
-  if not runs:
-    given = ', '.join(str(directory) for directory in directories)
-    raise errors.UsageError(f'There is no run in {given}.')
   return runs
 
 

@@ -8,6 +8,7 @@ from train.report import figures
 from train.report import paper
 from train.report import records
 from train.report import statistics
+from train.report import studies
 from train.report import tables
 from train.report.records import Arm
 
@@ -28,10 +29,17 @@ def write(
     The text of the report.
 
   Raises:
-    UsageError: There is no finished run, or ``out`` cannot be written.
+    UsageError: There is no finished run and no study, or ``out`` cannot be
+      written.
   """
-  arms = records.group_into_arms(records.find_runs(directories))
-  if not any(arm.finished for arm in arms):
+  directories = list(directories)
+  runs = records.find_runs(directories)
+  found = studies.find(directories)
+  if not runs and not found:
+    given = ', '.join(str(directory) for directory in directories)
+    raise errors.UsageError(f'There is no run in {given}.')
+  arms = records.group_into_arms(runs)
+  if not found and not any(arm.finished for arm in arms):
     raise errors.UsageError(
       'There is no finished run: a report is made of finished runs alone.'
     )
@@ -51,6 +59,10 @@ def write(
     others = [arm for arm in arms if arm.name not in of_the_paper]
     if others:
       paragraphs += _other_section(others, out)
+    if found:
+      paragraphs.append('## The explanations')
+    for study in found:
+      paragraphs += studies.describe(study, out)
     text = '\n\n'.join([*paragraphs, _HOW_TO_READ]) + '\n'
     (out / name).write_text(text)
   except OSError as error:
