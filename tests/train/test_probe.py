@@ -1,0 +1,385 @@
+"""A probe against single runs, its answers against hand-made errors."""
+
+import dataclasses
+import io
+import json
+
+import jax
+import matplotlib.image
+import numpy as np
+import pytest
+import rich.console
+from scipy import stats
+
+from train import config as config_lib
+from train import data
+from train import errors
+from train import loop
+from train import probe
+from train.data import dataset as dataset_lib
+
+_EPOCHS = 2
+_TRAIN = 64  # two batches of 32
+_VALIDATION = 100
+
+
+class _Unreadable:
+  """A split that nothing may be asked of."""
+
+  def __getattr__(self, name):
+    raise AssertionError(f'The {name} of the test set were read.')
+
+  def __len__(self):
+    raise AssertionError('The test set was counted.')
+
+
+_DIGITS = data.load('digits')
+
+
+def _digits():
+  return dataclasses.replace(_DIGITS, test=_Unreadable())
+
+
+def _probe(dataset='digits', **settings):
+  console = rich.console.Console(file=io.StringIO())
+  record = probe.probe(dataset, console=console, **settings)
+  return record, console.file.getvalue()
+
+
+@pytest.fixture(scope='module')
+def finished():
+  whole = _digits()
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(data, 'load', lambda *_: whole)
+    return _probe(
+      seeds=2,
+      epochs=_EPOCHS,
+      train_examples=_TRAIN,
+      validation_examples=_VALIDATION,
+    )
+
+
+def _by_hand():
+  """The images of the probe, as a data set whose test split are those held out.
+
+  Returns:
+    Made of the first and the next training images, without the probe's help.
+  """
+  whole = _digits()
+  until = _TRAIN + _VALIDATION
+  images, labels = whole.train.images, whole.train.labels
+  return dataclasses.replace(
+    whole,
+    train=data.Split(images[:_TRAIN], labels[:_TRAIN]),
+    test=data.Split(images[_TRAIN:until], labels[_TRAIN:until]),
+  )
+
+
+@pytest.fixture(scope='module')
+def asymmetric():
+  """The members of two of the pairs, an epoch to a program, and their start."""
+  config = config_lib.resolve(
+    config_lib.Config(
+      epochs=_EPOCHS,
+      batch_size=32,
+      train_examples=_TRAIN,
+      eval_batch_size=_VALIDATION,
+    ),
+    2,
+  )
+  members = probe.Members(
+    config,
+    _by_hand(),
+    [probe.Pair(0.95, 0.9), probe.Pair(0.9, 0.95)],
+    range(2),
+    dtype='float32',
+    steps_per_dispatch=2,
+  )
+  return members, jax.device_get(members.state.params)
+
+
+# ------------------------------------------------------------------- training
+
+
+def test_a_member_is_the_single_run_of_its_momenta_and_seed(
+  finished, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(data, 'load', lambda *_: _by_hand())
+  loop.run(
+    config_lib.Config(
+      horizontal_momentum=0.9,
+      vertical_momentum=0.95,
+      epochs=_EPOCHS,
+      batch_size=32,
+      train_examples=_TRAIN,
+      checkpoint_every=_EPOCHS,
+      seed=1,
+    ),
+    tmp_path / 'run',
+    console=rich.console.Console(file=io.StringIO()),
+  )
+  rows = [
+    json.loads(line)
+    for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
+  ]
+  record, _ = finished
+  (arm,) = (arm for arm in record['pairs'] if arm['role'] == 'vertical')
+  np.testing.assert_allclose(
+    arm['train_losses'][1], rows[-1]['train_loss'], rtol=1e-3
+  )
+  # An image on the border between two classes may fall to either.
+  np.testing.assert_allclose(
+    arm['errors'][1], rows[-1]['test_error'], atol=100 / _VALIDATION + 1e-9
+  )
+  np.testing.assert_allclose(
+    arm['horizontal_fractions'][1],
+    np.mean([row['horizontal_fraction'] for row in rows]),
+    rtol=1e-6,
+  )
+
+
+def test_momenta_and_seeds_lead_apart(finished):
+  losses = [
+    loss for arm in finished[0]['pairs'] for loss in arm['train_losses']
+  ]
+  assert len(set(losses)) == 4 * 2
+
+
+def test_equal_seeds_start_alike(asymmetric):
+  _, start = asymmetric
+  differing = 0
+  for leaf in jax.tree.leaves(start):
+    assert leaf.shape[:2] == (2, 2)
+    np.testing.assert_array_equal(leaf[0], leaf[1])
+    differing += bool(np.any(leaf[:, 0] != leaf[:, 1]))
+  assert differing > 5
+
+
+def test_an_epoch_in_one_program_is_the_same_epoch(finished, asymmetric):
+  members, _ = asymmetric
+  for epoch in range(1, _EPOCHS + 1):
+    losses, _ = members.train_epoch(epoch)
+  expected = [arm['train_losses'] for arm in finished[0]['pairs'][2:]]
+  np.testing.assert_allclose(losses, expected, rtol=1e-3)
+  # What is not finite has no error.
+  one_broken = jax.tree.map(
+    lambda x: x.at[0, 1].set(np.nan), members.state.params
+  )
+  members.state = members.state._replace(params=one_broken)
+  np.testing.assert_array_equal(
+    np.isnan(members.validation_errors()), [[False, True], [False, False]]
+  )
+
+
+@pytest.mark.parametrize(
+  ('examples', 'most_steps', 'plan'),
+  [
+    (64, 1, [(32, 1), (32, 1)]),
+    (72, 1, [(32, 1), (32, 1), (8, 1)]),
+    (72, 3, [(32, 2), (8, 1)]),
+    (170, 2, [(32, 2), (32, 2), (32, 1), (10, 1)]),
+    (20, 1, [(20, 1)]),
+  ],
+)
+def test_an_epoch_is_every_image_once(examples, most_steps, plan):
+  assert probe._dispatches(examples, 32, most_steps) == plan
+  assert sum(size * steps for size, steps in plan) == examples
+
+
+def test_the_images_held_out_follow_those_trained_on():
+  count, size = 30, 8
+  # Each image is of one grey, its own number.
+  images = np.broadcast_to(
+    np.arange(count, dtype=np.uint8)[:, None, None, None],
+    (count, size, size, 1),
+  )
+  whole = dataset_lib.Dataset(
+    name='digits',
+    num_classes=count,
+    train=data.Split(images, np.arange(count, dtype=np.int32)),
+    test=_Unreadable(),
+    crop_padding=1,
+    flip=False,
+  )
+  held_out = probe._hold_out(whole, probe.Size(20, 7, 4, 1))
+  for split, expected in (
+    (held_out.train, range(20)),
+    (held_out.test, range(20, 27)),
+  ):
+    assert split.images.shape[1:] == (4, 4, 1)
+    np.testing.assert_array_equal(split.images[:, 0, 0, 0], expected)
+    np.testing.assert_array_equal(split.labels, expected)
+
+
+# --------------------------------------------------------------------- record
+
+
+def test_the_record_is_plain_and_complete(finished):
+  record, shown = finished
+  assert json.loads(json.dumps(record, allow_nan=False)) == record
+  assert record['answer'] in ('vertical', 'horizontal', 'neutral')
+  assert record['sentence'].startswith(record['answer'])
+  momenta = [
+    (arm['horizontal_momentum'], arm['vertical_momentum'])
+    for arm in record['pairs']
+  ]
+  assert momenta == [(0.9, 0.9), (0.95, 0.95), (0.95, 0.9), (0.9, 0.95)]
+  for arm in record['pairs']:
+    # Of 100 images, so whole numbers.
+    assert all(error in range(101) for error in arm['errors'])
+    assert arm['error']['mean'] == np.mean(arm['errors'])
+    # The first step of the four comes after no loss.
+    assert 0 < arm['horizontal_fraction'] <= 3 / 4
+  assert record['settings']['train_examples'] == _TRAIN
+  assert record['settings']['schedule'] == 'exponential'
+  assert record['device_kind'] == jax.devices()[0].device_kind
+  assert record['versions']['jax'] == jax.__version__
+  assert f'epoch {_EPOCHS}/{_EPOCHS}' in shown
+  assert '64 training and 100 validation images' in shown
+
+
+def test_the_picture_can_be_redrawn_from_the_file(finished, tmp_path):
+  record, _ = finished
+  probe.write(record, tmp_path / 'out')
+  saved = json.loads((tmp_path / 'out' / 'probe.json').read_text())
+  assert saved == record
+  probe.draw(saved, tmp_path / 'again.png')
+  first, again = (
+    matplotlib.image.imread(path)
+    for path in (tmp_path / 'out' / 'probe.png', tmp_path / 'again.png')
+  )
+  np.testing.assert_array_equal(first, again)
+  assert (first[..., :3].min(-1) < 0.5).mean() > 0.005
+
+
+def test_a_folder_that_cannot_be_written(finished, tmp_path):
+  (tmp_path / 'out').write_text('in the way')
+  with pytest.raises(errors.UsageError, match='--out'):
+    probe.write(finished[0], tmp_path / 'out')
+
+
+# --------------------------------------------------------------------- answer
+
+_SEEDS = 4
+_FIXED = [40.0, 41.0, 42.0, 43.0]
+
+
+def _arms(horizontal, vertical, fast=0.95):
+  nothing = np.full(_SEEDS, 0.5)
+  return [
+    probe._arm(pair, np.asarray(values), nothing, nothing)
+    for pair, values in (
+      (probe.Pair(0.9, 0.9), _FIXED),
+      (probe.Pair(fast, 0.9), horizontal),
+      (probe.Pair(0.9, fast), vertical),
+    )
+  ]
+
+
+# About 2 points apart, with less spread in the pairs than between the seeds.
+_LOW = [30.0, 33.0, 36.0, 39.0]
+_HIGH = [32.1, 34.8, 38.2, 40.9]
+
+
+@pytest.mark.parametrize(
+  ('horizontal', 'vertical', 'answer', 'said'),
+  [
+    (_HIGH, _LOW, 'vertical', 'accelerating the vertical phase leaves'),
+    (_LOW, _HIGH, 'horizontal', 'accelerating the horizontal phase leaves'),
+    (_LOW, [31.0, 32.5, 36.5, 38.0], 'neutral', 'no difference found at 4'),
+  ],
+)
+def test_answers(horizontal, vertical, answer, said):
+  given = probe._answer(_arms(horizontal, vertical), _SEEDS)
+  assert given['answer'] == answer
+  assert said in given['sentence']
+  difference = given['difference']
+  expected = stats.ttest_rel(horizontal, vertical)
+  low, high = expected.confidence_interval(0.95)
+  np.testing.assert_allclose(difference['p_value'], expected.pvalue)
+  np.testing.assert_allclose(
+    [difference['low'], difference['high']], [low, high]
+  )
+  assert (low > 0 or high < 0) == (answer != 'neutral')
+
+
+def test_a_neutral_answer_says_what_it_could_not_have_found():
+  vertical = [31.0, 32.5, 36.5, 38.0]
+  given = probe._answer(_arms(_LOW, vertical), _SEEDS)
+  detectable = given['difference']['smallest_detectable']
+  assert (
+    f'a difference smaller than {detectable:.2f} points' in given['sentence']
+  )
+  # So many probes of normal differences of that size, and how many find it.
+  spread = np.std(np.subtract(_LOW, vertical), ddof=1)
+  drawn = np.random.default_rng(0).normal(detectable, spread, (20_000, _SEEDS))
+  found = stats.ttest_1samp(drawn, 0, axis=1).pvalue < 0.05
+  np.testing.assert_allclose(found.mean(), 0.8, atol=0.01)
+
+
+def test_several_accelerated_momenta_are_averaged_seed_by_seed():
+  arms = _arms(_HIGH, _LOW) + _arms(_LOW, _LOW, fast=0.93)
+  difference = probe._answer(arms, _SEEDS)['difference']
+  np.testing.assert_allclose(
+    list(difference['by_seed'].values()), np.subtract(_HIGH, _LOW) / 2
+  )
+
+
+def test_pairs_of_several_accelerated_momenta_mirror_each_other():
+  pairs = probe._pairs([0.95, 0.93])
+  assert len(set(pairs)) == 7
+  assert {(p.vertical, p.horizontal) for p in pairs} == set(pairs)
+
+
+def test_a_diverged_seed_is_left_out(tmp_path):
+  horizontal = [*_HIGH[:3], np.nan]
+  arms = _arms(horizontal, _LOW)
+  given = probe._answer(arms, _SEEDS)
+  assert given['difference']['n'] == 3
+  assert '1 of 4 seeds diverged' in given['sentence']
+  assert arms[1]['errors'][3] is None
+  assert arms[1]['error']['mean'] == np.mean(_HIGH[:3])
+
+
+def test_without_two_seeds_there_is_no_answer(tmp_path):
+  arms = _arms([_HIGH[0], np.nan, np.nan, np.nan], [np.nan] * 4)
+  given = probe._answer(arms, _SEEDS)
+  assert given['answer'] is None and given['difference'] is None
+  assert given['sentence'].startswith('No answer')
+  record = {
+    'dataset': 'digits',
+    'seeds': list(range(_SEEDS)),
+    'pairs': arms,
+    **given,
+  }
+  probe.write(record, tmp_path)
+  assert json.loads((tmp_path / 'probe.json').read_text()) == record
+
+
+# ---------------------------------------------------------------- wrong input
+
+
+@pytest.mark.parametrize(
+  ('settings', 'message'),
+  [
+    ({'seeds': 1}, '--seeds must be at least 2'),
+    ({'epochs': 0}, '--epochs must be at least 1'),
+    ({'train_examples': 0}, '--train-examples must be at least 1'),
+    ({'validation_examples': 0}, '--validation-examples must be at least 1'),
+    (
+      {'train_examples': 1400, 'validation_examples': 38},
+      '--train-examples and --validation-examples must be at most 1437',
+    ),
+    ({'image_size': 3}, '--image-size must divide 8'),
+    ({'accelerated': ()}, '--accelerated must be at least one'),
+    ({'accelerated': (0.9,)}, '--accelerated must be above 0.9'),
+    ({'accelerated': (1.0,)}, '--accelerated must be above 0.9 and below 1'),
+    ({'accelerated': (0.95, 0.95)}, '--accelerated must be momenta that'),
+    ({'schedule': 'cosin'}, "--schedule .* Did you mean 'cosine'"),
+    ({'dataset': 'cifar1O'}, "--dataset .* Did you mean 'cifar10'"),
+  ],
+)
+def test_wrong_input(monkeypatch, settings, message):
+  monkeypatch.delattr(probe, 'Members')
+  with pytest.raises(errors.UsageError, match=message):
+    _probe(**settings)

@@ -1,0 +1,852 @@
+"""Is a data set vertical, horizontal or neutral? Section 4.4, asked of a few
+thousand images.
+
+The paper sorts data sets by what accelerating a phase does to them: on a
+vertical data set the larger momentum belongs to the vertical phase (CIFAR-10,
+section 4.1), on a horizontal one to the horizontal phase, and on a neutral one
+neither is ahead. A probe trains a small network under both, and under the
+momenta without asymmetry, with several seeds, and compares the errors in pairs.
+
+All runs of a probe are members of one program: a step is `jax.vmap` over the
+seeds inside of `jax.vmap` over the pairs of momenta. A seed has the same
+initial parameters, order of images, crops and flips under every pair.
+
+More than half of the steps are horizontal, so that accelerating that phase also
+raises the mean momentum by more. An answer is about the pairs as they are; what
+of it is the mean momentum alone, the errors under fixed momenta suggest.
+
+The errors are those after the last epoch, on images held out of the training
+set. The test set is not looked at, so that it can still judge what the answer
+is used for.
+"""
+
+from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+import math
+import pathlib
+import time
+from typing import Any, NamedTuple, get_args
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import matplotlib
+from matplotlib import axes as mpl_axes
+from matplotlib import figure as mpl_figure
+from matplotlib import layout_engine
+import numpy as np
+import rich.console
+
+import models
+import optax_lcam
+from train import config as config_lib
+from train import data
+from train import errors
+from train import run_directory
+from train import schedules
+from train import step as step_lib
+from train.data import dataset as dataset_lib
+from train.report import figures
+from train.report import statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class Size:
+  """How much a probe trains."""
+
+  train_examples: int
+  validation_examples: int
+  image_size: int
+  """Height and width that the images are shrunk to, in pixels."""
+  epochs: int
+
+
+_CIFAR = Size(
+  train_examples=2048, validation_examples=2000, image_size=16, epochs=8
+)
+
+# What two CPU cores finish in a minute (digits) or a few.
+SIZES: dict[str, Size] = {
+  # All that is not the test set.
+  'digits': Size(
+    train_examples=1024, validation_examples=413, image_size=8, epochs=6
+  ),
+  'cifar10': _CIFAR,
+  'cifar100': _CIFAR,
+}
+
+# As in the small experiments: more steps for the same images.
+_BATCH_SIZE = 32
+_EVAL_BATCH_SIZE = 250
+
+_BASE = 0.9
+
+# Each kind of randomness has a stream of its own, numbered as in train.loop:
+# a member of a probe is the run of train.loop with the same seed.
+_INIT, _ORDER, _AUGMENTATION, _DROPOUT = range(4)
+
+_POWER = 0.8
+
+JSON = 'probe.json'
+PICTURE = 'probe.png'
+
+
+class Pair(NamedTuple):
+  """The momenta of an arm."""
+
+  horizontal: float
+  vertical: float
+
+
+def probe(
+  dataset: str,
+  data_dir: pathlib.Path | None = None,
+  *,
+  seeds: int = 5,
+  accelerated: Sequence[float] = (0.95,),
+  epochs: int | None = None,
+  train_examples: int | None = None,
+  validation_examples: int | None = None,
+  image_size: int | None = None,
+  schedule: config_lib.Schedule = 'exponential',
+  console: rich.console.Console | None = None,
+) -> dict[str, Any]:
+  """Trains a WRN-10-1 under each pair of momenta and compares the phases.
+
+  The pairs are 0.9 in both phases and, for each accelerated momentum, that
+  momentum in both phases, in the horizontal one alone and in the vertical one
+  alone (sections 4.1 and 4.2). The images held out are those that follow the
+  ones trained on, in the order of :func:`train.data.load`, in which no source
+  sorts them by class.
+
+  Args:
+    dataset: digits, cifar10 or cifar100.
+    data_dir: TensorFlow Datasets directory of CIFAR, ``None`` for its default.
+    seeds: Runs of each pair, with the seeds 0 to ``seeds - 1``; at least 2.
+    accelerated: Momenta above 0.9 and below 1. With more than one, a seed's
+      error is its mean over them.
+    epochs: Passes over the training images. Default: of :data:`SIZES`, as for
+      the next three.
+    train_examples: Images to train on.
+    validation_examples: Images held out to measure the error on.
+    image_size: Height and width that the images are shrunk to.
+    schedule: Learning rate over time, with the paper's proportions.
+    console: Where progress is shown. Default: standard error.
+
+  Returns:
+    A record of plain JSON values, errors in percent and differences in
+    percentage points:
+
+    * ``dataset``; ``answer``: "vertical", "horizontal", "neutral", or ``None``
+      where less than two seeds have finite losses under all compared pairs;
+      ``sentence``: the answer in words.
+    * ``difference``: error with the horizontal phase accelerated minus error
+      with the vertical one accelerated: ``n``, ``by_seed``, ``mean``,
+      ``deviation``, 95 % interval ``low`` to ``high`` and ``p_value``
+      (Student's t), and ``smallest_detectable``, the true difference that as
+      many seeds find with a probability of ``power``.
+    * ``pairs``: for each pair ``name``, ``role``, ``horizontal_momentum``,
+      ``vertical_momentum``, and seed by seed ``errors`` (``None`` where the
+      training diverged), ``train_losses`` (mean of the last epoch) and
+      ``horizontal_fractions`` (share of all steps that were taken after a loss
+      at or below the mean); ``error``, the ``n``, ``mean``, ``deviation``,
+      ``low`` and ``high`` of its errors, ``train_loss`` and
+      ``horizontal_fraction``, the means.
+    * ``seeds``, ``validation_examples``, ``settings`` (those of
+      ``python -m train run`` that all members share), ``compute_dtype``,
+      ``seconds``, ``images_per_second`` (all members together), versions and
+      device.
+
+  Raises:
+    UsageError: A setting is out of range, or the data cannot be had.
+  """
+  console = console or rich.console.Console(stderr=True)
+  say = functools.partial(
+    console.print, highlight=False, markup=False, soft_wrap=True
+  )
+  started = time.monotonic()
+
+  # ------------------------------------------------------- settings and data
+  size = _size(
+    dataset,
+    epochs=epochs,
+    train_examples=train_examples,
+    validation_examples=validation_examples,
+    image_size=image_size,
+  )
+  config = config_lib.Config(
+    dataset=dataset,  # type: ignore[arg-type]
+    data_dir=data_dir,
+    train_examples=size.train_examples,
+    image_size=size.image_size,
+    epochs=size.epochs,
+    batch_size=_BATCH_SIZE,
+    eval_batch_size=_EVAL_BATCH_SIZE,
+    schedule=schedule,
+  )
+  config_lib.check(config)
+  _check(seeds, accelerated, size, schedule)
+  pairs = _pairs(accelerated)
+  held_out = _hold_out(data.load(dataset, data_dir), size)
+  steps_per_epoch = -(-size.train_examples // config.batch_size)
+  config = config_lib.resolve(config, steps_per_epoch)
+  on_cpu = jax.devices()[0].platform == 'cpu'
+  dtype = 'float32' if on_cpu else 'bfloat16'
+
+  # ----------------------------------------------------------------- members
+  say(
+    f'{dataset}: {len(pairs)} pairs of momenta x {seeds} seeds,'
+    f' WRN-{config.depth}-{config.widen_factor} in {dtype},'
+    f' {size.train_examples:,} training and {size.validation_examples:,}'
+    f' validation images, 1 x {jax.devices()[0].device_kind}'
+  )
+  members = Members(
+    config,
+    held_out,
+    pairs,
+    range(seeds),
+    dtype=dtype,
+    # Convolutions in a loop are slow on a CPU.
+    steps_per_dispatch=1 if on_cpu else steps_per_epoch,
+  )
+  fractions = []
+  epoch_seconds = []
+  for epoch in range(1, size.epochs + 1):
+    epoch_started = time.monotonic()
+    losses, fraction = members.train_epoch(epoch)
+    seconds = time.monotonic() - epoch_started
+    fractions.append(fraction)
+    epoch_seconds.append(seconds)
+    rate = losses.size * size.train_examples / seconds
+    say(
+      f'{dataset}  epoch {epoch}/{size.epochs}  loss {losses.mean():.4f} '
+      f' {rate:,.0f} images/s  {seconds * (size.epochs - epoch):.0f}s left'
+    )
+  measured = members.validation_errors()
+
+  # ------------------------------------------------------------------ record
+  arms = [
+    _arm(pair, *figures_of_seeds)
+    for pair, *figures_of_seeds in zip(
+      pairs, measured, losses, np.mean(fractions, 0), strict=True
+    )
+  ]
+  # The first epoch has the compilation in it.
+  usual_seconds = float(np.mean(epoch_seconds[1:] or epoch_seconds))
+  return {
+    'dataset': dataset,
+    **_answer(arms, seeds),
+    'pairs': arms,
+    'seeds': list(range(seeds)),
+    'validation_examples': size.validation_examples,
+    'settings': _shared_settings(config),
+    'compute_dtype': dtype,
+    'seconds': time.monotonic() - started,
+    'images_per_second': (
+      len(pairs) * seeds * size.train_examples / usual_seconds
+    ),
+    **run_directory._environment(),
+  }
+
+
+def write(record: dict[str, Any], out: pathlib.Path) -> None:
+  """Writes probe.json and probe.png.
+
+  Args:
+    record: From :func:`probe`.
+    out: Folder to write into; made if absent.
+
+  Raises:
+    UsageError: ``out`` cannot be written.
+  """
+  try:
+    out.mkdir(parents=True, exist_ok=True)
+    run_directory.write_json(out / JSON, record)
+    draw(record, out / PICTURE)
+  except OSError as error:
+    raise errors.UsageError(
+      f'--out {out} cannot be written: {error.strerror}.'
+    ) from error
+
+
+# -------------------------------------------------------------------- members
+
+
+class Members:
+  """Runs that differ in momenta and seed, trained side by side.
+
+  Arrays of results have shape=(pairs, seeds), dtype=float64.
+  """
+
+  def __init__(
+    self,
+    config: config_lib.Config,
+    dataset: data.Dataset,
+    pairs: Sequence[Pair],
+    seeds: Sequence[int],
+    *,
+    dtype: str,
+    steps_per_dispatch: int,
+  ):
+    """Initialises all members.
+
+    Args:
+      config: A resolved configuration; its momenta and seeds are not used.
+      dataset: What to train on, and, as its test split, what to measure on.
+      pairs: The momenta.
+      seeds: The seeds.
+      dtype: Arithmetic of the network.
+      steps_per_dispatch: Most training steps in one compiled program.
+    """
+    self._config = config
+    self._examples = len(dataset.train)
+    self._held_out = len(dataset.test)
+    self._steps_per_epoch = -(-self._examples // config.batch_size)
+    self._dispatches = _dispatches(
+      self._examples, config.batch_size, steps_per_dispatch
+    )
+    self._schedule = schedules.make_schedule(config, self._steps_per_epoch)
+
+    # ---------------------------------------------------- one of the networks
+    def make_model(key: jax.Array) -> nnx.Module:
+      return models.WideResNet(
+        config.depth,
+        config.widen_factor,
+        dataset.num_classes,
+        in_channels=dataset.train.images.shape[-1],
+        dtype=jnp.dtype(dtype),
+        rngs=nnx.Rngs(params=key),
+      )
+
+    def init(key: jax.Array) -> tuple[step_lib.TrainState, Any]:
+      # The momenta are no part of the optimizer's first state.
+      return step_lib.init_state(make_model(key), self._optimizer(_BASE, _BASE))
+
+    key = jax.random.key(0)
+    graphdef = nnx.graphdef(nnx.eval_shape(make_model, key))
+    # Without dropout it has no arrays.
+    _, rest = jax.eval_shape(init, key)
+    mean, deviation = dataset.channel_statistics()
+    # The steps spread a batch over devices; members share one device.
+    mesh = jax.make_mesh(
+      (1,),
+      ('batch',),
+      axis_types=(AxisType.Auto,),
+      devices=jax.devices()[:1],
+    )
+    replicated = NamedSharding(mesh, PartitionSpec())
+    by_batch = NamedSharding(mesh, PartitionSpec('batch'))
+
+    def train_one(
+      horizontal: jax.Array,
+      vertical: jax.Array,
+      state: step_lib.TrainState,
+      images: step_lib.Images,
+      order: jax.Array,
+      keys: step_lib.Keys,
+      batch_size: int,
+      steps: int,
+    ) -> tuple[step_lib.TrainState, step_lib.StepMetrics]:
+      train_steps = step_lib.repeat(
+        step_lib.make_train_step(
+          config,
+          graphdef,
+          rest,
+          self._optimizer(horizontal, vertical),
+          steps_per_epoch=self._steps_per_epoch,
+          crop_padding=dataset.crop_padding,
+          flip=dataset.flip,
+          mean=mean,
+          deviation=deviation,
+          batch_sharding=by_batch,
+        )
+      )
+      return train_steps(state, images, order, keys, batch_size, steps)
+
+    # ------------------------------------------------------------ all of them
+    def train_all(
+      *arguments: Any, batch_size: int, steps: int
+    ) -> tuple[step_lib.TrainState, step_lib.StepMetrics]:
+      train = functools.partial(train_one, batch_size=batch_size, steps=steps)
+      # Order and keys have no axis of pairs: a seed's are the same under all.
+      over_seeds = jax.vmap(train, in_axes=(None, None, 0, None, 0, 0))
+      over_pairs = jax.vmap(over_seeds, in_axes=(0, 0, 0, None, None, None))
+      return over_pairs(*arguments)
+
+    self._train = jax.jit(
+      train_all,
+      static_argnames=('batch_size', 'steps'),
+      donate_argnums=2,
+      # As they come in, or the second step would be compiled anew.
+      out_shardings=replicated,
+    )
+    eval_one = functools.partial(
+      step_lib.make_eval_step(
+        graphdef,
+        rest,
+        examples=self._held_out,
+        mean=mean,
+        deviation=deviation,
+        batch_sharding=by_batch,
+      ),
+      batch_size=config.eval_batch_size,
+    )
+    over_members = (0, 0, None, None)
+    self._eval = jax.jit(
+      jax.vmap(jax.vmap(eval_one, over_members), over_members)
+    )
+    self._orders = jax.jit(
+      jax.vmap(
+        lambda key, epoch: jax.random.permutation(
+          jax.random.fold_in(key, epoch), self._examples
+        ),
+        in_axes=(0, None),
+      ),
+      out_shardings=replicated,
+    )
+
+    # --------------------------------------------------------- on the device
+    self._train_images, self._test_images = jax.device_put(
+      tuple(
+        step_lib.Images(split.images, split.labels)
+        for split in (dataset.train, dataset.test)
+      ),
+      replicated,
+    )
+    self._momenta = jax.device_put(
+      tuple(np.asarray(pairs, np.float32).T), replicated
+    )
+    self._order_keys, self._keys = jax.device_put(
+      (
+        _keys(seeds, _ORDER),
+        step_lib.Keys(_keys(seeds, _AUGMENTATION), _keys(seeds, _DROPOUT)),
+      ),
+      replicated,
+    )
+    init_of_seed = jax.jit(lambda key: init(key)[0])
+    starts = jax.device_get([init_of_seed(k) for k in _keys(seeds, _INIT)])
+    self.state = jax.device_put(
+      jax.tree.map(
+        # Equal seeds start alike.
+        lambda *x: np.broadcast_to(x, (len(pairs), len(seeds), *x[0].shape)),
+        *starts,
+      ),
+      replicated,
+    )
+
+  def train_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """Trains all members for the epoch of this number, from 1.
+
+    Returns:
+      The mean loss over the images as they were trained on, and the share of
+      the steps that were taken after a loss at or below the mean.
+    """
+    orders = self._orders(self._order_keys, epoch)
+    measured = []
+    sizes = []
+    for batch_size, steps in self._dispatches:
+      self.state, metrics = self._train(
+        *self._momenta,
+        self.state,
+        self._train_images,
+        orders,
+        self._keys,
+        batch_size=batch_size,
+        steps=steps,
+      )
+      measured.append(metrics)
+      sizes += [batch_size] * steps
+    fetched = jax.device_get(measured)
+    loss = np.concatenate([m.loss for m in fetched], -1, dtype=np.float64)
+    horizontal = np.concatenate([m.horizontal for m in fetched], -1)
+    return (
+      np.average(loss, axis=-1, weights=sizes),
+      horizontal.mean(-1, dtype=np.float64),
+    )
+
+  def validation_errors(self) -> np.ndarray:
+    """The errors on the images held out, in percent; NaN after divergence."""
+    measured = [
+      self._eval(
+        self.state.params, self.state.batch_stats, self._test_images, start
+      )
+      for start in range(0, self._held_out, self._config.eval_batch_size)
+    ]
+    loss, correct = np.sum(jax.device_get(measured), 0)
+    error = 100 * (self._held_out - correct) / self._held_out
+    # Parameters that are not finite have an error all the same.
+    return np.where(np.isfinite(loss), error, np.nan)
+
+  def _optimizer(
+    self,
+    horizontal: jax.typing.ArrayLike,
+    vertical: jax.typing.ArrayLike,
+  ) -> Any:
+    # Equal momenta are fixed momentum, in the same program.
+    return optax_lcam.lcam_sgd(
+      self._schedule,
+      horizontal,
+      vertical,
+      weight_decay=self._config.weight_decay,
+      steps_per_epoch=self._steps_per_epoch,
+    )
+
+
+def _dispatches(
+  examples: int, batch_size: int, most_steps: int
+) -> list[tuple[int, int]]:
+  """Batch size and number of steps of each dispatch of an epoch."""
+  full, last = divmod(examples, batch_size)
+  whole, part = divmod(full, most_steps)
+  plan = [(batch_size, most_steps)] * whole
+  plan += [(batch_size, part)] if part else []
+  return [*plan, (last, 1)] if last else plan
+
+
+def _keys(seeds: Sequence[int], stream: int) -> jax.Array:
+  """Keys of shape=(seeds,)."""
+  return jnp.stack(
+    [jax.random.fold_in(jax.random.key(seed), stream) for seed in seeds]
+  )
+
+
+# ------------------------------------------------------------- settings, data
+
+
+def _size(dataset: str, **given: int | None) -> Size:
+  if dataset not in SIZES:
+    raise errors.UsageError(
+      f'--dataset must be one of {", ".join(SIZES)}, got {dataset!r}.'
+      f'{errors.did_you_mean(dataset, SIZES)}'
+    )
+  return dataclasses.replace(
+    SIZES[dataset], **{k: v for k, v in given.items() if v is not None}
+  )
+
+
+def _check(
+  seeds: int,
+  accelerated: Sequence[float],
+  size: Size,
+  schedule: str,
+) -> None:
+  """What :func:`train.config.check` does not know of."""
+  if seeds < 2:
+    raise errors.UsageError(
+      f'--seeds must be at least 2, as one seed has no spread, got {seeds}.'
+    )
+  if size.validation_examples < 1:
+    raise errors.UsageError(
+      '--validation-examples must be at least 1, got'
+      f' {size.validation_examples}.'
+    )
+  if not accelerated:
+    raise errors.UsageError('--accelerated must be at least one momentum.')
+  if len(set(accelerated)) < len(accelerated):
+    raise errors.UsageError(
+      '--accelerated must be momenta that differ, got'
+      f' {" ".join(map(str, accelerated))}.'
+    )
+  for momentum in accelerated:
+    if not _BASE < momentum < 1:
+      raise errors.UsageError(
+        f'--accelerated must be above {_BASE} and below 1, got {momentum}.'
+      )
+  allowed = get_args(config_lib.Schedule)
+  if schedule not in allowed:
+    raise errors.UsageError(
+      f'--schedule must be one of {", ".join(allowed)}, got {schedule!r}.'
+      f'{errors.did_you_mean(schedule, allowed)}'
+    )
+
+
+def _pairs(accelerated: Sequence[float]) -> list[Pair]:
+  return [
+    Pair(_BASE, _BASE),
+    *(
+      pair
+      for fast in accelerated
+      for pair in (Pair(fast, fast), Pair(fast, _BASE), Pair(_BASE, fast))
+    ),
+  ]
+
+
+def _hold_out(whole: data.Dataset, size: Size) -> data.Dataset:
+  """The training images of a probe, with those held out as the test split.
+
+  The data set's own test split is dropped unread.
+  """
+  available = len(whole.train)
+  train, held_out = size.train_examples, size.validation_examples
+  if train + held_out > available:
+    raise errors.UsageError(
+      '--train-examples and --validation-examples must be at most'
+      f' {available} together for {whole.name}, got {train} and {held_out}.'
+    )
+  pixels = whole.train.images.shape[1]
+  if pixels % size.image_size:
+    raise errors.UsageError(
+      f'--image-size must divide {pixels} for {whole.name}, got'
+      f' {size.image_size}.'
+    )
+
+  def part(start: int, stop: int) -> data.Split:
+    return data.Split(
+      whole.train.images[start:stop], whole.train.labels[start:stop]
+    )
+
+  return dataset_lib.shrink(
+    dataclasses.replace(
+      whole, train=part(0, train), test=part(train, train + held_out)
+    ),
+    pixels // size.image_size,
+  )
+
+
+def _shared_settings(config: config_lib.Config) -> dict[str, Any]:
+  """The settings without those that tell the members apart."""
+  own = {'horizontal_momentum', 'vertical_momentum', *config_lib.SEEDS}
+  settings = config_lib.to_json(config)
+  return {k: v for k, v in settings.items() if k not in own}
+
+
+# --------------------------------------------------------------------- answer
+
+
+def _arm(
+  pair: Pair,
+  errors_: np.ndarray,
+  train_losses: np.ndarray,
+  horizontal_fractions: np.ndarray,
+) -> dict[str, Any]:
+  """The record of one pair from figures of shape=(seeds,)."""
+  if pair.horizontal == pair.vertical:
+    role, name = 'fixed', f'{pair.horizontal} fixed'
+  elif pair.horizontal > pair.vertical:
+    role, name = 'horizontal', f'{pair.horizontal} horizontal'
+  else:
+    role, name = 'vertical', f'{pair.vertical} vertical'
+  finite = errors_[np.isfinite(errors_)]
+  return {
+    'name': name,
+    'role': role,
+    'horizontal_momentum': pair.horizontal,
+    'vertical_momentum': pair.vertical,
+    'errors': _plain(errors_),
+    'train_losses': _plain(train_losses),
+    'horizontal_fractions': _plain(horizontal_fractions),
+    'error': _sample(statistics.describe(finite)) if len(finite) else None,
+    'train_loss': _number(float(np.mean(train_losses))),
+    'horizontal_fraction': float(np.mean(horizontal_fractions)),
+  }
+
+
+def _answer(arms: Sequence[dict[str, Any]], seeds: int) -> dict[str, Any]:
+  """The answer, the sentence and the difference that they are made from.
+
+  Args:
+    arms: From :func:`_arm`.
+    seeds: Seeds of each arm.
+  """
+  horizontal = _mean_errors(arms, 'horizontal')
+  vertical = _mean_errors(arms, 'vertical')
+  comparison = statistics.compare_errors(horizontal, vertical)
+  if comparison is None or comparison.difference.n < 2:
+    return {
+      'answer': None,
+      'sentence': (
+        f'No answer: less than two of {seeds} seeds were trained to the end'
+        ' under all pairs that are compared.'
+      ),
+      'difference': None,
+    }
+  sample = comparison.difference
+  detectable = statistics.smallest_detectable(sample, _POWER)
+  figures_ = (
+    f'95 % interval {sample.mean - sample.half_width:+.2f} to'
+    f' {sample.mean + sample.half_width:+.2f}, p = {comparison.p_value:.2g}'
+  )
+  if abs(sample.mean) > sample.half_width:
+    answer = 'vertical' if sample.mean > 0 else 'horizontal'
+    other = 'horizontal' if sample.mean > 0 else 'vertical'
+    sentence = (
+      f'{answer}: accelerating the {answer} phase leaves a validation error'
+      f' {abs(sample.mean):.2f} points below that of accelerating the {other}'
+      f' phase, at {sample.n} seeds (horizontal minus vertical:'
+      f' {sample.mean:+.2f} points, {figures_}).'
+    )
+  else:
+    answer = 'neutral'
+    sentence = (
+      f'neutral: no difference found at {sample.n} seeds; a difference smaller'
+      f' than {detectable:.2f} points would not have been found at a power of'
+      f' {100 * _POWER:.0f} % (horizontal minus vertical: {sample.mean:+.2f}'
+      f' points, {figures_}).'
+    )
+  left_out = seeds - sample.n
+  if left_out:
+    sentence += f' {left_out} of {seeds} seeds diverged and are left out.'
+  return {
+    'answer': answer,
+    'sentence': sentence,
+    'difference': {
+      **_sample(sample),
+      'by_seed': {
+        str(seed): horizontal[seed] - vertical[seed]
+        for seed in sorted(horizontal.keys() & vertical.keys())
+      },
+      'p_value': comparison.p_value,
+      'smallest_detectable': detectable,
+      'power': _POWER,
+    },
+  }
+
+
+def _mean_errors(
+  arms: Sequence[dict[str, Any]], role: str
+) -> Mapping[int, float]:
+  """Mean error over the arms of a role, by seed; without the diverged."""
+  by_seed = zip(
+    *(arm['errors'] for arm in arms if arm['role'] == role), strict=True
+  )
+  return {
+    seed: float(np.mean(values))
+    for seed, values in enumerate(by_seed)
+    if None not in values
+  }
+
+
+def _sample(sample: statistics.Sample) -> dict[str, Any]:
+  return {
+    'n': sample.n,
+    'mean': sample.mean,
+    'deviation': _number(sample.deviation),
+    'low': _number(sample.mean - sample.half_width),
+    'high': _number(sample.mean + sample.half_width),
+  }
+
+
+def _plain(values: np.ndarray) -> list[float | None]:
+  return [_number(float(value)) for value in values]
+
+
+def _number(value: float) -> float | None:
+  """JSON has no NaN and no infinity."""
+  return value if math.isfinite(value) else None
+
+
+# -------------------------------------------------------------------- picture
+
+# Blue for the horizontal phase and orange for the vertical, as colours and as
+# shapes.
+_LOOKS = {
+  'fixed': ('0.35', 'o'),
+  'horizontal': (figures._COLORS[0], 's'),
+  'vertical': (figures._COLORS[1], '^'),
+}
+
+
+def draw(record: dict[str, Any], path: pathlib.Path) -> None:
+  """Draws the errors of all pairs, and the difference against zero.
+
+  Args:
+    record: From :func:`probe`, or read from its JSON file.
+    path: The PNG file to write.
+  """
+  arms = record['pairs']
+  with matplotlib.rc_context(figures._STYLE):
+    figure = mpl_figure.Figure(
+      figsize=(9, 4.2),
+      # The line at the bottom has a place of its own.
+      layout=layout_engine.ConstrainedLayoutEngine(rect=(0, 0.04, 1, 0.96)),
+    )
+    figure.suptitle(
+      f'{record["dataset"]}: {record["answer"] or "no answer"},'
+      f' {len(record["seeds"])} seeds'
+    )
+    left, right = figure.subplots(
+      1, 2, width_ratios=(max(3, len(arms)), 1.6), squeeze=True
+    )
+    for i, arm in enumerate(arms):
+      color, marker = _LOOKS[arm['role']]
+      _column(left, i, arm['errors'], arm['error'], color, marker)
+    left.set_xticks(
+      range(len(arms)), [arm['name'].replace(' ', '\n') for arm in arms]
+    )
+    left.set_xlim(-0.5, len(arms) - 0.5)
+    left.set_xlabel('momentum (0.9 in the other phase)')
+    left.set_ylabel('validation error (%)')
+
+    difference = record['difference']
+    right.axhline(0, color='black', lw=1)
+    if difference is not None:
+      by_seed = list(difference['by_seed'].values())
+      _column(right, 0, by_seed, difference, figures._COLORS[2], 'o')
+      reach = 1.25 * max(
+        abs(value)
+        for value in (*by_seed, difference['low'], difference['high'])
+      )
+      # Zero in the middle, so that the side is seen at once.
+      right.set_ylim(-reach or -1, reach or 1)
+    for height, phase in ((0.99, 'vertical'), (0.01, 'horizontal')):
+      right.text(
+        0.5,
+        height,
+        f'{phase} data set',
+        transform=right.transAxes,
+        ha='center',
+        va='top' if height > 0.5 else 'bottom',
+        fontsize=8,
+        color='0.4',
+      )
+    right.set_xlim(-0.5, 0.5)
+    right.set_xticks([0], ['horizontal\n− vertical'])
+    right.set_xlabel('phase accelerated')
+    right.set_ylabel('difference (points)')
+    figure.text(
+      0.995,
+      0.005,
+      'small: seeds; large: mean with 95 % interval',
+      ha='right',
+      fontsize=8,
+      color='0.4',
+    )
+    figure.savefig(path, dpi=120)
+
+
+def _column(
+  axis: mpl_axes.Axes,
+  x: float,
+  values: Sequence[float | None],
+  sample: dict[str, Any] | None,
+  color: str,
+  marker: str,
+) -> None:
+  """The seeds, and beside them their mean with its interval."""
+  there = [value for value in values if value is not None]
+  axis.plot(
+    [x - 0.12] * len(there),
+    there,
+    linestyle='',
+    marker=marker,
+    markersize=5,
+    alpha=0.6,
+    color=color,
+    mew=0,
+  )
+  if sample is None:
+    return
+  half_width = (
+    0.0 if sample['high'] is None else sample['high'] - sample['mean']
+  )
+  axis.errorbar(
+    x + 0.12,
+    sample['mean'],
+    yerr=half_width,
+    color=color,
+    marker=marker,
+    markersize=8,
+    capsize=4,
+  )
