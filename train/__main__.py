@@ -175,18 +175,23 @@ def main(argv: list[str]) -> int:
   except errors.UsageError as error:
     print(f'python -m train: {error}', file=sys.stderr)
     return 2
+  except errors.RunError as error:
+    print(f'python -m train: {error}', file=sys.stderr)
+    return 1
   except BrokenPipeError:
     # Whoever read the output has seen enough, as `head` has. Python would
     # complain once more when it flushes at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
-  except KeyboardInterrupt:
+  except KeyboardInterrupt as error:
+    # train.interruption says by what.
+    number = getattr(error, 'by', signal.SIGINT)
     print(
-      'python -m train: interrupted. The same command goes on from the last'
-      ' checkpoint.',
+      f'python -m train: stopped by {number.name}. The same command goes on'
+      ' from the last checkpoint.',
       file=sys.stderr,
     )
-    return 128 + signal.SIGINT
+    return 128 + number
   return 0
 
 
@@ -243,11 +248,14 @@ def _run(argv: list[str]) -> int:
   summary = loop.run(
     flags.config, run_dir, experiment=experiment.name if experiment else None
   )
-  print(
-    f'{run_dir}: {summary["status"]}, test error'
-    f' {summary["final_test_error"]:.2f} % after the last epoch,'
-    f' {summary["best_test_error"]:.2f} % at best.'
-  )
+  if summary['final_test_error'] is None:
+    print(f'{run_dir}: {summary["status"]} in the first epoch.')
+  else:
+    print(
+      f'{run_dir}: {summary["status"]}, test error'
+      f' {summary["final_test_error"]:.2f} % after the last epoch,'
+      f' {summary["best_test_error"]:.2f} % at best.'
+    )
   return 0
 
 

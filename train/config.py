@@ -199,6 +199,9 @@ class Config:
   checkpoint_every: int = 1
   """Epochs between checkpoints."""
 
+  checkpoint_seconds: float = 600.0
+  """Seconds after which a checkpoint is written within an epoch too."""
+
 
 def check(config: Config) -> None:
   """Raises UsageError for the first setting that is out of range."""
@@ -241,7 +244,8 @@ def check(config: Config) -> None:
     'a finite number above 0',
   )
   require_each(
-    'weight_decay final_learning_rate decay_start warmup_epochs',
+    'weight_decay final_learning_rate decay_start warmup_epochs'
+    ' checkpoint_seconds',
     lambda x: 0 <= x < math.inf,
     'a finite number of at least 0',
   )
@@ -352,6 +356,7 @@ FREE_TO_CHANGE = frozenset(
     'eval_batch_size',
     'steps_per_dispatch',
     'checkpoint_every',
+    'checkpoint_seconds',
   }
 )
 

@@ -1,4 +1,4 @@
-"""The error that a user can mend."""
+"""Errors that are shown as one sentence, without a traceback."""
 
 from collections.abc import Iterable
 import difflib
@@ -10,6 +10,10 @@ class UsageError(Exception):
   The message names the flag or file, what was given and what is allowed. The
   command line prints it and exits with code 2.
   """
+
+
+class RunError(Exception):
+  """A run cannot go on, through no fault of its settings: exit code 1."""
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

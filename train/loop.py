@@ -1,10 +1,10 @@
 """One run from top to bottom, or several seeds of it in one program.
 
-Settings and data, devices, run directories, optimizer, model, compilation,
-resume, epochs, summaries.
+Settings and data, devices, run directories, optimizer, model, resume,
+compilation, epochs, summaries.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -24,6 +24,7 @@ from train import checkpoint
 from train import config as config_lib
 from train import data
 from train import followed_run
+from train import interruption
 from train import metrics
 from train import optimizers
 from train import progress
@@ -157,6 +158,7 @@ def run_together(
 
   # A single run has no leading axis: vmap makes convolutions slower.
   together = len(configs) > 1
+  runs = range(len(configs))
 
   def over_runs(fn: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
     return jax.vmap(fn, in_axes) if together else fn
@@ -210,13 +212,50 @@ def run_together(
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   parameters //= len(configs)
   title = title or run_dirs[0].name
-  runs = f'{len(configs)} runs of ' if together else ''
+  several = f'{len(configs)} runs of ' if together else ''
   say(
-    f'{title}: {runs}WRN-{config.depth}-{config.widen_factor} with'
+    f'{title}: {several}WRN-{config.depth}-{config.widen_factor} with'
     f' {parameters:,} parameters in {dtype}, {examples:,} training and'
     f' {len(dataset.test):,} test images, {len(devices)} x'
     f' {devices[0].device_kind}'
   )
+
+  # ------------------------------------------------------------------ resume
+  @jax.jit
+  def apart(state: step_lib.TrainState) -> list[step_lib.TrainState]:
+    """The state of each run, as it is without the leading axis."""
+    if not together:
+      return [state]
+    return [jax.tree.map(lambda x: x[i], state) for i in range(len(configs))]
+
+  checkpoints = [
+    checkpoint.Checkpoints(d.checkpoints, steps_per_epoch) for d in directories
+  ]
+  steps_done, restored = checkpoint.restore_newest(
+    checkpoints, apart(state), say
+  )
+  measured: list[step_lib.StepMetrics] = []
+  if restored:
+    states, so_far = zip(*restored, strict=True)
+    state, epoch_so_far = states[0], so_far[0]
+    if together:
+      state = jax.device_put(
+        jax.tree.map(lambda *x: jnp.stack(x), *states), replicated
+      )
+      epoch_so_far = jax.tree.map(lambda *x: np.stack(x), *so_far)
+    if steps_done % steps_per_epoch:
+      measured = [epoch_so_far]
+    say(
+      f'{title}: going on after epoch {steps_done // steps_per_epoch}, step'
+      f' {steps_done % steps_per_epoch} of {steps_per_epoch}.'
+    )
+  epochs_done, steps_done = divmod(steps_done, steps_per_epoch)
+  logs = [
+    metrics.MetricsLog(d.metrics, d.tensorboard, epochs_done)
+    for d in directories
+  ]
+  for directory in directories:
+    directory.write_summary({'status': 'incomplete'})
 
   # ------------------------------------------------------------- compilation
   compilation_started = time.monotonic()
@@ -243,7 +282,12 @@ def run_together(
     batch_sharding=by_batch,
   )
 
-  dispatches = _plan_epoch(config, examples, on_cpu)
+  plan_epoch = functools.partial(
+    _plan_epoch,
+    config.batch_size,
+    examples,
+    config.steps_per_dispatch or (1 if on_cpu else _MOST_STEPS_PER_DISPATCH),
+  )
   order = order_of_epoch(order_key, jax.device_put(np.int32(0), replicated))
   compiled_train = {
     (size, steps): jax.jit(
@@ -256,7 +300,7 @@ def run_together(
     )
     .lower(state, train_images, order, keys)
     .compile()
-    for size, steps in set(dispatches)
+    for size, steps in {*plan_epoch(), *plan_epoch(steps_done)}
   }
   eval_starts = jax.device_put(
     list(
@@ -277,49 +321,55 @@ def run_together(
   )
 
   @jax.jit
-  def apart(state: step_lib.TrainState) -> list[step_lib.TrainState]:
-    """The state of each run, as it is without the leading axis."""
-    if not together:
-      return [state]
-    return [jax.tree.map(lambda x: x[i], state) for i in range(len(configs))]
+  def are_finite(params: Any) -> jax.Array:
+    """shape=(runs,): whether all parameters of each run are finite."""
+    return jnp.stack(
+      [
+        jnp.isfinite(leaf).reshape(len(configs), -1).all(-1)
+        for leaf in jax.tree.leaves(params)
+      ]
+    ).all(0)
 
   say(f'Compiled in {time.monotonic() - compilation_started:.1f} s.')
 
-  # ------------------------------------------------------------------ resume
-  checkpoints = [checkpoint.Checkpoints(d.checkpoints) for d in directories]
-  epochs_done = max(
-    set.intersection(*(saved.epochs() for saved in checkpoints)), default=0
-  )
-  if epochs_done:
-    restored = [
-      saved.restore(epochs_done, own)
-      for saved, own in zip(checkpoints, apart(state), strict=True)
-    ]
-    state = restored[0]
-    if together:
-      state = jax.device_put(
-        jax.tree.map(lambda *x: jnp.stack(x), *restored), replicated
-      )
-    say(f'{title}: going on after epoch {epochs_done}.')
-  logs = [
-    metrics.MetricsLog(d.metrics, d.tensorboard, epochs_done)
-    for d in directories
-  ]
-  for directory in directories:
-    directory.write_summary({'status': 'incomplete'})
-
   # ------------------------------------------------------------------ epochs
-  diverged: set[int] = set()
+  # First step at which the loss was not finite, of the runs that diverged.
+  diverged: dict[int, int] = {}
+  saved_at = time.monotonic()
+
+  def save(epoch: int, steps_done: int) -> None:
+    """Writes a checkpoint of each run that has not diverged by now."""
+    nonlocal saved_at
+    # Orbax fetches arrays in its own ways.
+    with jax.transfer_guard('allow'):
+      of_steps = [_of_run(jax.device_get(measured), i, together) for i in runs]
+      for i, finite in enumerate(jax.device_get(are_finite(state.params))):
+        if not finite and i not in diverged:
+          diverged[i] = (epoch - 1) * steps_per_epoch + (
+            metrics.first_not_finite(of_steps[i], steps_done)
+          )
+      states = apart(state)
+      for i in runs:
+        if i not in diverged:
+          checkpoints[i].save(
+            (epoch - 1) * steps_per_epoch + steps_done, states[i], of_steps[i]
+          )
+    saved_at = time.monotonic()
+
   shown = progress.Progress(console, title, config.epochs, steps_per_epoch)
-  with shown, jax.transfer_guard('disallow'):
+  with (
+    interruption.Interruption() as interrupted,
+    shown,
+    jax.transfer_guard('disallow'),
+  ):
     for epoch in range(epochs_done + 1, config.epochs + 1):
       epoch_on_device = jax.device_put(np.int32(epoch), replicated)
       order = order_of_epoch(order_key, epoch_on_device)
       jax.block_until_ready(order)
       epoch_started = time.monotonic()
-      measured: list[step_lib.StepMetrics] = []
-      steps_done = 0
-      for size, steps in dispatches:
+      paused = 0.0
+      first_step = steps_done
+      for size, steps in plan_epoch(steps_done):
         state, step_metrics = compiled_train[size, steps](
           state, train_images, order, keys
         )
@@ -328,8 +378,19 @@ def run_together(
           shown.step(epoch, steps_done, float(loss.mean()))
         measured.append(step_metrics)
         steps_done += steps
+        is_time = time.monotonic() - saved_at > config.checkpoint_seconds
+        if steps_done < steps_per_epoch and (is_time or interrupted.by):
+          jax.block_until_ready(state)
+          pause_started = time.monotonic()
+          save(epoch, steps_done)
+          interrupted.check()
+          paused += time.monotonic() - pause_started
+          if len(diverged) == len(configs):
+            break
       jax.block_until_ready(state)
-      train_seconds = time.monotonic() - epoch_started
+      train_seconds = time.monotonic() - epoch_started - paused
+      if len(diverged) == len(configs):
+        break
 
       tested = [
         compiled_eval(state.params, state.batch_stats, test_images, start)
@@ -337,7 +398,7 @@ def run_together(
       ]
       of_steps = jax.device_get(measured)
       of_test = jax.device_get(tested)
-      for i, log in enumerate(logs):
+      for i in runs:
         if i in diverged:
           continue
         row = run_directory.finite(
@@ -345,53 +406,55 @@ def run_together(
             'epoch': epoch,
             'step': epoch * steps_per_epoch,
             **metrics.summarize_epoch(
-              _of_run(of_steps, i if together else None),
-              [size for size, steps in dispatches for _ in range(steps)],
+              _of_run(of_steps, i, together), config.batch_size, examples
             ),
             **metrics.summarize_test(
-              _of_run(of_test, i if together else None), len(dataset.test)
+              _of_run(of_test, i, together), len(dataset.test)
             ),
             'learning_rate': float(learning_rates[epoch - 1]),
-            'images_per_second': examples / train_seconds,
+            'images_per_second': (examples - first_step * config.batch_size)
+            / train_seconds,
             'seconds': time.monotonic() - epoch_started,
           }
         )
-        log.append(row)
-        if row['train_loss'] is None:
-          diverged.add(i)
-      shown.epoch(_mean_row([log.rows[-1] for log in logs]))
-      if len(diverged) == len(logs):
+        logs[i].append(row)
+      shown.epoch(_mean_row([log.rows[-1] for log in logs if log.rows]))
+      is_last = epoch == config.epochs
+      if epoch % config.checkpoint_every == 0 or is_last or interrupted.by:
+        save(epoch, steps_per_epoch)
+        if not is_last:
+          interrupted.check()
+      if len(diverged) == len(configs):
         break
-      if epoch % config.checkpoint_every == 0 or epoch == config.epochs:
-        # Orbax fetches arrays in its own ways.
-        with jax.transfer_guard('allow'):
-          states = apart(state)
-          for i, saved in enumerate(checkpoints):
-            if i not in diverged:
-              saved.save(epoch, states[i])
+      measured, steps_done = [], 0
 
   # --------------------------------------------------------------- summaries
   states = apart(state)
-  written = []
+  written: list[dict[str, Any]] = []
   for i, (directory, log) in enumerate(zip(directories, logs, strict=True)):
     checkpoints[i].close()
     log.close()
-    report.draw_run(
-      log.rows,
-      directory.picture,
-      f'{experiment or config.dataset}, seed {resolved[i].seed}',
-    )
+    if log.rows:
+      report.draw_run(
+        log.rows,
+        directory.picture,
+        f'{experiment or config.dataset}, seed {resolved[i].seed}',
+      )
+    last = log.rows[-1] if log.rows else {'epoch': 0, 'step': 0}
     summary = {
       'status': 'diverged' if i in diverged else 'done',
-      'final_test_error': log.rows[-1]['test_error'],
+      'final_test_error': last.get('test_error'),
       'best_test_error': log.best_test_error(),
-      'final_train_loss': log.rows[-1]['train_loss'],
-      'epochs': log.rows[-1]['epoch'],
-      'steps': log.rows[-1]['step'],
+      'final_train_loss': last.get('train_loss'),
+      'epochs': last['epoch'],
+      'steps': last['step'],
       'params_sha256': run_directory.params_sha256(states[i].params),
       'runs_together': len(configs),
       'seconds': time.monotonic() - started,
     }
+    if i in diverged:
+      summary['diverged_at_step'] = diverged[i]
+      say(f'{directory.path} diverged at step {diverged[i]}.')
     directory.write_summary(summary)
     written.append(summary)
   return written
@@ -410,9 +473,11 @@ def can_run_together(configs: Sequence[config_lib.Config]) -> bool:
   )
 
 
-def _of_run(measured: Sequence[_Metrics], i: int | None) -> list[_Metrics]:
+def _of_run(
+  measured: Sequence[_Metrics], i: int, together: bool
+) -> list[_Metrics]:
   """The metrics of one run from those of all: NamedTuples of NumPy arrays."""
-  if i is None:
+  if not together:
     return list(measured)
   return [type(m)(*(field[i] for field in m)) for m in measured]
 
@@ -434,16 +499,18 @@ def _key(seed: int | None, stream: int) -> jax.Array:
 
 
 def _plan_epoch(
-  config: config_lib.Config, examples: int, on_cpu: bool
-) -> list[tuple[int, int]]:
-  """The dispatches of one epoch, each as (batch size, steps)."""
-  full, last = divmod(examples, config.batch_size)
-  most = config.steps_per_dispatch or (
-    1 if on_cpu else _MOST_STEPS_PER_DISPATCH
-  )
+  batch_size: int, examples: int, most_steps: int, steps_done: int = 0
+) -> Iterator[tuple[int, int]]:
+  """The dispatches of an epoch, or its rest, each as (batch size, steps)."""
+  full, last = divmod(examples, batch_size)
   # Dispatches of one length, so that they share one compiled program.
   length = max(
-    n for n in range(1, min(most, max(full, 1)) + 1) if full % n == 0
+    n for n in range(1, min(most_steps, max(full, 1)) + 1) if full % n == 0
   )
-  plan = [(config.batch_size, length)] * (full // length)
-  return [*plan, (last, 1)] if last else plan
+  while steps_done < full:
+    # One by one up to where a longer dispatch begins.
+    steps = length if steps_done % length == 0 else 1
+    yield batch_size, steps
+    steps_done += steps
+  if last and steps_done == full:
+    yield last, 1

@@ -27,13 +27,14 @@ _CURVES = (
 
 
 def summarize_epoch(
-  steps: Sequence[StepMetrics], batch_sizes: Sequence[int]
+  steps: Sequence[StepMetrics], batch_size: int, examples: int
 ) -> dict[str, float]:
   """Figures of one epoch from those of its steps.
 
   Args:
     steps: Metrics of the dispatches in order, each field of shape=(steps,).
-    batch_sizes: Images of each single step.
+    batch_size: Images of each step but the last, which may have less.
+    examples: Images of the epoch.
 
   Returns:
     ``train_loss`` and ``train_error`` (percent), means over the images as they
@@ -44,14 +45,25 @@ def summarize_epoch(
     np.concatenate(field).astype(np.float64)
     for field in zip(*steps, strict=True)
   )
-  sizes = np.asarray(batch_sizes, np.float64)
-  images = sizes.sum()
+  sizes = np.full(len(loss), batch_size, np.float64)
+  sizes[-1] = examples - batch_size * (len(loss) - 1)
   return {
-    'train_loss': float(loss @ sizes / images),
-    'train_error': float(100 * (images - correct.sum()) / images),
+    'train_loss': float(loss @ sizes / examples),
+    'train_error': float(100 * (examples - correct.sum()) / examples),
     'horizontal_fraction': float(horizontal.mean()),
     'mean_momentum': float(momentum.mean()),
   }
+
+
+def first_not_finite(steps: Sequence[StepMetrics], otherwise: int) -> int:
+  """The first step of an epoch whose loss is not finite, counted from 1.
+
+  Args:
+    steps: Metrics of the dispatches in order, each field of shape=(steps,).
+    otherwise: What to return where every loss is finite.
+  """
+  (where,) = np.nonzero(~np.isfinite(np.concatenate([s.loss for s in steps])))
+  return int(where[0]) + 1 if len(where) else otherwise
 
 
 def summarize_test(
@@ -102,9 +114,9 @@ class MetricsLog:
         self._writer.add_scalar(name, row[name], row['epoch'])
     self._writer.flush()
 
-  def best_test_error(self) -> float:
+  def best_test_error(self) -> float | None:
     """The lowest test error of any epoch, in percent."""
-    return min(row['test_error'] for row in self.rows)
+    return min((row['test_error'] for row in self.rows), default=None)
 
   def close(self) -> None:
     self._writer.close()

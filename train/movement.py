@@ -379,13 +379,17 @@ def _restore(
   )
   rest = jax.jit(lambda key: init(key)[1])(key)
   checkpoints = checkpoint.Checkpoints(
-    run_directory.RunDirectory(run.path).checkpoints
+    run_directory.RunDirectory(run.path).checkpoints, steps_per_epoch
   )
   try:
-    epochs = checkpoints.epochs()
-    if not epochs:
+    steps = checkpoints.steps()
+    if not steps:
       raise _no_checkpoint(run.path)
-    state = checkpoints.restore(max(epochs), like)
+    state, _ = checkpoints.restore(max(steps), like)
+  except checkpoint.DamagedError as error:
+    raise errors.UsageError(
+      f'The last checkpoint of {run.path} is damaged: {error}.'
+    ) from error
   finally:
     checkpoints.close()
   graphdef = nnx.graphdef(nnx.eval_shape(make_model, key))
@@ -691,7 +695,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     path: The PNG file to write.
   """
   settings, runs = record['settings'], record['runs']
-  with matplotlib.rc_context(figures._STYLE):
+  with matplotlib.rc_context(figures.STYLE):
     figure = mpl_figure.Figure(figsize=(12, 4.6), layout='constrained')
     ratios, gains = figure.subplots(1, 2)
     _draw_ratios(record, ratios)

@@ -247,7 +247,7 @@ def probe(
     'images_per_second': (
       len(pairs) * seeds * size.train_examples / usual_seconds
     ),
-    **run_directory._environment(),
+    **run_directory.environment(),
   }
 
 
@@ -743,8 +743,8 @@ def _number(value: float) -> float | None:
 # shapes.
 _LOOKS = {
   'fixed': ('0.35', 'o'),
-  'horizontal': (figures._COLORS[0], 's'),
-  'vertical': (figures._COLORS[1], '^'),
+  'horizontal': (figures.COLORS[0], 's'),
+  'vertical': (figures.COLORS[1], '^'),
 }
 
 
@@ -756,7 +756,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     path: The PNG file to write.
   """
   arms = record['pairs']
-  with matplotlib.rc_context(figures._STYLE):
+  with matplotlib.rc_context(figures.STYLE):
     figure = mpl_figure.Figure(
       figsize=(9, 4.2),
       # The line at the bottom has a place of its own.
@@ -783,7 +783,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     right.axhline(0, color='black', lw=1)
     if difference is not None:
       by_seed = list(difference['by_seed'].values())
-      _column(right, 0, by_seed, difference, figures._COLORS[2], 'o')
+      _column(right, 0, by_seed, difference, figures.COLORS[2], 'o')
       reach = 1.25 * max(
         abs(value)
         for value in (*by_seed, difference['low'], difference['high'])

@@ -88,7 +88,7 @@ class RunDirectory:
         {
           **facts,
           **config_lib.to_json(resolved),
-          **_environment(),
+          **environment(),
         },
       )
     except OSError as error:
@@ -153,7 +153,8 @@ def finite(content: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def _environment() -> dict[str, Any]:
+def environment() -> dict[str, Any]:
+  """Versions, device and commit: what belongs beside any measurement."""
   device = jax.devices()[0]
   return {
     'versions': {

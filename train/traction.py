@@ -823,7 +823,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     record: From :func:`simulate`, or read from traction.json.
     path: The PNG file to write.
   """
-  with matplotlib.rc_context(figures._STYLE):
+  with matplotlib.rc_context(figures.STYLE):
     figure = mpl_figure.Figure(figsize=(12, 9.5), layout='constrained')
     grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.15))
     valley, moving, bottom = (
@@ -872,8 +872,8 @@ def _draw_paths(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
       points[:, 1],
       points[:, 0],
       label=name,
-      color=figures._COLORS[i],
-      linestyle=figures._STYLES[i],
+      color=figures.COLORS[i],
+      linestyle=figures.LINE_STYLES[i],
       linewidth=1.2,
     )
   axis.plot(0, 0, 'k+', markersize=12)
@@ -980,9 +980,9 @@ def draw_intervals(
     fmt=marker,
     markersize=5,
     capsize=3,
-    color=figures._COLORS[i],
+    color=figures.COLORS[i],
     # The second of two is hollow, for print in black and white.
-    markerfacecolor='white' if i else figures._COLORS[i],
+    markerfacecolor='white' if i else figures.COLORS[i],
     label=label,
   )
 

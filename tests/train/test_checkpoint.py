@@ -6,6 +6,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 
 from train import checkpoint
+from train.step import StepMetrics
 from train.step import TrainState
 
 
@@ -29,6 +30,15 @@ def _state(devices, scale=1.0):
   return jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
 
 
+def _measured(steps):
+  return StepMetrics(
+    loss=np.linspace(1, 2, steps, dtype=np.float32),
+    correct=np.arange(steps, dtype=np.int32),
+    momentum=np.full(steps, 0.9, np.float32),
+    horizontal=np.full(steps, np.nan, np.float32),
+  )
+
+
 def _assert_equal(first, second):
   assert jax.tree.structure(first) == jax.tree.structure(second)
   for ours, theirs in zip(
@@ -40,31 +50,35 @@ def _assert_equal(first, second):
 
 
 def test_nothing_saved_is_nothing_restored(tmp_path):
-  checkpoints = checkpoint.Checkpoints(tmp_path / 'c')
-  assert checkpoints.epochs() == set()
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'c', 4)
+  assert checkpoints.steps() == set()
   checkpoints.close()
 
 
 def test_the_newest_come_back_and_the_oldest_go(tmp_path):
-  checkpoints = checkpoint.Checkpoints(tmp_path / 'c')
-  for epoch in (1, 2, 5):
-    checkpoints.save(epoch, _state(1, scale=epoch))
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'c', 4)
+  for step in (1, 2, 5):
+    checkpoints.save(step, _state(1, scale=step), [_measured(step % 4)])
   checkpoints.close()
   kept = {path.name for path in (tmp_path / 'c').iterdir()}
   assert kept == {'2', '5'}
-  again = checkpoint.Checkpoints(tmp_path / 'c')
-  assert again.epochs() == {2, 5}
-  restored = again.restore(5, _state(1))
+  again = checkpoint.Checkpoints(tmp_path / 'c', 4)
+  assert again.steps() == {2, 5}
+  restored, measured = again.restore(5, _state(1))
   again.close()
   _assert_equal(restored, _state(1, scale=5))
+  # The fifth step is the first of its epoch of four.
+  for ours, theirs in zip(measured, _measured(1), strict=True):
+    np.testing.assert_array_equal(ours, theirs)
+    assert ours.dtype == theirs.dtype
 
 
 def test_eight_devices_save_and_one_restores(tmp_path):
   for name, before, after in (('a', 8, 1), ('b', 1, 8)):
-    checkpoints = checkpoint.Checkpoints(tmp_path / name)
-    checkpoints.save(3, _state(before))
+    checkpoints = checkpoint.Checkpoints(tmp_path / name, 4)
+    checkpoints.save(3, _state(before), [_measured(3)])
     checkpoints.close()
-    again = checkpoint.Checkpoints(tmp_path / name)
-    restored = again.restore(3, _state(after, scale=0.0))
+    again = checkpoint.Checkpoints(tmp_path / name, 4)
+    restored, _ = again.restore(3, _state(after, scale=0.0))
     again.close()
     _assert_equal(restored, _state(after))

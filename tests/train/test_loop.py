@@ -299,10 +299,10 @@ def test_a_program_of_seeds_goes_on_from_what_all_of_them_have(
   saved = []
   save = checkpoint.Checkpoints.save
 
-  def killed_between_two_checkpoints(self, epoch, state):
-    save(self, epoch, state)
-    saved.append(epoch)
-    if saved == [1, 1, 2]:
+  def killed_between_two_checkpoints(self, step, state, measured):
+    save(self, step, state, measured)
+    saved.append(step)
+    if saved == [4, 4, 8]:
       raise RuntimeError('killed')
 
   monkeypatch.setattr(

@@ -42,11 +42,20 @@ def test_an_epoch_is_the_mean_over_its_images():
       horizontal=np.asarray([1.0], np.float32),
     ),
   ]
-  epoch = metrics.summarize_epoch(dispatches, [10, 10, 5])
+  epoch = metrics.summarize_epoch(dispatches, 10, 25)
   np.testing.assert_allclose(epoch['train_loss'], (20 + 10 + 20) / 25)
   np.testing.assert_allclose(epoch['train_error'], 100 * 12 / 25)
   np.testing.assert_allclose(epoch['horizontal_fraction'], 2 / 3)
   np.testing.assert_allclose(epoch['mean_momentum'], 0.92, rtol=1e-6)
+
+
+def test_the_first_loss_that_is_not_finite():
+  steps = [
+    StepMetrics(np.asarray(losses, np.float32), None, None, None)
+    for losses in ([1.0, 2.0], [np.inf], [np.nan, 1.0])
+  ]
+  assert metrics.first_not_finite(steps, 5) == 3
+  assert metrics.first_not_finite(steps[:1], 5) == 5
 
 
 def test_an_evaluation_is_the_mean_over_the_test_set():

@@ -15,10 +15,10 @@ from train.report import statistics
 from train.report.records import Arm
 
 # Okabe and Ito's palette, and line styles for print in black and white.
-_COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
-_STYLES = ('-', '--', '-.', ':')
+COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
+LINE_STYLES = ('-', '--', '-.', ':')
 
-_STYLE: Any = {
+STYLE: Any = {
   'axes.spines.top': False,
   'axes.spines.right': False,
   'axes.grid': True,
@@ -39,7 +39,7 @@ def draw_run(
     title: Above the figure.
   """
   has_phases = any(row['horizontal_fraction'] is not None for row in rows)
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(STYLE):
     figure, axes = _panels(4 if has_phases else 3, title)
     epochs = [row['epoch'] for row in rows]
 
@@ -79,7 +79,7 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
   ]
   if any(_band(arm, 'horizontal_fraction') is not None for arm in arms):
     panels.append(('horizontal_fraction', 'share of horizontal steps'))
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(STYLE):
     figure, axes = _panels(len(panels), title)
     for axis, (name, label) in zip(axes, panels, strict=True):
       for i, arm in enumerate(arms):
@@ -89,7 +89,7 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
         epochs, mean, low, high = band
         _line(axis, epochs, mean, f'{arm.name} (n={len(arm.finished)})', i)
         axis.fill_between(
-          epochs, low, high, color=_COLORS[i % len(_COLORS)], alpha=0.2, lw=0
+          epochs, low, high, color=COLORS[i % len(COLORS)], alpha=0.2, lw=0
         )
       _label(axis, label)
     # On a linear scale the first epochs would flatten all the others.
@@ -121,7 +121,7 @@ def draw_errors(
       left, its last two fifths on the right.
     path: The PNG file to write.
   """
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(STYLE):
     figure = mpl_figure.Figure(
       figsize=(11, 4.2 * len(panels)), layout='constrained'
     )
@@ -139,7 +139,7 @@ def draw_errors(
         for axis in (whole, end):
           _line(axis, epochs, mean, f'{arm.name} (n={len(arm.finished)})', i)
           axis.fill_between(
-            epochs, low, high, color=_COLORS[i % len(_COLORS)], alpha=0.15, lw=0
+            epochs, low, high, color=COLORS[i % len(COLORS)], alpha=0.15, lw=0
           )
         end.set_xlim(0.6 * epochs[-1], epochs[-1])
       whole.set_title(title, loc='left')
@@ -167,11 +167,11 @@ def draw_claims(
     path: The PNG file to write.
   """
   looks = {
-    'as claimed': (_COLORS[0], 'o'),
-    'the opposite': (_COLORS[1], 's'),
-    'a difference': (_COLORS[1], 's'),
+    'as claimed': (COLORS[0], 'o'),
+    'the opposite': (COLORS[1], 's'),
+    'a difference': (COLORS[1], 's'),
   }
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(STYLE):
     figure = mpl_figure.Figure(
       figsize=(10, 1.8 + 0.36 * len(judged)), layout='constrained'
     )
@@ -226,8 +226,8 @@ def _line(axis: mpl_axes.Axes, x: Any, y: Any, label: str, i: int) -> None:
     x,
     y,
     label=label,
-    color=_COLORS[i % len(_COLORS)],
-    linestyle=_STYLES[i % len(_STYLES)],
+    color=COLORS[i % len(COLORS)],
+    linestyle=LINE_STYLES[i % len(LINE_STYLES)],
     # A run of one epoch has a point and no line.
     marker='o' if len(x) == 1 else None,
   )

@@ -1,0 +1,207 @@
+"""What happens to a run from outside: signals, damaged files, a full disk.
+
+Each is done to a real process or to real files. The end must be bit for bit
+that of a run to which nothing happened.
+"""
+
+import io
+import json
+import pathlib
+import random
+import resource
+import signal
+import time
+
+import pytest
+import rich.console
+
+from tests.train import processes
+from train import config as config_lib
+from train import errors
+from train import loop
+
+# 13 steps an epoch; a checkpoint after each.
+_FLAGS = (
+  'run', '--epochs', 4, '--train-examples', 400, '--batch-size', 32,
+  '--checkpoint-seconds', 0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def undisturbed(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('runs') / 'undisturbed'
+  finished = processes.train(*_FLAGS, '--run-dir', directory)
+  assert finished.returncode == 0, finished.stderr
+  return directory
+
+
+def _assert_the_same_end(directory, undisturbed):
+  ours, theirs = map(processes.read_summary, (directory, undisturbed))
+  assert ours['status'] == 'done'
+  assert ours['params_sha256'] == theirs['params_sha256']
+  assert processes.read_rows(directory) == processes.read_rows(undisturbed)
+
+
+def _wait_for_checkpoints(directory, count, process):
+  deadline = time.monotonic() + 300
+  while True:
+    found = [p.name for p in directory.glob('checkpoints/*')]
+    steps = [int(name) for name in found if name.isdigit()]
+    if steps and max(steps) >= count:
+      return
+    assert process.poll() is None
+    assert time.monotonic() < deadline
+    time.sleep(0.005)
+
+
+@pytest.mark.parametrize(
+  ('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_asked_to_stop_it_saves_its_step_and_goes_on_later(
+  number, code, undisturbed, tmp_path
+):
+  directory = tmp_path / 'run'
+  # Without checkpoints by the clock: what is saved is saved at the signal.
+  flags = [*_FLAGS, '--checkpoint-seconds', 1e6, '--run-dir', directory]
+  with processes.start(*flags) as process:
+    for line in process.stderr:
+      if 'epoch 1/4' in line:
+        break
+    time.sleep(random.random() / 5)
+    process.send_signal(number)
+    rest = process.stderr.read()
+  if process.returncode == 0:
+    pytest.skip('The run was over before the signal.')
+  assert process.returncode == code
+  assert f'stopped by {number.name}' in rest
+  assert 'goes on' in rest
+  assert 'Traceback' not in rest
+  assert processes.read_summary(directory)['status'] == 'incomplete'
+  resumed = processes.train(*flags)
+  assert resumed.returncode == 0, resumed.stderr
+  assert 'going on after epoch' in resumed.stderr
+  _assert_the_same_end(directory, undisturbed)
+
+
+def test_killed_within_an_epoch_it_goes_on_from_there(undisturbed, tmp_path):
+  directory = tmp_path / 'run'
+  flags = [*_FLAGS, '--run-dir', directory]
+  with processes.start(*flags) as process:
+    _wait_for_checkpoints(directory, 16, process)
+    process.send_signal(signal.SIGKILL)
+  assert processes.read_summary(directory)['status'] == 'incomplete'
+  resumed = processes.train(*flags)
+  assert resumed.returncode == 0, resumed.stderr
+  assert 'going on after epoch 1, step' in resumed.stderr
+  _assert_the_same_end(directory, undisturbed)
+
+
+def test_a_disk_that_is_full(undisturbed, tmp_path):
+  directory = tmp_path / 'run'
+  flags = [*_FLAGS, '--run-dir', directory]
+  with processes.start(*flags) as process:
+    _wait_for_checkpoints(directory, 5, process)
+    process.send_signal(signal.SIGKILL)
+
+  def no_room():
+    # No file may grow beyond that: as a full disk, it fails in the middle.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+  full = processes.train(*flags, preexec_fn=no_room)
+  assert full.returncode == 1, full.stderr
+  assert 'cannot be written' in full.stderr
+  assert 'Traceback' not in full.stderr
+  resumed = processes.train(*flags)
+  assert resumed.returncode == 0, resumed.stderr
+  assert 'going on after epoch' in resumed.stderr
+  _assert_the_same_end(directory, undisturbed)
+
+
+# ---------------------------------------------------------- damaged checkpoints
+
+_CONFIG = config_lib.Config(
+  epochs=3, batch_size=64, train_examples=200, eval_batch_size=360
+)
+
+
+def _run(directory, **settings):
+  stream = io.StringIO()
+  console = rich.console.Console(file=stream, width=1000)
+  config = config_lib.Config(**{**vars(_CONFIG), **settings})
+  return loop.run(config, directory, console=console), stream.getvalue()
+
+
+def _pretend_it_was_cut_off(directory):
+  (directory / 'summary.json').write_text('{"status": "incomplete"}')
+
+
+def _largest_file(directory):
+  files = [path for path in directory.rglob('*') if path.is_file()]
+  return max(files, key=lambda path: path.stat().st_size)
+
+
+def _truncate(newest: pathlib.Path):
+  path = _largest_file(newest)
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _flip_a_bit(newest: pathlib.Path):
+  path = _largest_file(newest)
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+
+
+def _empty(newest: pathlib.Path):
+  for path in sorted(newest.rglob('*'), reverse=True):
+    if path.is_dir():
+      path.rmdir()
+    else:
+      path.unlink()
+
+
+def _remove_a_file(newest: pathlib.Path):
+  _largest_file(newest).unlink()
+
+
+@pytest.mark.parametrize(
+  'damage', [_truncate, _flip_a_bit, _empty, _remove_a_file]
+)
+def test_the_checkpoint_before_a_damaged_one_is_used(damage, tmp_path):
+  expected, _ = _run(tmp_path)
+  rows = processes.read_rows(tmp_path)
+  _pretend_it_was_cut_off(tmp_path)
+  damage(tmp_path / 'checkpoints' / '12')
+  summary, shown = _run(tmp_path)
+  assert f'{tmp_path / "checkpoints" / "12"} is damaged' in shown
+  assert 'going on after epoch 2' in shown
+  assert summary['params_sha256'] == expected['params_sha256']
+  assert processes.read_rows(tmp_path) == rows
+  kept = {path.name for path in (tmp_path / 'checkpoints').iterdir()}
+  assert kept == {'8', '12'}
+
+
+def test_a_run_never_starts_from_zero_silently(tmp_path):
+  _run(tmp_path)
+  _pretend_it_was_cut_off(tmp_path)
+  for step in ('8', '12'):
+    _flip_a_bit(tmp_path / 'checkpoints' / step)
+  with pytest.raises(errors.UsageError, match='can be read'):
+    _run(tmp_path)
+
+
+# ------------------------------------------------------------- losses that fail
+
+
+def test_the_step_at_which_a_run_diverged_is_named(tmp_path):
+  summary, shown = _run(
+    tmp_path, learning_rate=1e30, checkpoint_seconds=0, checkpoint_every=3
+  )
+  assert summary['status'] == 'diverged'
+  # The first step has a finite loss, and ruins the parameters.
+  assert summary['diverged_at_step'] == 2
+  assert 'diverged at step 2' in shown
+  # It did not go on to the end of its epoch of four steps.
+  assert summary['epochs'] == 0
+  assert not list((tmp_path / 'checkpoints').glob('[0-9]*'))
+  assert json.loads((tmp_path / 'summary.json').read_text()) == summary
