@@ -207,6 +207,8 @@ def _main_job(argv: list[str], started: float) -> int:
     flags.run_dir,
     rich.console.Console(stderr=True),
   )
+  if len(failed) == _MAIN_SEEDS * len(_MAIN_EXPERIMENTS):
+    return 1  # Each has said why.
   print(report.write([flags.run_dir], flags.run_dir))
   print(
     f'{time.monotonic() - started:.0f} s. The table and the picture are in'
@@ -321,7 +323,7 @@ def _report(argv: list[str]) -> int:
 def _probe(argv: list[str]) -> int:
   flags = tyro.cli(ProbeFlags, args=argv, prog='python -m train probe')
   jax_environment.prepare()
-  from train import probe
+  from train.studies import probe
 
   settings = dataclasses.asdict(flags)
   out = settings.pop('out') or pathlib.Path(f'runs/probe-{flags.dataset}')
@@ -334,7 +336,7 @@ def _probe(argv: list[str]) -> int:
 def _traction(argv: list[str]) -> int:
   flags = tyro.cli(TractionFlags, args=argv, prog='python -m train traction')
   jax_environment.prepare()
-  from train import traction
+  from train.studies import traction
 
   record = traction.simulate(flags.seeds, flags.steps, flags.seed)
   traction.write(record, flags.out)
@@ -347,7 +349,7 @@ def _movement(argv: list[str]) -> int:
   if not flags.runs:
     raise errors.UsageError('movement needs at least one directory of a run.')
   jax_environment.prepare()
-  from train import movement
+  from train.studies import movement
 
   record = movement.measure(
     flags.runs,

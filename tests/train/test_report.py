@@ -14,12 +14,12 @@ from train import config as config_lib
 from train import errors
 from train import experiments
 from train import report
-from train import traction
 from train.report import figures
 from train.report import paper
 from train.report import records
 from train.report import statistics
 from train.report import tables
+from train.studies import traction
 
 _FIRST = {0: 4.1, 1: 3.8, 2: 4.4, 3: 4.0}
 _SECOND = {0: 4.5, 1: 4.0, 2: 4.6, 3: 4.5}

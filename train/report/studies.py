@@ -35,9 +35,9 @@ def find(directories: Iterable[pathlib.Path]) -> list[Study]:
 def describe(study: Study, out: pathlib.Path) -> list[str]:
   """The paragraphs on a study. Its picture is drawn into ``out``."""
   # These modules make use of the report's statistics and styles.
-  from train import movement
-  from train import probe
-  from train import traction
+  from train.studies import movement
+  from train.studies import probe
+  from train.studies import traction_figure
 
   record = study.record
   draw: Callable[[dict[str, Any], pathlib.Path], None]
@@ -49,7 +49,7 @@ def describe(study: Study, out: pathlib.Path) -> list[str]:
         f' {record["settings"]["seeds"]:,} seeds'
         ' (`python -m train traction`).'
       )
-      name, draw = 'figure1', traction.draw
+      name, draw = 'figure1', traction_figure.draw
     case 'movement':
       datasets = record['settings']['datasets']
       title = f'Traction in trained networks: {", ".join(datasets)}'

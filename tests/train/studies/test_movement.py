@@ -17,9 +17,9 @@ import rich.console
 from train import config as config_lib
 from train import errors
 from train import loop
-from train import movement
 from train import run_directory
-from train import traction
+from train.studies import movement
+from train.studies import verdicts
 
 # 6 steps an epoch.
 _CONFIG = config_lib.Config(
@@ -194,9 +194,9 @@ def _several(record, gain):
 @pytest.mark.parametrize(
   ('gain', 'verdict'),
   [
-    (3.0, traction.AS_THE_PAPER),
-    (-3.0, traction.THE_OPPOSITE),
-    (0.0, traction.NO_DIFFERENCE),
+    (3.0, verdicts.AS_THE_PAPER),
+    (-3.0, verdicts.THE_OPPOSITE),
+    (0.0, verdicts.NO_DIFFERENCE),
   ],
 )
 def test_several_runs_have_an_interval(measured, gain, verdict):

@@ -50,31 +50,24 @@ one valley, weight decay, learning rates that change, groups of more than one
 weight, the parameters :math:`W_O`, batches that are harder than others
 wherever the weights are, and generalisation. It can show whether the mechanism
 works as described, not whether it is what happens in a network; for that see
-:mod:`train.movement`.
+:mod:`train.studies.movement`.
 """
 
 from collections.abc import Sequence
 import functools
 import itertools
-import json
-import math
 import pathlib
-import re
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
-from matplotlib import axes as mpl_axes
-from matplotlib import figure as mpl_figure
 import numpy as np
 import optax
 
 import optax_lcam
 from train import errors
-from train import run_directory
-from train.report import figures
-from train.report import statistics
+from train.studies import traction_figure
+from train.studies import verdicts
 
 # (horizontal, vertical), those of sections 4.1 and 4.2.
 _SYMMETRIC = ((0.9, 0.9), (0.95, 0.95))
@@ -82,7 +75,6 @@ _ACCELERATES_HORIZONTAL = ((0.95, 0.9), (0.93, 0.9))
 _ACCELERATES_VERTICAL = ((0.9, 0.95), (0.9, 0.93))
 _ASYMMETRIC = _ACCELERATES_HORIZONTAL + _ACCELERATES_VERTICAL
 _PAIRS = _SYMMETRIC + _ASYMMETRIC
-_GROUPS = ('quick', 'slow')
 
 # Steps that are summed up together. The controls follow LCAM block by block, as
 # its share of horizontal steps is another one on the way to the optimum.
@@ -197,7 +189,9 @@ def simulate(
   records = [
     {
       **name._asdict(),
-      **{key: summarize(values) for key, values in result.values.items()},
+      **{
+        key: verdicts.summarize(values) for key, values in result.values.items()
+      },
     }
     for name, result in results.items()
   ]
@@ -218,7 +212,7 @@ def simulate(
     'comparisons': comparisons,
     'claims': _judge_claims(results, comparisons),
     'paths': {
-      pair_name(pair): np.round(
+      verdicts.pair_name(pair): np.round(
         path(pair, seed, min(steps, _PATH_STEPS), valley=valley), 2
       ).tolist()
       for pair in _PATH_PAIRS
@@ -527,7 +521,7 @@ def _figures_of_arm(sums: _Sums, ends: np.ndarray) -> dict[str, np.ndarray]:
       ),
       'distance': np.sqrt(stationary.distance / steps),
     }
-    to_place, from_place = correlate(
+    to_place, from_place = verdicts.correlate(
       stationary.low[:, None] / steps,
       stationary.speed / steps,
       stationary.squared_speed / steps,
@@ -538,7 +532,7 @@ def _figures_of_arm(sums: _Sums, ends: np.ndarray) -> dict[str, np.ndarray]:
     **{
       f'{group}_{name}': values[:, i]
       for name, values in by_group.items()
-      for i, group in enumerate(_GROUPS)
+      for i, group in enumerate(verdicts.GROUPS)
     },
     **{
       _left_after(look * _BLOCK): np.abs(ends[:, look - 1, 1])
@@ -552,22 +546,6 @@ def _figures_of_arm(sums: _Sums, ends: np.ndarray) -> dict[str, np.ndarray]:
 
 def _left_after(steps: int) -> str:
   return f'slow_left_after_{steps}'
-
-
-def correlate(share: Any, mean: Any, mean_square: Any, mean_low: Any) -> Any:
-  """Correlation of a number with an event, from means over the steps.
-
-  Args:
-    share: Mean of the event, 0 or 1.
-    mean: Mean of the number.
-    mean_square: Mean of its square.
-    mean_low: Mean of the number times the event.
-
-  Returns:
-    Pearson's correlation; NaN where either never changes.
-  """
-  covariance = mean_low - share * mean
-  return covariance / np.sqrt((share - share**2) * (mean_square - mean**2))
 
 
 def _compare(
@@ -591,11 +569,11 @@ def _compare(
   for name in names:
     coupled, uncoupled = (differences(c, name) for c in (True, False))
     compared[name] = {
-      'coupled': summarize(coupled),
-      'uncoupled': summarize(uncoupled),
-      'due_to_coupling': summarize(coupled - uncoupled),
+      'coupled': verdicts.summarize(coupled),
+      'uncoupled': verdicts.summarize(uncoupled),
+      'due_to_coupling': verdicts.summarize(coupled - uncoupled),
     }
-  return {'pair': pair_name(pair), 'control': control, **compared}
+  return {'pair': verdicts.pair_name(pair), 'control': control, **compared}
 
 
 def _judge_claims(
@@ -608,9 +586,9 @@ def _judge_claims(
         compared[figure][name]
         for name in ('coupled', 'uncoupled', 'due_to_coupling')
       )
-      verdict = judge(coupled)
+      verdict = verdicts.judge(coupled)
       if compared['control'] == 'coin':
-        verdict = judge_traction(coupled, coupling)
+        verdict = verdicts.judge_traction(coupled, coupling)
       group, what = figure.split('_')
       does = {'movement': 'moves', 'distance': 'oscillates'}[what]
       claims.append(
@@ -622,24 +600,27 @@ def _judge_claims(
           'verdict': verdict,
           'sentence': (
             f'{claim}, {compared["pair"]}: the {group} group {does}'
-            f' {show_percent(coupled)} than with'
+            f' {verdicts.show_percent(coupled)} than with'
             f' {_CONTROLS[compared["control"]]} (without the coupling'
-            f' {show_percent(uncoupled)}): {verdict}.'
+            f' {verdicts.show_percent(uncoupled)}): {verdict}.'
           ),
         }
       )
   values = results[_Name('LCAM', *_SYMMETRIC[0], True)].values
   arriving, leaving = (
-    summarize(values[f'speed_correlation_{end}']) for end in ('to', 'from')
+    verdicts.summarize(values[f'speed_correlation_{end}'])
+    for end in ('to', 'from')
   )
   claims.append(
     {
       'claim': 'W_Q is fast where the loss is low',
-      'pair': pair_name(_SYMMETRIC[0]),
+      'pair': verdicts.pair_name(_SYMMETRIC[0]),
       'control': None,
       'figure': 'speed_correlation_to',
-      'verdict': judge(arriving),
-      'sentence': bottom_sentence(pair_name(_SYMMETRIC[0]), arriving, leaving),
+      'verdict': verdicts.judge(arriving),
+      'sentence': verdicts.bottom_sentence(
+        verdicts.pair_name(_SYMMETRIC[0]), arriving, leaving
+      ),
     }
   )
   return claims
@@ -656,150 +637,11 @@ def _expected(pair: str, control: str) -> list[tuple[str, str]]:
   if control == 'fixed':
     return [
       (f'W_{group[0].upper()} oscillates more widely', f'{group}_distance')
-      for group in _GROUPS
+      for group in verdicts.GROUPS
     ]
-  if pair in map(pair_name, _ACCELERATES_HORIZONTAL):
+  if pair in map(verdicts.pair_name, _ACCELERATES_HORIZONTAL):
     return [('W_Q pulls W_S', 'slow_movement')]
   return [('W_S pulls W_Q', 'quick_movement')]
-
-
-def pair_name(pair: tuple[float, float]) -> str:
-  """``0.95/0.9``: the horizontal and the vertical momentum."""
-  return f'{pair[0]:g}/{pair[1]:g}'
-
-
-# ------------------------------------------------ figures, verdicts, sentences
-#
-# Shared with train.movement, which asks the same of networks.
-
-AS_THE_PAPER = 'as the paper says'
-THE_OPPOSITE = 'the opposite'
-NO_DIFFERENCE = 'no difference found'
-
-
-def summarize(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
-  """:func:`statistics.describe` of the values that exist, as plain JSON.
-
-  Args:
-    values: Floats, NaN where there is none.
-
-  Returns:
-    ``n``, ``mean``, ``sd`` and ``half_width``, with five digits and ``None``
-    for what is not known.
-  """
-  array = np.asarray(values, np.float64)
-  array = array[np.isfinite(array)]
-  if not len(array):
-    return {'n': 0, 'mean': None, 'sd': None, 'half_width': None}
-  sample = statistics.describe(array.tolist())
-  return {
-    'n': sample.n,
-    'mean': rounded(sample.mean),
-    'sd': rounded(sample.deviation),
-    'half_width': rounded(sample.half_width),
-  }
-
-
-def rounded(value: float) -> float | None:
-  """Five digits, as JSON has it: ``None`` for NaN and infinity."""
-  return float(f'{value:.5g}') if math.isfinite(value) else None
-
-
-def judge(figure: dict[str, Any]) -> str:
-  """What a figure that the paper expects above zero says.
-
-  Args:
-    figure: From :func:`summarize`.
-
-  Returns:
-    "as the paper says" or "the opposite" where the 95 % interval leaves out
-    zero, else "no difference found"; or that there is too little to tell.
-  """
-  if figure['half_width'] is None:
-    return 'too little to tell'
-  if abs(figure['mean']) <= figure['half_width']:
-    return NO_DIFFERENCE
-  return AS_THE_PAPER if figure['mean'] > 0 else THE_OPPOSITE
-
-
-def judge_traction(
-  figure: dict[str, Any], due_to_coupling: dict[str, Any]
-) -> str:
-  """:func:`judge`, where what is gained must come from the coupling."""
-  verdict = judge(figure)
-  if verdict == AS_THE_PAPER and judge(due_to_coupling) != AS_THE_PAPER:
-    return f'{verdict}, but no less without any coupling'
-  return verdict
-
-
-def bottom_sentence(
-  pair: str, arriving: dict[str, Any], leaving: dict[str, Any]
-) -> str:
-  """What was found of the speed at the bottom of the valley.
-
-  Args:
-    pair: The momenta, as :func:`pair_name` writes them.
-    arriving: Correlation of a low loss with the length of W_Q's step to the
-      place where the loss is taken, from :func:`summarize`.
-    leaving: The same with the step from there.
-  """
-  return (
-    f'W_Q is fast where the loss is low, {pair}: the correlation of a low loss'
-    f' with the length of the step to its place is {show_number(arriving)}'
-    f' (with the step from there {show_number(leaving)}): {judge(arriving)}.'
-  )
-
-
-def show_percent(figure: dict[str, Any]) -> str:
-  """``2.1 ± 0.3 % less`` of a difference from :func:`summarize`."""
-  if figure['mean'] is None:
-    return 'unknown %'
-  more = 'more' if figure['mean'] >= 0 else 'less'
-  return f'{_plus_minus(abs(figure["mean"]), figure, 2)} % {more}'
-
-
-def show_number(figure: dict[str, Any]) -> str:
-  """``0.12 ± 0.03`` of a figure from :func:`summarize`."""
-  if figure['mean'] is None:
-    return 'unknown'
-  return _plus_minus(figure['mean'], figure, 4)
-
-
-def _plus_minus(mean: float, figure: dict[str, Any], digits: int) -> str:
-  text = f'{mean:.{digits}f}'
-  if figure['half_width'] is not None:
-    text += f' ± {figure["half_width"]:.{digits}f}'
-  return text
-
-
-def write_record(path: pathlib.Path, record: dict[str, Any]) -> None:
-  """Writes a record as JSON, short lists on one line.
-
-  Raises:
-    UsageError: It cannot be written.
-  """
-  lines = ',\n'.join(
-    f'  {json.dumps(key)}: {_entry(value)}' for key, value in record.items()
-  )
-  try:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    run_directory.replace_text(path, f'{{\n{lines}\n}}\n')
-  except OSError as error:
-    raise errors.UsageError(
-      f'{path} cannot be written: {error.strerror}.'
-    ) from error
-
-
-def _entry(value: Any) -> str:
-  """An item a line for the lists of a record, and one line for the rest."""
-  dump = functools.partial(json.dumps, allow_nan=False, ensure_ascii=False)
-  if isinstance(value, list) and value and isinstance(value[0], dict):
-    items = ',\n'.join(f'    {dump(item)}' for item in value)
-    return f'[\n{items}\n  ]'
-  return dump(value)
-
-
-# ------------------------------------------------------------------- pictures
 
 
 def write(record: dict[str, Any], out: pathlib.Path) -> None:
@@ -812,207 +654,5 @@ def write(record: dict[str, Any], out: pathlib.Path) -> None:
   Raises:
     UsageError: ``out`` cannot be written.
   """
-  write_record(out / 'traction.json', record)
-  draw(record, out / 'traction.png')
-
-
-def draw(record: dict[str, Any], path: pathlib.Path) -> None:
-  """Draws the paths in the valley, the movements and the differences.
-
-  Args:
-    record: From :func:`simulate`, or read from traction.json.
-    path: The PNG file to write.
-  """
-  with matplotlib.rc_context(figures.STYLE):
-    figure = mpl_figure.Figure(figsize=(12, 9.5), layout='constrained')
-    grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.15))
-    valley, moving, bottom = (
-      figure.add_subfigure(grid[place])
-      for place in ((0, 0), (0, 1), (1, slice(None)))
-    )
-    _draw_paths(record, valley.subplots())
-    _draw_movements(record, moving)
-    _draw_gains(record, bottom.subplots())
-    settings = record['settings']
-    figure.suptitle(
-      'Figure 1 as a simulation:'
-      f' {settings["seeds"]:,} seeds of {settings["steps"]:,} steps'
-    )
-    figure.savefig(path, dpi=120)
-
-
-def _draw_paths(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
-  settings = record['settings']
-  paths = {name: np.asarray(p) for name, p in record['paths'].items()}
-  every = np.concatenate(list(paths.values()))
-  low, high = every.min(0), every.max(0)
-  margin = 0.1 * (high - low)
-  # Above the highest point, room for the legend.
-  top = high[0] + 4 * margin[0]
-  q, s = np.meshgrid(
-    np.linspace(low[0] - margin[0], top, 200),
-    np.linspace(min(low[1], 0) - margin[1], high[1] + margin[1], 200),
-    indexing='ij',
-  )
-  loss = (
-    settings['quick_curvature'] * q**2 / 2
-    + settings['slow_curvature'] * s**2 / 2
-    + settings['coupling'] * q * s
-  )
-  axis.contour(
-    s,
-    q,
-    loss,
-    levels=np.linspace(0, 1, 9)[1:] ** 2 * loss.max(),
-    colors='0.75',
-    linewidths=0.8,
-  )
-  for i, (name, points) in enumerate(paths.items()):
-    axis.plot(
-      points[:, 1],
-      points[:, 0],
-      label=name,
-      color=figures.COLORS[i],
-      linestyle=figures.LINE_STYLES[i],
-      linewidth=1.2,
-    )
-  axis.plot(0, 0, 'k+', markersize=12)
-  axis.grid(False)
-  axis.set_xlabel('slow weight $W_S$')
-  axis.set_ylabel('quick weight $W_Q$')
-  axis.set_title(
-    f'First {len(every) // len(paths) - 1} steps of one seed; + is the optimum',
-    fontsize=10,
-  )
-  axis.legend(
-    title='LCAM, horizontal/vertical momentum',
-    ncols=len(paths),
-    loc='upper right',
-    frameon=True,
-    framealpha=1,
-    edgecolor='white',
-  )
-
-
-def _draw_movements(record: dict[str, Any], panel: Any) -> None:
-  arms = [
-    arm
-    for kind in ('LCAM', 'coin')
-    for arm in record['arms']
-    if arm['kind'] == kind and arm['coupled']
-  ]
-  labels = [
-    f'{arm["kind"]}\n{pair_name((arm["horizontal"], arm["vertical"]))}'
-    for arm in arms
-  ]
-  axes = panel.subplots(len(_GROUPS), 1, sharex=True)
-  for axis, group in zip(axes, _GROUPS, strict=True):
-    for i, (phase, marker) in enumerate(
-      (('horizontal', 'o'), ('vertical', 's'))
-    ):
-      values = [arm[f'{group}_movement_{phase}'] for arm in arms]
-      draw_intervals(
-        axis, np.arange(len(arms)) + 0.2 * i - 0.1, values, phase, i, marker
-      )
-    axis.set_ylabel(f'{group} weight')
-    axis.set_ylim(bottom=0)
-  axes[0].set_title('rms movement of a step, by phase', fontsize=10)
-  axes[0].legend(loc='lower left', ncols=2)
-  axes[-1].set_xticks(range(len(arms)), labels, fontsize=8)
-
-
-def _draw_gains(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
-  rows = {}
-  for compared in record['comparisons']:
-    if compared['control'] == 'coin':
-      ((claim, claimed),) = _expected(compared['pair'], 'coin')
-      for group in _GROUPS:
-        figure = f'{group}_movement'
-        label = f'{compared["pair"]}, {group} weight'
-        if figure == claimed:
-          label += f'\n"{typeset(claim)}"'
-        rows[label] = [
-          compared[figure]['coupled'],
-          compared[figure]['uncoupled'],
-        ]
-  draw_differences(axis, rows, ('coupled', 'not coupled'))
-  axis.set_xlabel(
-    'movement more (+) or less (−) than with a coin of the same rate (%)'
-  )
-  axis.set_title(
-    'What the choice by the loss adds: mean and 95 % interval', fontsize=10
-  )
-
-
-def typeset(claim: str) -> str:
-  """W_Q and W_S as Matplotlib sets them."""
-  return re.sub(r'W_[QS]', lambda name: f'${name[0]}$', claim)
-
-
-def draw_intervals(
-  axis: mpl_axes.Axes,
-  x: Any,
-  values: Sequence[dict[str, Any]],
-  label: str,
-  i: int,
-  marker: str,
-  *,
-  sideways: bool = False,
-) -> None:
-  """Means with their 95 % intervals.
-
-  Args:
-    axis: Where to draw.
-    x: Places along the axis, of the length of ``values``.
-    values: From :func:`summarize`.
-    label: For the legend.
-    i: Number of the colour.
-    marker: Matplotlib's marker.
-    sideways: Whether the values lie along the horizontal axis.
-  """
-  means = [np.nan if v['mean'] is None else v['mean'] for v in values]
-  halves = [v['half_width'] or 0.0 for v in values]
-  axis.errorbar(
-    means if sideways else x,
-    x if sideways else means,
-    xerr=halves if sideways else None,
-    yerr=None if sideways else halves,
-    fmt=marker,
-    markersize=5,
-    capsize=3,
-    color=figures.COLORS[i],
-    # The second of two is hollow, for print in black and white.
-    markerfacecolor='white' if i else figures.COLORS[i],
-    label=label,
-  )
-
-
-def draw_differences(
-  axis: mpl_axes.Axes,
-  rows: dict[str, list[dict[str, Any]]],
-  names: Sequence[str],
-) -> None:
-  """A row for each comparison, with zero marked.
-
-  Args:
-    axis: Where to draw.
-    rows: By label, a figure from :func:`summarize` for each of the names.
-    names: For the legend.
-  """
-  places = -np.arange(len(rows))
-  for i, name in enumerate(names):
-    offset = 0.15 * (len(names) - 1) - 0.3 * i
-    draw_intervals(
-      axis,
-      places + offset,
-      [row[i] for row in rows.values()],
-      name,
-      i,
-      'os'[i],
-      sideways=True,
-    )
-  axis.axvline(0, color='0.3', linewidth=1)
-  axis.set_yticks(places, list(rows))
-  axis.set_ylim(0.6 - len(rows), 0.6)
-  if len(names) > 1:
-    axis.legend()
+  verdicts.write_record(out / 'traction.json', record)
+  traction_figure.draw(record, out / 'traction.png')

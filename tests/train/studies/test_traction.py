@@ -9,7 +9,9 @@ import pytest
 from scipy import linalg
 
 from train import errors
-from train import traction
+from train.studies import traction
+from train.studies import traction_figure
+from train.studies import verdicts
 
 _VALLEY = traction.Valley(slow_start=2.0, steps_per_epoch=50)
 _SEEDS = 50
@@ -187,10 +189,10 @@ def test_comparisons_are_of_the_means_and_paired(record):
 
 def test_each_claim_is_answered(record):
   answers = {
-    traction.AS_THE_PAPER,
-    traction.THE_OPPOSITE,
-    traction.NO_DIFFERENCE,
-    f'{traction.AS_THE_PAPER}, but no less without any coupling',
+    verdicts.AS_THE_PAPER,
+    verdicts.THE_OPPOSITE,
+    verdicts.NO_DIFFERENCE,
+    f'{verdicts.AS_THE_PAPER}, but no less without any coupling',
   }
   claims = record['claims']
   assert {claim['claim'] for claim in claims} == {
@@ -209,41 +211,41 @@ class TestVerdicts:
   @pytest.mark.parametrize(
     ('mean', 'verdict'),
     [
-      (0.5, traction.AS_THE_PAPER),
-      (-0.5, traction.THE_OPPOSITE),
-      (0.1, traction.NO_DIFFERENCE),
-      (-0.1, traction.NO_DIFFERENCE),
+      (0.5, verdicts.AS_THE_PAPER),
+      (-0.5, verdicts.THE_OPPOSITE),
+      (0.1, verdicts.NO_DIFFERENCE),
+      (-0.1, verdicts.NO_DIFFERENCE),
     ],
   )
   def test_the_interval_decides(self, mean, verdict):
-    assert traction.judge({'mean': mean, 'half_width': 0.2}) == verdict
+    assert verdicts.judge({'mean': mean, 'half_width': 0.2}) == verdict
 
   def test_one_value_tells_too_little(self):
-    assert traction.judge(traction.summarize([1.0])) == 'too little to tell'
-    assert traction.judge(traction.summarize([])) == 'too little to tell'
+    assert verdicts.judge(verdicts.summarize([1.0])) == 'too little to tell'
+    assert verdicts.judge(verdicts.summarize([])) == 'too little to tell'
 
   def test_a_gain_without_coupling_is_no_traction(self):
     gain = {'mean': 2.0, 'half_width': 0.1}
     none = {'mean': 0.0, 'half_width': 0.1}
-    assert traction.judge_traction(gain, gain) == traction.AS_THE_PAPER
-    assert 'without any coupling' in traction.judge_traction(gain, none)
+    assert verdicts.judge_traction(gain, gain) == verdicts.AS_THE_PAPER
+    assert 'without any coupling' in verdicts.judge_traction(gain, none)
 
   def test_values_that_do_not_exist_are_left_out(self):
-    figure = traction.summarize([1.0, np.nan, 3.0])
+    figure = verdicts.summarize([1.0, np.nan, 3.0])
     assert figure['n'] == 2
     assert figure['mean'] == 2.0
 
   def test_correlation_is_numpys(self):
     rng = np.random.default_rng(0)
     event, number = rng.integers(0, 2, 100), rng.normal(size=100)
-    found = traction.correlate(
+    found = verdicts.correlate(
       event.mean(), number.mean(), (number**2).mean(), (number * event).mean()
     )
     np.testing.assert_allclose(found, np.corrcoef(event, number)[0, 1])
 
   def test_more_and_less(self):
     figure = {'mean': -1.234, 'half_width': 0.5}
-    assert traction.show_percent(figure) == '1.23 ± 0.50 % less'
+    assert verdicts.show_percent(figure) == '1.23 ± 0.50 % less'
 
 
 def test_the_files_suffice_for_the_picture(record, tmp_path):
@@ -252,7 +254,7 @@ def test_the_files_suffice_for_the_picture(record, tmp_path):
   assert written.stat().st_size < 100_000
   again = json.loads(written.read_text())
   assert again == record
-  traction.draw(again, tmp_path / 'again.png')
+  traction_figure.draw(again, tmp_path / 'again.png')
   first, second = (
     matplotlib.image.imread(path)
     for path in (tmp_path / 'out' / 'traction.png', tmp_path / 'again.png')
@@ -269,4 +271,4 @@ def test_wrong_numbers_are_refused():
   with pytest.raises(ValueError, match='product of the curvatures'):
     traction.simulate(1, 200, valley=traction.Valley(coupling=0.5))
   with pytest.raises(errors.UsageError, match='cannot be written'):
-    traction.write_record(pathlib.Path('/dev/null/x.json'), {})
+    verdicts.write_record(pathlib.Path('/dev/null/x.json'), {})

@@ -1,9 +1,9 @@
 """Do quick and slow weights of a trained network pull each other?
 
-The question of :mod:`train.traction` asked of a network: section 3 of the paper
-says that accelerating one phase moves the *other* group of weights. A finished
-run is taken up at its last checkpoint and trained on, several times from the
-same weights with the same batches:
+The question of :mod:`train.studies.traction`, asked of a network: section 3
+of the paper says that accelerating one phase moves the *other* group of
+weights. A finished run is taken up at its last checkpoint and trained on,
+several times from the same weights with the same batches:
 
 * LCAM with 0.95 in the horizontal and 0.9 in the vertical phase, the paper's
   way to accelerate W_Q (sections 4.1 and 4.2), and the other way round;
@@ -61,14 +61,14 @@ from train import optimizers
 from train import run_directory
 from train import schedules
 from train import step as step_lib
-from train import traction
 from train.data import dataset as dataset_lib
 from train.report import figures
+from train.studies import marks
+from train.studies import verdicts
 
 _SYMMETRIC = (0.9, 0.9)
 _HORIZONTAL = (0.95, 0.9)
 _VERTICAL = (0.9, 0.95)
-_GROUPS = ('quick', 'slow')
 _PART = 1 / 4
 
 # The runs whose rate is one of momentum SGD.
@@ -221,7 +221,7 @@ def _measure_run(
     'dataset': config.dataset,
     'network': f'WRN-{config.depth}-{config.widen_factor}',
     'seed': config.seed,
-    'learning_rate': traction.rounded(learning_rate),
+    'learning_rate': verdicts.rounded(learning_rate),
     'steps_per_epoch': program.steps_per_epoch,
     **{f'speed_correlation_{end}': value for end, value in speed.items()},
     'layers': layers,
@@ -324,7 +324,9 @@ def _prepare(
     return after, _Movement(
       horizontal=metrics.horizontal == 1,
       momentum=metrics.momentum,
-      **{name: _mean_square(movement, groups[name]) for name in _GROUPS},
+      **{
+        name: _mean_square(movement, groups[name]) for name in verdicts.GROUPS
+      },
     )
 
   start = restored._replace(
@@ -521,19 +523,19 @@ def _figures(program: _Program, steps: _Movement) -> dict[str, Any]:
   measured = _measured(program, steps)
   horizontal = measured.horizontal
   figures_of_arm: dict[str, Any] = {
-    'share_horizontal': traction.rounded(float(horizontal.mean()))
+    'share_horizontal': verdicts.rounded(float(horizontal.mean()))
   }
-  for group in _GROUPS:
+  for group in verdicts.GROUPS:
     squares = getattr(measured, group).astype(np.float64)
     by_phase = [
       math.sqrt(squares[which].mean()) if which.any() else math.nan
       for which in (horizontal, ~horizontal)
     ]
     figures_of_arm[group] = {
-      'movement': traction.rounded(math.sqrt(squares.mean())),
-      'movement_horizontal': traction.rounded(by_phase[0]),
-      'movement_vertical': traction.rounded(by_phase[1]),
-      'ratio': traction.rounded(by_phase[0] / by_phase[1]),
+      'movement': verdicts.rounded(math.sqrt(squares.mean())),
+      'movement_horizontal': verdicts.rounded(by_phase[0]),
+      'movement_vertical': verdicts.rounded(by_phase[1]),
+      'ratio': verdicts.rounded(by_phase[0] / by_phase[1]),
     }
   return figures_of_arm
 
@@ -547,8 +549,8 @@ def _speed_correlations(
   # A step is taken with what the loss before it has chosen.
   low = measured.horizontal[2:].astype(np.float64)
   return {
-    'to': traction.rounded(_correlation(low, speed[:-2])),
-    'from': traction.rounded(_correlation(low, speed[1:-1])),
+    'to': verdicts.rounded(_correlation(low, speed[:-2])),
+    'from': verdicts.rounded(_correlation(low, speed[1:-1])),
   }
 
 
@@ -559,7 +561,7 @@ def _correlation(event: np.ndarray, number: np.ndarray) -> float:
 
 
 def _arm_name(kind: str, pair: tuple[float, float]) -> str:
-  return f'{kind} {traction.pair_name(pair)}'
+  return f'{kind} {verdicts.pair_name(pair)}'
 
 
 def _summarize(runs: list[dict[str, Any]], epochs: int) -> dict[str, Any]:
@@ -568,22 +570,22 @@ def _summarize(runs: list[dict[str, Any]], epochs: int) -> dict[str, Any]:
   for name in runs[0]['arms']:
     of_runs = [run['arms'][name] for run in runs]
     arms[name] = {
-      'share_horizontal': traction.summarize(
+      'share_horizontal': verdicts.summarize(
         _numbers(arm['share_horizontal'] for arm in of_runs)
       ),
       **{
-        f'{group}_ratio': traction.summarize(
+        f'{group}_ratio': verdicts.summarize(
           _numbers(arm[group]['ratio'] for arm in of_runs)
         )
-        for group in _GROUPS
+        for group in verdicts.GROUPS
       },
     }
   gains = [
     {
-      'pair': traction.pair_name(pair),
+      'pair': verdicts.pair_name(pair),
       **{
-        group: traction.summarize(_gains(runs, pair, group))
-        for group in _GROUPS
+        group: verdicts.summarize(_gains(runs, pair, group))
+        for group in verdicts.GROUPS
       },
     }
     for pair in (_HORIZONTAL, _VERTICAL)
@@ -630,11 +632,11 @@ def _judge_claims(
     ('W_Q pulls W_S', _HORIZONTAL, 'slow'),
     ('W_S pulls W_Q', _VERTICAL, 'quick'),
   ):
-    name = traction.pair_name(pair)
+    name = verdicts.pair_name(pair)
     (gain,) = (g[group] for g in gains if g['pair'] == name)
-    verdict = traction.judge(gain)
+    verdict = verdicts.judge(gain)
     ours, coins = (
-      traction.show_number(arms[_arm_name(kind, pair)][f'{group}_ratio'])
+      verdicts.show_number(arms[_arm_name(kind, pair)][f'{group}_ratio'])
       for kind in ('LCAM', 'coin')
     )
     claims.append(
@@ -644,27 +646,27 @@ def _judge_claims(
         'verdict': verdict,
         'sentence': (
           f'{claim}, {name}: the {group} weights move'
-          f' {traction.show_percent(gain)} than with a coin of the same rate'
+          f' {verdicts.show_percent(gain)} than with a coin of the same rate'
           f' (movement in horizontal over that in vertical steps: {ours}, with'
           f' the coin {coins}; n = {gain["n"]}): {verdict}.'
         ),
       }
     )
   arriving, leaving = (
-    traction.summarize(
+    verdicts.summarize(
       _numbers(run[f'speed_correlation_{end}'] for run in runs)
     )
     for end in ('to', 'from')
   )
-  symmetric = traction.pair_name(_SYMMETRIC)
+  symmetric = verdicts.pair_name(_SYMMETRIC)
   claims.append(
     {
       'claim': 'W_Q is fast where the loss is low',
       'pair': symmetric,
-      'verdict': traction.judge(arriving),
+      'verdict': verdicts.judge(arriving),
       'arriving': arriving,
       'leaving': leaving,
-      'sentence': traction.bottom_sentence(symmetric, arriving, leaving),
+      'sentence': verdicts.bottom_sentence(symmetric, arriving, leaving),
     }
   )
   return claims
@@ -683,7 +685,7 @@ def write(record: dict[str, Any], out: pathlib.Path) -> None:
   Raises:
     UsageError: ``out`` cannot be written.
   """
-  traction.write_record(out / 'movement.json', record)
+  verdicts.write_record(out / 'movement.json', record)
   draw(record, out / 'movement.png')
 
 
@@ -711,9 +713,9 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
 
 def _draw_ratios(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
   arms = record['arms']
-  for i, group in enumerate(_GROUPS):
+  for i, group in enumerate(verdicts.GROUPS):
     places = np.arange(len(arms)) + 0.24 * i - 0.12
-    traction.draw_intervals(
+    marks.draw_intervals(
       axis,
       places,
       [arm[f'{group}_ratio'] for arm in arms.values()],
@@ -736,19 +738,19 @@ def _draw_ratios(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
 def _draw_gains(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
   rows = {}
   for gain in record['gains']:
-    for group in _GROUPS:
+    for group in verdicts.GROUPS:
       label = f'{gain["pair"]}, {group} weights'
       for claim in record['claims']:
         claimed = {'W_Q pulls W_S': 'slow', 'W_S pulls W_Q': 'quick'}
         if (
           claim['pair'] == gain['pair'] and claimed.get(claim['claim']) == group
         ):
-          label += f'\n"{traction.typeset(claim["claim"])}"'
+          label += f'\n"{marks.typeset(claim["claim"])}"'
       rows[label] = [gain[group]]
-  traction.draw_differences(axis, rows, ('LCAM',))
+  marks.draw_differences(axis, rows, ('LCAM',))
   i = 0
   for pair in (_HORIZONTAL, _VERTICAL):
-    for group in _GROUPS:
+    for group in verdicts.GROUPS:
       of_runs = _gains(record['runs'], pair, group)
       _draw_runs(axis, of_runs, np.full(len(of_runs), -i - 0.2))
       i += 1

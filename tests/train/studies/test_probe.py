@@ -15,8 +15,8 @@ from train import config as config_lib
 from train import data
 from train import errors
 from train import loop
-from train import probe
 from train.data import dataset as dataset_lib
+from train.studies import probe
 
 _EPOCHS = 2
 _TRAIN = 64  # two batches of 32

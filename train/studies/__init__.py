@@ -1,0 +1,1 @@
+"""Studies beside the runs: of the paper's explanations, and of data sets."""
