@@ -27,6 +27,16 @@ _SHORT = ('--epochs', 6, '--train-examples', 400, '--batch-size', 32)
     (['sweep'], ['at least one experiment']),
     (['sweep', 'figur2'], ["'figur2'"]),
     (['sweep', 'digits', '--seeds', '0'], ['--seeds', 'got 0']),
+    (['sweep', 'digits', '--seeds-together', '0'], ['--seeds-together', '0']),
+    (['run', 'ablation-cifar10-coin'], ['--follow-run', 'sweep']),
+    (['run', '--optimizer', 'coin'], ['--horizontal-probability']),
+    (['run', '--image-size', '3'], ['--image-size', 'divide 8', 'got 3']),
+    (['run', '--checkpoint-seconds', '-1'], ['--checkpoint-seconds', '-1']),
+    (['probe', '--seeds', '1'], ['--seeds', '1', 'at least 2']),
+    (['probe', '--dataset', 'mnist'], ["'mnist'", "'cifar10'"]),
+    (['traction', '--steps', '150'], ['--steps', 'got 150', '100']),
+    (['movement'], ['at least one']),
+    (['movement', 'absent'], ['absent']),
     (['report'], ['directory']),
     (['report', 'absent'], ['absent']),
   ],
@@ -71,6 +81,9 @@ def test_list_names_the_experiments_and_their_commands():
   finished = processes.train('list')
   assert finished.returncode == 0
   assert 'python -m train run figure4-cifar100-lcam' in finished.stdout
+  # What follows another run cannot be run alone.
+  assert 'python -m train sweep ablation-cifar100-coin' in finished.stdout
+  assert 'minutes on one H200' in finished.stdout
 
 
 def test_a_reader_that_has_seen_enough():
@@ -108,6 +121,15 @@ def test_real_cifar_images(name, tmp_path, cifar_dir):
   )  # fmt: skip
   assert finished.returncode == 0, finished.stderr
   assert '256 training and 10,000 test images' in finished.stderr
+
+
+def test_the_traction_model_says_what_it_found(tmp_path):
+  finished = processes.train(
+    'traction', '--seeds', 3, '--steps', 200, '--out', tmp_path
+  )
+  assert finished.returncode == 0, finished.stderr
+  assert '- W_Q pulls W_S, 0.95/0.9' in finished.stdout
+  assert (tmp_path / 'traction.png').exists()
 
 
 def test_the_main_job(tmp_path):

@@ -79,7 +79,8 @@ _HOW_TO_READ = """\
   crops, in every arm, so arms are compared pairwise: "points" is the mean
   difference in percentage points, p is of a paired t-test, and in a table of
   several comparisons it is Holm's, so that among equal arms a whole table has a
-  false finding in one of twenty cases.
+  false finding in one of twenty cases. Verdicts go by p; intervals are those of
+  each difference alone.
 - "could have found" is the true difference that this test would have found with
   a probability of 80 %. "No difference found" says no more than that a
   difference is likely to be smaller.
@@ -176,6 +177,10 @@ def _claims(
     (claim, comparison)
     for (claim, _), comparison in zip(compared, adjusted, strict=True)
   ]
+  found = [claim.judge(comparison.verdict) for claim, comparison in judged]
+  counts = ', '.join(
+    f'{found.count(word)} {word}' for word in dict.fromkeys(sorted(found))
+  )
   file = f'{prefix}claims.png'
   figures.draw_claims(judged, out / file)
   return [
@@ -183,6 +188,7 @@ def _claims(
     'Differences in test error, the first minus the second: below zero is what'
     ' the paper claims, but for "very close". "implied" is what the paper does'
     ' not say, and what must hold if the loss is the reason for its results.',
+    f'Of {len(judged)} claims: **{counts}**.',
     tables.claims_table(judged),
     f'![The claims, with 95 % intervals]({file})',
   ]

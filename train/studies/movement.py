@@ -109,12 +109,10 @@ def measure(
   if not run_dirs:
     raise errors.UsageError('Movement is measured on at least one run.')
   if epochs < 1:
-    raise errors.UsageError(
-      f'Movement is measured over at least 1 epoch, got {epochs}.'
-    )
+    raise errors.UsageError(f'--epochs must be at least 1, got {epochs}.')
   if learning_rate is not None and not 0 < learning_rate < math.inf:
     raise errors.UsageError(
-      f'The learning rate must be a finite number above 0, got {learning_rate}.'
+      f'--learning-rate must be a finite number above 0, got {learning_rate}.'
     )
   # A mistake in the last of them shall not cost the time of the others.
   finished = [_read_run(path) for path in run_dirs]

@@ -177,13 +177,11 @@ def simulate(
   blocks, rest = divmod(steps, _BLOCK)
   if rest or blocks < 2:
     raise errors.UsageError(
-      f'The simulation needs a multiple of {_BLOCK} steps, and'
-      f' at least {2 * _BLOCK}, got {steps}.'
+      f'--steps must be a multiple of {_BLOCK} and at least {2 * _BLOCK}, got'
+      f' {steps}.'
     )
   if seeds < 1:
-    raise errors.UsageError(
-      f'The simulation needs at least 1 seed, got {seeds}.'
-    )
+    raise errors.UsageError(f'--seeds must be at least 1, got {seeds}.')
   keys = _seed_keys(seed, seeds)
   results = _collect(valley, *_run_all(valley, keys, blocks=blocks))
   records = [

@@ -310,10 +310,10 @@ class TestWrongInput:
       movement.measure([tmp_path / 'run'])
 
   def test_numbers_out_of_range(self, run_dir):
-    with pytest.raises(errors.UsageError, match='at least 1 epoch'):
+    with pytest.raises(errors.UsageError, match='--epochs must be'):
       movement.measure([run_dir], epochs=0)
     for rate in (0.0, -1.0, math.inf, math.nan):
-      with pytest.raises(errors.UsageError, match='above 0'):
+      with pytest.raises(errors.UsageError, match='--learning-rate must be'):
         movement.measure([run_dir], learning_rate=rate)
     with pytest.raises(errors.UsageError, match='at least one run'):
       movement.measure([])

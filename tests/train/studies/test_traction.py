@@ -264,9 +264,9 @@ def test_the_files_suffice_for_the_picture(record, tmp_path):
 
 
 def test_wrong_numbers_are_refused():
-  with pytest.raises(errors.UsageError, match='multiple of 100 steps'):
+  with pytest.raises(errors.UsageError, match='--steps must be a multiple'):
     traction.simulate(1, 150)
-  with pytest.raises(errors.UsageError, match='at least 1 seed'):
+  with pytest.raises(errors.UsageError, match='--seeds must be'):
     traction.simulate(0)
   with pytest.raises(ValueError, match='product of the curvatures'):
     traction.simulate(1, 200, valley=traction.Valley(coupling=0.5))

@@ -1,0 +1,86 @@
+"""Many random sequences of losses: choices against exact arithmetic.
+
+A float32 is a whole multiple of 2^-149, so that Python's integers hold sums and
+means without any rounding.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import optax_lcam
+
+_STEPS = 40
+_STEPS_PER_EPOCH = 16
+_HORIZONTAL, _VERTICAL, _INITIAL = 0.75, 0.25, 0.5
+
+
+def _draw(rng, sequences):
+  """float32 of shape=(sequences, _STEPS), of kinds that are hard."""
+  shape = (sequences, _STEPS)
+  noise = rng.normal(2.3, 0.3, shape)
+  kinds = [
+    noise,
+    noise * np.linspace(1, 0.2, _STEPS),
+    # Ties: few different values, or one.
+    rng.choice([0.1, 0.2, 0.3], shape),
+    np.broadcast_to(rng.normal(size=(sequences, 1)), shape),
+    # A tie but for the last bit.
+    np.nextafter(np.float32(1.1), rng.choice([1, 2], shape).astype(np.float32)),
+    # Many magnitudes, and both signs.
+    rng.normal(size=shape) * 2.0 ** rng.integers(-8, 9, shape),
+    # Subnormal and nearly so.
+    rng.normal(size=shape) * 2.0 ** rng.integers(-149, -90, shape),
+    np.zeros(shape),
+  ]
+  kind = rng.integers(len(kinds), size=(sequences, 1))
+  losses = np.choose(kind, kinds).astype(np.float32)
+  bad = rng.choice(np.asarray([np.nan, np.inf, -np.inf], np.float32), shape)
+  share = rng.choice([0, 0, 0.1, 0.9], (sequences, 1))
+  return np.where(rng.random(shape) < share, bad, losses)
+
+
+def _exact_choices(losses):
+  """The momentum after each loss of one sequence."""
+  momentum, total, count = _INITIAL, 0, 0
+  chosen = []
+  for step, loss in enumerate(losses):
+    if step % _STEPS_PER_EPOCH == 0:
+      total, count = 0, 0
+    if np.isfinite(loss):
+      # The documented threshold of what counts as zero.
+      whole = 0 if abs(loss) < 2.0**-100 else int(np.ldexp(float(loss), 149))
+      total, count = total + whole, count + 1
+      momentum = _HORIZONTAL if whole * count <= total else _VERTICAL
+    chosen.append(momentum)
+  return chosen
+
+
+def _choices(losses):
+  transformation = optax_lcam.lcam(
+    _HORIZONTAL,
+    _VERTICAL,
+    initial_momentum=_INITIAL,
+    steps_per_epoch=_STEPS_PER_EPOCH,
+  )
+
+  def one(state, loss):
+    _, state = transformation.update(jnp.zeros(()), state, value=loss)
+    return state, state.momentum
+
+  return jax.lax.scan(one, transformation.init(jnp.zeros(())), losses)[1]
+
+
+@pytest.mark.parametrize(
+  'sequences', [2_000, pytest.param(100_000, marks=pytest.mark.slow)]
+)
+def test_no_choice_differs(sequences):
+  losses = _draw(np.random.default_rng(0), sequences)
+  ours = np.asarray(jax.jit(jax.vmap(_choices))(losses))
+  exact = np.asarray([_exact_choices(sequence) for sequence in losses])
+  differing = int((ours != exact).sum())
+  print(
+    f'\n{sequences:,} sequences, {ours.size:,} choices: {differing} differ.'
+  )
+  assert differing == 0
