@@ -80,7 +80,7 @@ class Progress:
     here = epochs_done - (self._first_epoch or 1) + 1
     elapsed = time.monotonic() - self._started
     seconds = elapsed / here * (self._epochs - epochs_done) if here > 0 else 0
-    return f'{_duration(seconds)} left'
+    return f'{duration(seconds)} left'
 
 
 def _figures(row: dict[str, Any]) -> str:
@@ -98,7 +98,8 @@ def _fixed(value: float | None, digits: int) -> str:
   return 'not finite' if value is None else f'{value:.{digits}f}'
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+  """Seconds as a person says them: 42s, 3m05s, 2h10m."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   if hours:

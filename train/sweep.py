@@ -8,6 +8,7 @@ skipped, one that was cut off resumes.
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+import time
 import traceback
 from typing import Any
 
@@ -17,6 +18,7 @@ from train import config as config_lib
 from train import errors
 from train import experiments as experiments_lib
 from train import loop
+from train import progress
 from train.experiments import Experiment
 
 _ERROR = 'error.txt'
@@ -57,6 +59,7 @@ def sweep(
     for arm in in_order(experiments)
   ]
   failed = []
+  started = time.monotonic()
   for i, (arm, group) in enumerate(plan, start=1):
     configs = [_configure(arm, seed, run_dir, settings) for seed in group]
     directories = [run_dir / arm.name / f'seed-{seed}' for seed in group]
@@ -89,6 +92,12 @@ def sweep(
         for directory in own_directories:
           if directory.is_dir():
             (directory / _ERROR).write_text(traceback.format_exc())
+    left = (time.monotonic() - started) / i * (len(plan) - i)
+    if i < len(plan):
+      console.print(
+        f'{i} of {len(plan)} done, about {progress.duration(left)} left.',
+        highlight=False,
+      )
   return failed
 
 

@@ -226,6 +226,7 @@ def _digits(epochs=1):
 def test_a_sweep_pairs_its_seeds(tmp_path):
   console = rich.console.Console(file=io.StringIO())
   assert sweep.sweep(_digits(), 2, tmp_path, console) == []
+  assert '3 of 4 done, about' in console.file.getvalue()
   configs = {
     path.parent.relative_to(tmp_path).as_posix(): json.loads(path.read_text())
     for path in tmp_path.rglob('config.json')
