@@ -327,7 +327,7 @@ class TestThePaper:
     ],
   )
   def test_a_claim_is_judged(self, expected, verdict, found):
-    claim = paper.Claim('words', 'where', 'a', 'b', expected)
+    claim = paper.Claim('data', 'one', 'other', 'where', 'a', 'b', expected)
     assert claim.judge(verdict) == found
 
   def test_the_report_reads_at_the_papers_epoch(self, tmp_path):
@@ -371,6 +371,10 @@ class TestThePaper:
     assert claim[-1] == 'as claimed'
     claim = lines['CIFAR-10: LCAM is better than steps over 5/3 of the epochs']
     assert claim[-1] == 'the opposite'
+    (in_short,) = (x for x in text.splitlines() if x.startswith('- **CIFAR-10'))
+    assert 'LCAM has a test error of 50.03 % (n=3).' in in_short
+    assert 'a coin of its own rate -1.02 (better)' in in_short
+    assert 'by the loss is better than by a coin' in in_short
     for picture in ('small-claims.png', 'small-figure4.png'):
       assert _has_content(tmp_path / 'out' / picture)
       assert f'({picture})' in text

@@ -184,6 +184,7 @@ def _claims(
   file = f'{prefix}claims.png'
   figures.draw_claims(judged, out / file)
   return [
+    *_in_short(by_name, judged),
     '### The claims',
     'Differences in test error, the first minus the second: below zero is what'
     ' the paper claims, but for "very close". "implied" is what the paper does'
@@ -192,6 +193,41 @@ def _claims(
     tables.claims_table(judged),
     f'![The claims, with 95 % intervals]({file})',
   ]
+
+
+_ON_THE_LOSS = {
+  'as claimed': 'To choose the momentum by the loss is better than by a coin.',
+  'the opposite': 'To choose the momentum by the loss is worse than by a coin.',
+  'no difference found': 'Nothing was found that the loss adds to a coin.',
+}
+
+
+def _in_short(
+  by_name: dict[str, Arm],
+  judged: Sequence[tuple[paper.Claim, statistics.Comparison]],
+) -> list[str]:
+  """A sentence or two on LCAM's final run for each data set."""
+  sentences = []
+  for dataset, name in paper.DATASETS.items():
+    lcam = f'figure4-{dataset}-lcam'
+    of_lcam = [(c, found) for c, found in judged if c.first == lcam]
+    if not of_lcam:
+      continue
+    error = statistics.describe(list(by_name[lcam].read_off_errors().values()))
+    against = '; '.join(
+      f'{claim.other} {comparison.difference.mean:+.2f} ({comparison.verdict})'
+      for claim, comparison in of_lcam
+    )
+    on_the_loss = [
+      _ON_THE_LOSS.get(claim.judge(comparison.verdict), '')
+      for claim, comparison in of_lcam
+      if claim.second == f'ablation-{dataset}-coin'
+    ]
+    sentences.append(
+      f'- **{name}:** LCAM has a test error of {error.mean:.2f} %'
+      f' (n={error.n}). In points against {against}. {"".join(on_the_loss)}'
+    )
+  return ['### In short', '\n'.join(sentences)] if sentences else []
 
 
 def _networks(arms: Sequence[Arm]) -> str:
