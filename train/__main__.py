@@ -1,6 +1,7 @@
 """The command line: python -m train [COMMAND] ..."""
 
 from collections.abc import Callable
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -15,6 +16,7 @@ import tyro
 from train import config as config_lib
 from train import errors
 from train import experiments
+from train import flags as flags_lib
 from train import jax_environment
 
 _USAGE = """\
@@ -53,6 +55,16 @@ class RunFlags:
   run_dir: pathlib.Path | None = None
   """Where the run is written. The same command with the same directory goes on
   from the last checkpoint. Default: runs/NAME-seed-N."""
+  distributed: bool = False
+  """This is one of several processes, which SLURM, Open MPI, Kubernetes or a
+  TPU pod has started."""
+  coordinator: str | None = None
+  """HOST:PORT at which process 0 of several listens, where they were started in
+  another way."""
+  process_id: int | None = None
+  """Which of the processes this is, from 0."""
+  process_count: int | None = None
+  """How many processes there are."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,7 +208,7 @@ def main(argv: list[str]) -> int:
 
 
 def _main_job(argv: list[str], started: float) -> int:
-  flags = tyro.cli(MainFlags, args=argv, prog='python -m train')
+  flags = flags_lib.parse(MainFlags, argv, 'python -m train')
   jax_environment.prepare()
   from train import report
   from train import sweep
@@ -223,11 +235,11 @@ def _run(argv: list[str]) -> int:
   if argv and not argv[0].startswith('-'):
     experiment = experiments.get(argv[0])
     default, argv = experiment.config, argv[1:]
-  flags = tyro.cli(
+  flags = flags_lib.parse(
     RunFlags,
+    argv,
+    'python -m train run [EXPERIMENT]',
     default=RunFlags(config=default),
-    args=argv,
-    prog='python -m train run [EXPERIMENT]',
   )
   if (
     experiment is not None
@@ -240,16 +252,21 @@ def _run(argv: list[str]) -> int:
       ' both.'
     )
   config_lib.check(flags.config)
+  _check_processes(flags)
   name = experiment.name if experiment else flags.config.dataset
   run_dir = flags.run_dir or pathlib.Path(
     f'runs/{name}-seed-{flags.config.seed}'
   )
   jax_environment.prepare()
   from train import loop
+  from train import processes
 
-  summary = loop.run(
-    flags.config, run_dir, experiment=experiment.name if experiment else None
-  )
+  with _processes_of(flags):
+    summary = loop.run(
+      flags.config, run_dir, experiment=experiment.name if experiment else None
+    )
+  if not processes.is_first():
+    return 0
   if summary['final_test_error'] is None:
     print(f'{run_dir}: {summary["status"]} in the first epoch.')
   else:
@@ -261,8 +278,47 @@ def _run(argv: list[str]) -> int:
   return 0
 
 
+def _processes_of(flags: RunFlags) -> contextlib.AbstractContextManager[None]:
+  from train import processes
+
+  if not flags.distributed and flags.coordinator is None:
+    return contextlib.nullcontext()
+  return processes.group(
+    flags.coordinator, flags.process_id, flags.process_count
+  )
+
+
+def _check_processes(flags: RunFlags) -> None:
+  given = (flags.coordinator, flags.process_id, flags.process_count)
+  if given == (None, None, None):
+    return
+  if flags.distributed or None in given:
+    raise errors.UsageError(
+      '--coordinator, --process-id and --process-count belong together, or'
+      ' --distributed alone where the cluster knows them.'
+    )
+  assert flags.coordinator is not None
+  assert flags.process_id is not None
+  assert flags.process_count is not None
+  _, _, port = flags.coordinator.rpartition(':')
+  if not port.isdecimal() or not 0 < int(port) < 2**16:
+    raise errors.UsageError(
+      '--coordinator must be HOST:PORT with a port from 1 to 65535, got'
+      f' {flags.coordinator}.'
+    )
+  if flags.process_count < 1:
+    raise errors.UsageError(
+      f'--process-count must be at least 1, got {flags.process_count}.'
+    )
+  if not 0 <= flags.process_id < flags.process_count:
+    raise errors.UsageError(
+      f'--process-id must be from 0 to {flags.process_count - 1}, got'
+      f' {flags.process_id}.'
+    )
+
+
 def _sweep(argv: list[str]) -> int:
-  flags = tyro.cli(SweepFlags, args=argv, prog='python -m train sweep')
+  flags = flags_lib.parse(SweepFlags, argv, 'python -m train sweep')
   if not flags.experiments:
     raise errors.UsageError('sweep needs the name of at least one experiment.')
   if flags.seeds < 1:
@@ -311,7 +367,7 @@ def _list(argv: list[str]) -> int:
 
 
 def _report(argv: list[str]) -> int:
-  flags = tyro.cli(ReportFlags, args=argv, prog='python -m train report')
+  flags = flags_lib.parse(ReportFlags, argv, 'python -m train report')
   if not flags.directories:
     raise errors.UsageError('report needs at least one run directory.')
   from train import report
@@ -321,7 +377,7 @@ def _report(argv: list[str]) -> int:
 
 
 def _probe(argv: list[str]) -> int:
-  flags = tyro.cli(ProbeFlags, args=argv, prog='python -m train probe')
+  flags = flags_lib.parse(ProbeFlags, argv, 'python -m train probe')
   jax_environment.prepare()
   from train.studies import probe
 
@@ -334,7 +390,7 @@ def _probe(argv: list[str]) -> int:
 
 
 def _traction(argv: list[str]) -> int:
-  flags = tyro.cli(TractionFlags, args=argv, prog='python -m train traction')
+  flags = flags_lib.parse(TractionFlags, argv, 'python -m train traction')
   jax_environment.prepare()
   from train.studies import traction
 
@@ -345,7 +401,7 @@ def _traction(argv: list[str]) -> int:
 
 
 def _movement(argv: list[str]) -> int:
-  flags = tyro.cli(MovementFlags, args=argv, prog='python -m train movement')
+  flags = flags_lib.parse(MovementFlags, argv, 'python -m train movement')
   if not flags.runs:
     raise errors.UsageError('movement needs at least one directory of a run.')
   jax_environment.prepare()

@@ -1,5 +1,8 @@
 """Saving and restoring the state of a run, with Orbax.
 
+The state is the same on all devices. Of several processes the first alone
+writes and reads it, and tells the others, which need no common file system.
+
 Orbax writes a checkpoint elsewhere and renames it into place, so that one is
 complete or absent. What a disk or a person does to it later is found by the
 checksums that are saved with it.
@@ -16,6 +19,8 @@ import numpy as np
 from orbax import checkpoint as ocp
 
 from train import errors
+from train import processes
+from train import run_directory
 from train.step import StepMetrics
 from train.step import TrainState
 
@@ -32,12 +37,19 @@ class Checkpoints:
   def __init__(self, directory: pathlib.Path, steps_per_epoch: int):
     self.directory = directory.absolute()
     self._steps_per_epoch = steps_per_epoch
+    if not processes.is_first():
+      return
+    with run_directory.writing(self.directory):
+      self.directory.mkdir(exist_ok=True)
     self._manager = ocp.CheckpointManager(
       self.directory,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=_KEEP,
-        create=True,
+        create=False,
         enable_async_checkpointing=False,
+        multiprocessing_options=ocp.options.MultiprocessingOptions(
+          primary_host=0, active_processes={0}
+        ),
       ),
     )
 
@@ -55,9 +67,13 @@ class Checkpoints:
     Raises:
       RunError: It cannot be written. Older ones are as they were.
     """
-    leaves = {**_by_name(state), **self._pad(measured)}
+    if not processes.is_first():
+      return
+    leaves = {**jax.device_get(_by_name(state)), **self._pad(measured)}
     checksums = {name: _sha256(leaf) for name, leaf in leaves.items()}
     try:
+      if not self.directory.is_dir():
+        raise FileNotFoundError('the directory is gone')
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -68,8 +84,8 @@ class Checkpoints:
     except Exception as error:
       raise errors.RunError(
         f'The checkpoint of step {step} cannot be written to {self.directory}:'
-        f' {str(error).splitlines()[0]}. The one before it is intact; the same'
-        ' command goes on from there.'
+        f' {str(error).splitlines()[0]}. Once it can be, the same command goes'
+        ' on from the one before.'
       ) from error
 
   def steps(self) -> set[int]:
@@ -78,26 +94,29 @@ class Checkpoints:
       int(path.name) for path in self.directory.iterdir() if path.name.isdigit()
     }
 
-  def restore(
-    self, step: int, like: TrainState
-  ) -> tuple[TrainState, StepMetrics]:
-    """The state after a step, and what its epoch had measured by then.
+  def blank(self, like: TrainState) -> dict[str, np.ndarray]:
+    """Arrays by name, of the shapes and dtypes of those in a checkpoint.
+
+    Args:
+      like: A state of the run.
+    """
+    of_state = {
+      name: np.zeros(leaf.shape, leaf.dtype)
+      for name, leaf in _by_name(like).items()
+    }
+    return {**of_state, **self._pad([])}
+
+  def read(self, step: int, like: TrainState) -> dict[str, np.ndarray]:
+    """The arrays of a checkpoint by name, bit for bit as they were saved.
 
     Args:
       step: One of :meth:`steps`.
-      like: A state of the same structure, shapes, dtypes and shardings.
-
-    Returns:
-      The state, bit for bit as it was saved, and metrics of
-      shape=(steps of its epoch,).
+      like: A state of the same structure, shapes and dtypes.
 
     Raises:
-      DamagedError: It is not what was saved.
+      DamagedError: They are not what was saved.
     """
-    abstract = {
-      **jax.tree.map(ocp.utils.to_shape_dtype_struct, _by_name(like)),
-      **self._pad([]),
-    }
+    abstract = self.blank(like)
     try:
       restored = self._manager.restore(
         step,
@@ -112,15 +131,40 @@ class Checkpoints:
     for name, leaf in leaves.items():
       if _sha256(leaf) != checksums.get(name):
         raise DamagedError(f'{name} is not what was saved')
+    return leaves
+
+  def unpack(
+    self, step: int, leaves: dict[str, np.ndarray], like: TrainState
+  ) -> tuple[TrainState, StepMetrics]:
+    """The state after a step, and what its epoch had measured by then.
+
+    Args:
+      step: Where the arrays are from.
+      leaves: From :meth:`read`.
+      like: A state of the same structure, shapes, dtypes and shardings.
+
+    Returns:
+      The state and metrics of shape=(steps of its epoch,).
+    """
     state = jax.tree.unflatten(
-      jax.tree.structure(like), [leaves[name] for name in _by_name(like)]
+      jax.tree.structure(like),
+      [
+        processes.replicate(leaves[name], leaf.sharding)
+        for name, leaf in _by_name(like).items()
+      ],
     )
     in_epoch = step % self._steps_per_epoch
     measured: dict[str, Any] = {
-      field: np.asarray(leaves[f'epoch.{field}'])[:in_epoch]
+      field: leaves[f'epoch.{field}'][:in_epoch]
       for field in StepMetrics._fields
     }
     return state, StepMetrics(**measured)
+
+  def restore(
+    self, step: int, like: TrainState
+  ) -> tuple[TrainState, StepMetrics]:
+    """What :meth:`unpack` makes of what :meth:`read` gives. In one process."""
+    return self.unpack(step, self.read(step, like), like)
 
   def discard(self, step: int) -> None:
     """Removes a checkpoint."""
@@ -128,7 +172,8 @@ class Checkpoints:
     self._manager.reload()
 
   def close(self) -> None:
-    self._manager.close()
+    if processes.is_first():
+      self._manager.close()
 
   def _pad(self, measured: Sequence[StepMetrics]) -> dict[str, np.ndarray]:
     """Metrics of an epoch by name, of one shape however many there are."""
@@ -155,38 +200,57 @@ def restore_newest(
     say: Told of each checkpoint that is damaged, and therefore removed.
 
   Returns:
-    Finished steps, and what :meth:`Checkpoints.restore` gives of each run; 0
+    Finished steps, and what :meth:`Checkpoints.unpack` gives of each run; 0
     and nothing where there are no checkpoints.
 
   Raises:
     UsageError: There are checkpoints, and none of them can be used.
   """
+  found: list[dict[str, np.ndarray]] = []
+  step = processes.from_first(lambda: _find_newest(of_runs, like, say, found))
+  if step == 0:
+    return 0, []
+  restored = []
+  for i, (saved, own) in enumerate(zip(of_runs, like, strict=True)):
+    leaves = found[i] if found else saved.blank(own)
+    leaves = processes.arrays_from_first(leaves)
+    restored.append(saved.unpack(step, leaves, own))
+  return step, restored
+
+
+def _find_newest(
+  of_runs: Sequence[Checkpoints],
+  like: Sequence[TrainState],
+  say: Callable[[str], Any],
+  found: list[dict[str, np.ndarray]],
+) -> int:
+  """Fills ``found`` with the arrays of each run; see :func:`restore_newest`."""
   common = set.intersection(*(saved.steps() for saved in of_runs))
   for step in sorted(common, reverse=True):
-    restored = []
+    found.clear()
     for saved, own in zip(of_runs, like, strict=True):
       try:
-        restored.append(saved.restore(step, own))
+        found.append(saved.read(step, own))
       except DamagedError as error:
         say(
           f'The checkpoint {saved.directory / str(step)} is damaged ({error});'
           ' the one before it is used.'
         )
         break
-    if len(restored) < len(of_runs):
+    if len(found) < len(of_runs):
       continue
     for saved in of_runs:
       # Orbax saves nothing before its newest.
       for newer in saved.steps():
         if newer > step:
           saved.discard(newer)
-    return step, restored
+    return step
   if common:
     raise errors.UsageError(
       f'No checkpoint in {of_runs[0].directory} can be read. To start from the'
       ' beginning, remove this folder.'
     )
-  return 0, []
+  return 0
 
 
 def _by_name(state: TrainState) -> dict[str, jax.Array]:
@@ -202,7 +266,7 @@ def _by_name(state: TrainState) -> dict[str, jax.Array]:
 
 
 def _sha256(leaf: Any) -> str:
-  array = np.asarray(jax.device_get(leaf))
+  array = np.asarray(leaf)
   digest = hashlib.sha256(f'{array.shape} {array.dtype}'.encode())
   digest.update(array.tobytes())
   return digest.hexdigest()

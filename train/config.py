@@ -361,6 +361,15 @@ FREE_TO_CHANGE = frozenset(
 )
 
 
+def of_all_processes(resolved: Config) -> dict[str, Any]:
+  """The settings by flag that must be the same in all processes of a run."""
+  return {
+    _flag(name): value
+    for name, value in to_json(resolved).items()
+    if name not in ('data_dir', 'follow_run')
+  }
+
+
 def differences(
   given: Config, resolved: Config, saved: dict[str, Any]
 ) -> list[str]:

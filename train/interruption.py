@@ -38,12 +38,13 @@ class Interruption:
     for number, handler in self._before.items():
       signal.signal(number, handler)
 
-  def check(self) -> None:
-    """Raises Interrupted if there was a signal."""
-    if self.by is not None:
-      raise Interrupted(self.by)
-
   def _note(self, number: int, _: Any) -> None:
     if self.by is not None:
       raise KeyboardInterrupt
     self.by = signal.Signals(number)
+
+
+def stop_if(by: signal.Signals | None) -> None:
+  """Raises Interrupted if there was a signal."""
+  if by is not None:
+    raise Interrupted(by)

@@ -27,6 +27,7 @@ from train import followed_run
 from train import interruption
 from train import metrics
 from train import optimizers
+from train import processes
 from train import progress
 from train import report
 from train import run_directory
@@ -91,6 +92,8 @@ def run_together(
   """
   if not can_run_together(configs):
     raise ValueError('Runs of one program must differ in their seeds alone.')
+  if not processes.is_first():
+    console = rich.console.Console(quiet=True)
   console = console or rich.console.Console(stderr=True)
   say = functools.partial(
     console.print, highlight=False, markup=False, soft_wrap=True
@@ -98,17 +101,22 @@ def run_together(
   started = time.monotonic()
 
   # ------------------------------------------------------- settings and data
-  for config in configs:
-    config_lib.check(config)
-  configs = [followed_run.take_over(config) for config in configs]
-  config = configs[0]
-  dataset = data.load(
-    config.dataset, config.data_dir, config.train_examples, config.image_size
-  )
+  with processes.errors_of_any():
+    for config in configs:
+      config_lib.check(config)
+    configs = [followed_run.take_over(config) for config in configs]
+    config = configs[0]
+    dataset = data.load(
+      config.dataset, config.data_dir, config.train_examples, config.image_size
+    )
   examples = len(dataset.train)
   steps_per_epoch = -(-examples // config.batch_size)
   resolved = [config_lib.resolve(c, steps_per_epoch) for c in configs]
   config = resolved[0]
+  if processes.several():
+    for own in resolved:
+      processes.check_equal('settings', config_lib.of_all_processes(own))
+    processes.check_equal('images', {config.dataset: dataset.sha256()})
 
   # ----------------------------------------------------------------- devices
   devices = jax.devices()
@@ -116,15 +124,21 @@ def run_together(
   dtype = config.dtype
   if dtype == 'auto':
     dtype = 'float32' if on_cpu else 'bfloat16'
-  mesh = jax.make_mesh((len(devices),), ('batch',), axis_types=(AxisType.Auto,))
+  mesh = jax.make_mesh(
+    (len(devices),), ('batch',), axis_types=(AxisType.Auto,), devices=devices
+  )
   replicated = NamedSharding(mesh, PartitionSpec())
   by_batch = NamedSharding(mesh, PartitionSpec('batch'))
 
   # --------------------------------------------------------- run directories
   directories = [run_directory.RunDirectory(path) for path in run_dirs]
-  for directory, given, own in zip(directories, configs, resolved, strict=True):
-    directory.claim(given, own, experiment=experiment, compute_dtype=dtype)
-  summaries = [directory.read_summary() for directory in directories]
+
+  def claim() -> list[dict[str, Any] | None]:
+    for d, given, own in zip(directories, configs, resolved, strict=True):
+      d.claim(given, own, experiment=experiment, compute_dtype=dtype)
+    return [d.read_summary() for d in directories]
+
+  summaries = processes.from_first(claim)
   is_done = [s is not None and s['status'] == 'done' for s in summaries]
   if any(is_done):
     for directory, done in zip(directories, is_done, strict=True):
@@ -144,7 +158,7 @@ def run_together(
     return [config_lib.known(summary) for summary in summaries]
 
   # ---------------------------------------------------------- data on device
-  train_images, test_images = jax.device_put(
+  train_images, test_images = processes.replicate(
     tuple(
       step_lib.Images(split.images, split.labels)
       for split in (dataset.train, dataset.test)
@@ -163,6 +177,7 @@ def run_together(
   def over_runs(fn: Callable[..., Any], in_axes: Any = 0) -> Callable[..., Any]:
     return jax.vmap(fn, in_axes) if together else fn
 
+  @functools.partial(jax.jit, static_argnums=(0, 1), out_shardings=replicated)
   def own_keys(seed: str, stream: int) -> jax.Array:
     all_keys = jnp.stack([_key(getattr(c, seed), stream) for c in resolved])
     return all_keys if together else all_keys[0]
@@ -172,7 +187,6 @@ def run_together(
     augmentation=own_keys('augmentation_seed', _AUGMENTATION),
     dropout=own_keys('dropout_seed', _DROPOUT),
   )
-  keys, order_key = jax.device_put((keys, order_key), replicated)
 
   def permutation(key: jax.Array, epoch: jax.Array) -> jax.Array:
     return jax.random.permutation(jax.random.fold_in(key, epoch), examples)
@@ -207,7 +221,9 @@ def run_together(
 
   init_key = own_keys('init_seed', _INIT)
   state, _ = jax.jit(over_runs(init), out_shardings=replicated)(init_key)
-  _, unused_streams = jax.jit(init, out_shardings=replicated)(jax.random.key(0))
+  _, unused_streams = jax.jit(
+    lambda: init(jax.random.key(0)), out_shardings=replicated
+  )()
 
   parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
   parameters //= len(configs)
@@ -221,7 +237,7 @@ def run_together(
   )
 
   # ------------------------------------------------------------------ resume
-  @jax.jit
+  @functools.partial(jax.jit, out_shardings=replicated)
   def apart(state: step_lib.TrainState) -> list[step_lib.TrainState]:
     """The state of each run, as it is without the leading axis."""
     if not together:
@@ -288,7 +304,9 @@ def run_together(
     examples,
     config.steps_per_dispatch or (1 if on_cpu else _MOST_STEPS_PER_DISPATCH),
   )
-  order = order_of_epoch(order_key, jax.device_put(np.int32(0), replicated))
+  order = order_of_epoch(
+    order_key, processes.replicate(np.int32(0), replicated)
+  )
   compiled_train = {
     (size, steps): jax.jit(
       over_runs(
@@ -302,7 +320,7 @@ def run_together(
     .compile()
     for size, steps in {*plan_epoch(), *plan_epoch(steps_done)}
   }
-  eval_starts = jax.device_put(
+  eval_starts = processes.replicate(
     list(
       np.arange(0, len(dataset.test), config.eval_batch_size, dtype=np.int32)
     ),
@@ -320,7 +338,7 @@ def run_together(
     .compile()
   )
 
-  @jax.jit
+  @functools.partial(jax.jit, out_shardings=replicated)
   def are_finite(params: Any) -> jax.Array:
     """shape=(runs,): whether all parameters of each run are finite."""
     return jnp.stack(
@@ -363,7 +381,7 @@ def run_together(
     jax.transfer_guard('disallow'),
   ):
     for epoch in range(epochs_done + 1, config.epochs + 1):
-      epoch_on_device = jax.device_put(np.int32(epoch), replicated)
+      epoch_on_device = processes.replicate(np.int32(epoch), replicated)
       order = order_of_epoch(order_key, epoch_on_device)
       jax.block_until_ready(order)
       epoch_started = time.monotonic()
@@ -378,12 +396,17 @@ def run_together(
           shown.step(epoch, steps_done, float(loss.mean()))
         measured.append(step_metrics)
         steps_done += steps
-        is_time = time.monotonic() - saved_at > config.checkpoint_seconds
-        if steps_done < steps_per_epoch and (is_time or interrupted.by):
+        if steps_done == steps_per_epoch:
+          break
+        is_time, stop = processes.agree(
+          time.monotonic() - saved_at > config.checkpoint_seconds,
+          interrupted.by,
+        )
+        if is_time or stop:
           jax.block_until_ready(state)
           pause_started = time.monotonic()
           save(epoch, steps_done)
-          interrupted.check()
+          interruption.stop_if(stop)
           paused += time.monotonic() - pause_started
           if len(diverged) == len(configs):
             break
@@ -420,10 +443,11 @@ def run_together(
         logs[i].append(row)
       shown.epoch(_mean_row([log.rows[-1] for log in logs if log.rows]))
       is_last = epoch == config.epochs
-      if epoch % config.checkpoint_every == 0 or is_last or interrupted.by:
+      _, stop = processes.agree(False, interrupted.by)
+      if epoch % config.checkpoint_every == 0 or is_last or stop:
         save(epoch, steps_per_epoch)
         if not is_last:
-          interrupted.check()
+          interruption.stop_if(stop)
       if len(diverged) == len(configs):
         break
       measured, steps_done = [], 0
@@ -434,12 +458,13 @@ def run_together(
   for i, (directory, log) in enumerate(zip(directories, logs, strict=True)):
     checkpoints[i].close()
     log.close()
-    if log.rows:
-      report.draw_run(
-        log.rows,
-        directory.picture,
-        f'{experiment or config.dataset}, seed {resolved[i].seed}',
-      )
+    if log.rows and processes.is_first():
+      with run_directory.writing(directory.picture):
+        report.draw_run(
+          log.rows,
+          directory.picture,
+          f'{experiment or config.dataset}, seed {resolved[i].seed}',
+        )
     last = log.rows[-1] if log.rows else {'epoch': 0, 'step': 0}
     summary = {
       'status': 'diverged' if i in diverged else 'done',

@@ -4,11 +4,16 @@ from collections.abc import Sequence
 import json
 import os
 import pathlib
+import shutil
+import time
 from typing import Any
 
 import numpy as np
-import tensorboardX
+from tensorboardX import event_file_writer
+from tensorboardX import summary
+from tensorboardX.proto import event_pb2
 
+from train import processes
 from train import run_directory
 from train.step import EvalMetrics
 from train.step import StepMetrics
@@ -87,39 +92,69 @@ def summarize_test(
 
 
 class MetricsLog:
-  """A row an epoch, in metrics.jsonl and for TensorBoard."""
+  """A row an epoch, in metrics.jsonl and for TensorBoard.
+
+  Only the first process writes them; all of them know the rows.
+  """
 
   def __init__(
     self, jsonl: pathlib.Path, tensorboard: pathlib.Path, epochs_done: int
   ):
     """Opens the log of a run of which ``epochs_done`` epochs will be kept."""
     self._jsonl = jsonl
-    self.rows = [row for row in read_rows(jsonl) if row['epoch'] <= epochs_done]
-    run_directory.replace_text(
-      jsonl, ''.join(json.dumps(row) + '\n' for row in self.rows)
-    )
-    self._writer = tensorboardX.SummaryWriter(
-      str(tensorboard), purge_step=epochs_done + 1
-    )
+    self._events: event_file_writer.EventsWriter | None = None
+
+    def reopen() -> list[dict[str, Any]]:
+      rows = [row for row in read_rows(jsonl) if row['epoch'] <= epochs_done]
+      run_directory.replace_text(
+        jsonl, ''.join(json.dumps(row) + '\n' for row in rows)
+      )
+      with run_directory.writing(tensorboard):
+        shutil.rmtree(tensorboard, ignore_errors=True)
+        tensorboard.mkdir()
+        # Not SummaryWriter: it writes in a thread, which a full disk ends
+        # without a word, and waits for it for ever.
+        self._events = event_file_writer.EventsWriter(
+          str(tensorboard / 'events')
+        )
+        for row in rows:
+          self._add_events(row)
+      return rows
+
+    self.rows = processes.from_first(reopen)
 
   def append(self, row: dict[str, Any]) -> None:
     """Writes the row of one epoch: finite numbers and ``None``."""
     self.rows.append(row)
-    with self._jsonl.open('a') as file:
+    if not processes.is_first():
+      return
+    with run_directory.writing(self._jsonl), self._jsonl.open('a') as file:
       file.write(json.dumps(row, allow_nan=False) + '\n')
       file.flush()
       os.fsync(file.fileno())
-    for name in _CURVES:
-      if row[name] is not None:
-        self._writer.add_scalar(name, row[name], row['epoch'])
-    self._writer.flush()
+    with run_directory.writing(self._jsonl):
+      self._add_events(row)
 
   def best_test_error(self) -> float | None:
     """The lowest test error of any epoch, in percent."""
     return min((row['test_error'] for row in self.rows), default=None)
 
   def close(self) -> None:
-    self._writer.close()
+    if self._events is not None:
+      self._events.close()
+
+  def _add_events(self, row: dict[str, Any]) -> None:
+    assert self._events is not None
+    for name in _CURVES:
+      if row[name] is not None:
+        self._events.write_event(
+          event_pb2.Event(
+            wall_time=time.time(),
+            step=row['epoch'],
+            summary=summary.scalar(name, row[name]),
+          )
+        )
+    self._events.flush()
 
 
 def read_rows(jsonl: pathlib.Path) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ tensorboard/    the same figures for TensorBoard
 curves.png      the picture
 """
 
+from collections.abc import Iterator
+import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -16,6 +18,7 @@ import os
 import pathlib
 import platform
 import subprocess
+import tempfile
 from typing import Any
 
 import jax
@@ -23,6 +26,7 @@ import numpy as np
 
 from train import config as config_lib
 from train import errors
+from train import processes
 
 _PACKAGES = (
   'jax',
@@ -37,7 +41,7 @@ _PACKAGES = (
 
 
 class RunDirectory:
-  """Reads and writes the files of one run."""
+  """Reads and writes the files of one run, in the first process alone."""
 
   def __init__(self, path: pathlib.Path):
     self.path = path
@@ -75,22 +79,28 @@ class RunDirectory:
           f'--run-dir {self.path} holds another run; this one has'
           f' {", ".join(different)}. Choose another directory.'
         )
+      self._check_writable()
       return
     if self.path.exists() and any(self.path.iterdir()):
       raise errors.UsageError(
         f'--run-dir {self.path} is not empty and holds no run. Choose another'
         ' directory.'
       )
+    self._check_writable()
+    write_json(
+      self._config,
+      {
+        **facts,
+        **config_lib.to_json(resolved),
+        **environment(),
+      },
+    )
+
+  def _check_writable(self) -> None:
     try:
       self.path.mkdir(parents=True, exist_ok=True)
-      write_json(
-        self._config,
-        {
-          **facts,
-          **config_lib.to_json(resolved),
-          **environment(),
-        },
-      )
+      with tempfile.TemporaryFile(dir=self.path):
+        pass
     except OSError as error:
       raise errors.UsageError(
         f'--run-dir {self.path} cannot be written: {error.strerror}.'
@@ -101,7 +111,8 @@ class RunDirectory:
     return read_json(self._summary) if self._summary.exists() else None
 
   def write_summary(self, summary: dict[str, Any]) -> None:
-    write_json(self._summary, summary)
+    if processes.is_first():
+      write_json(self._summary, summary)
 
 
 def params_sha256(params: Any) -> str:
@@ -126,6 +137,18 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
   return content
 
 
+@contextlib.contextmanager
+def writing(path: pathlib.Path) -> Iterator[None]:
+  """Raises RunError where the file cannot be written."""
+  try:
+    yield
+  except OSError as error:
+    raise errors.RunError(
+      f'{path} cannot be written: {error.strerror}. Once it can be, the same'
+      ' command goes on from the last checkpoint.'
+    ) from error
+
+
 def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
   """Writes a JSON file completely or not at all."""
   replace_text(
@@ -134,13 +157,18 @@ def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file completely or not at all."""
+  """Writes a file completely or not at all.
+
+  Raises:
+    RunError: It cannot be written. What was there before is intact.
+  """
   unfinished = path.with_suffix('.tmp')
-  with unfinished.open('w') as file:
-    file.write(text)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(unfinished, path)
+  with writing(path):
+    with unfinished.open('w') as file:
+      file.write(text)
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(unfinished, path)
 
 
 def finite(content: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,7 @@ skipped, one that was cut off resumes.
 """
 
 from collections.abc import Sequence
+import contextlib
 import dataclasses
 import pathlib
 import time
@@ -91,7 +92,8 @@ def sweep(
         )
         for directory in own_directories:
           if directory.is_dir():
-            (directory / _ERROR).write_text(traceback.format_exc())
+            with contextlib.suppress(OSError):  # The disk may be full.
+              (directory / _ERROR).write_text(traceback.format_exc())
     left = (time.monotonic() - started) / i * (len(plan) - i)
     if i < len(plan):
       console.print(

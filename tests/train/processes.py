@@ -1,8 +1,10 @@
-"""The program as a person runs it: a process of its own."""
+"""The program as a person runs it: a process of its own, or several."""
 
+import contextlib
 import json
 import os
 import pathlib
+import socket
 import subprocess
 import sys
 
@@ -43,6 +45,39 @@ def start(*arguments):
     stderr=subprocess.PIPE,
     text=True,
   )
+
+
+@contextlib.contextmanager
+def start_group(*flags_of_each):
+  """Begins a run of several processes, each with flags of its own."""
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  group = [
+    start(
+      *flags, '--coordinator', f'localhost:{port}', '--process-id', i,
+      '--process-count', len(flags_of_each),
+    )
+    for i, flags in enumerate(flags_of_each)
+  ]  # fmt: skip
+  try:
+    yield group
+  finally:
+    for process in group:
+      process.kill()
+      process.communicate()
+
+
+def finish_group(group):
+  """Waits for all; the exit codes and what each wrote to standard error."""
+  outputs = [process.communicate(timeout=600) for process in group]
+  return [process.returncode for process in group], [e for _, e in outputs]
+
+
+def train_group(count, *flags):
+  """Runs a group of processes with the same flags to its end."""
+  with start_group(*[flags] * count) as group:
+    return finish_group(group)
 
 
 def read_summary(directory):

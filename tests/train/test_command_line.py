@@ -13,43 +13,21 @@ _SHORT = ('--epochs', 6, '--train-examples', 400, '--batch-size', 32)
   ('arguments', 'parts'),
   [
     (['rnu'], ["'rnu'", "Did you mean 'run'"]),
-    (['run', 'digits-lcm'], ["'digits-lcm'", "Did you mean 'digits-lcam'"]),
-    (['run', '--datset', 'digits'], ['--datset', '--dataset']),
+    (['run', '--datset', 'digits'], ['--datset', "Did you mean '--dataset'"]),
     (['run', '--dataset', 'mnist'], ["'mnist'", '--dataset', "'cifar10'"]),
-    (['run', '--epochs', 'many'], ['--epochs', "'many'"]),
-    (['run', '--epochs', '0'], ['--epochs', 'got 0', 'at least 1']),
-    (['run', '--vertical-momentum', '1'], ['--vertical-momentum', '[0, 1)']),
-    (['run', '--optimizer', 'sdg'], ["'sdg'", "'sgd'"]),
-    (['run', '--schedule', 'step'], ["'step'", "'steps'"]),
     (['run', '--train-examples', '5000'], ['--train-examples', '1437', '5000']),
-    (['--epochs', '3'], ['--epochs']),
-    (['list', 'all'], ["'all'"]),
-    (['sweep'], ['at least one experiment']),
-    (['sweep', 'figur2'], ["'figur2'"]),
-    (['sweep', 'digits', '--seeds', '0'], ['--seeds', 'got 0']),
-    (['sweep', 'digits', '--seeds-together', '0'], ['--seeds-together', '0']),
-    (['run', 'ablation-cifar10-coin'], ['--follow-run', 'sweep']),
-    (['run', '--optimizer', 'coin'], ['--horizontal-probability']),
-    (['run', '--image-size', '3'], ['--image-size', 'divide 8', 'got 3']),
-    (['run', '--checkpoint-seconds', '-1'], ['--checkpoint-seconds', '-1']),
-    (['probe', '--seeds', '1'], ['--seeds', '1', 'at least 2']),
-    (['probe', '--dataset', 'mnist'], ["'mnist'", "'cifar10'"]),
-    (['traction', '--steps', '150'], ['--steps', 'got 150', '100']),
-    (['movement'], ['at least one']),
-    (['movement', 'absent'], ['absent']),
-    (['report'], ['directory']),
-    (['report', 'absent'], ['absent']),
   ],
   ids=' '.join,
 )
 def test_wrong_input_is_one_message_and_exit_code_2(arguments, parts, tmp_path):
+  """The rest of wrong inputs is in test_flags.py, in this process."""
   where = ['--run-dir', tmp_path / 'run'] if arguments[0] == 'run' else []
   finished = processes.train(*arguments, *where)
   assert finished.returncode == 2
-  message = finished.stdout + finished.stderr
+  assert finished.stdout == ''
+  assert len(finished.stderr.splitlines()) == 1
   for part in parts:
-    assert part in message
-  assert 'Traceback' not in message
+    assert part in finished.stderr
   assert not (tmp_path / 'run').exists()
 
 

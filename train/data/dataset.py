@@ -1,6 +1,7 @@
 """What every source of images gives."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
@@ -30,6 +31,14 @@ class Dataset:
   """Zeros around an image before the random crop, in pixels."""
   flip: bool
   """Whether a mirror image is another example of the same class."""
+
+  def sha256(self) -> str:
+    """Tells whether two processes have the same images and labels."""
+    digest = hashlib.sha256()
+    for split in (self.train, self.test):
+      digest.update(split.images.tobytes())
+      digest.update(split.labels.tobytes())
+    return digest.hexdigest()
 
   def channel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of the training pixels, in 0 to 1.

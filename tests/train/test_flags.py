@@ -1,0 +1,263 @@
+"""Wrong command lines: one sentence each, exit code 2, nothing left behind."""
+
+import contextlib
+import io
+import re
+
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import pytest
+
+from train import __main__ as program
+from train import config as config_lib
+from train import experiments
+from train import flags
+from train import jax_environment
+from train import loop
+from train import report
+from train import sweep
+from train.studies import movement
+from train.studies import probe
+from train.studies import traction
+
+# The command line, and what its message must name.
+_WRONG = [
+  # Commands.
+  ('rnu', ["'rnu'", "'run'"]),
+  ('reprot runs', ["'reprot'", "'report'"]),
+  ('42', ["'42'", 'sweep']),
+  ('list all', ["'all'"]),
+  # The main job.
+  ('--epochs 3', ['--epochs', '--help']),
+  ('--run-dri x', ['--run-dri', "'--run-dir'"]),
+  ('--run-dir', ['--run-dir']),
+  # Names.
+  ('run digits-lcm', ["'digits-lcm'", "'digits-lcam'"]),
+  ('run digits-lcam extra', ['extra']),
+  ('run --datset digits', ['--datset', "'--dataset'"]),
+  ('run --learningrate 1', ['--learningrate', "'--learning-rate'"]),
+  ('run --epochss=3', ['--epochss', "'--epochs'"]),
+  ('run -x', ['-x', '--help']),
+  ('run --dataset mnist', ["'mnist'", '--dataset', "'cifar10'"]),
+  ('run --dataset cifar', ["'cifar'", "'cifar10'"]),
+  ('run --optimizer sdg', ["'sdg'", '--optimizer', "mean 'sgd'"]),
+  ('run --schedule step', ["'step'", '--schedule', "mean 'steps'"]),
+  ('run --dtype float16', ["'float16'", '--dtype', "'float32'"]),
+  ('run --normalization none', ["'none'", '--normalization', "'dataset'"]),
+  ('run --reaction last', ["'last'", '--reaction', "'next'"]),
+  # Types.
+  ('run --epochs many', ['--epochs', "'many'", 'INT']),
+  ('run --epochs 2.5', ['--epochs', "'2.5'", 'INT']),
+  ('run --epochs', ['--epochs', 'Missing value']),
+  ('run --learning-rate fast', ['--learning-rate', 'fast', 'FLOAT']),
+  ('run --weight-decay 1e', ['--weight-decay', "'1e'", 'FLOAT']),
+  ('run --milestones 1 x', ['--milestones', "'x'", 'FLOAT']),
+  ('run --inclusive maybe', ['maybe']),
+  # Ranges.
+  ('run --epochs 0', ['--epochs', 'got 0', 'at least 1']),
+  ('run --epochs -3', ['--epochs', '-3', 'at least 1']),
+  ('run --batch-size 0', ['--batch-size', 'got 0', 'at least 1']),
+  ('run --eval-batch-size 0', ['--eval-batch-size', 'got 0', 'at least 1']),
+  ('run --depth 11', ['--depth', 'got 11', '6n + 4']),
+  ('run --depth 4', ['--depth', 'got 4', '10, 16']),
+  ('run --widen-factor 0', ['--widen-factor', 'got 0', 'at least 1']),
+  ('run --dropout-rate 1', ['--dropout-rate', 'got 1', '[0, 1)']),
+  ('run --vertical-momentum 1', ['--vertical-momentum', '[0, 1)']),
+  ('run --horizontal-momentum -0.1', ['--horizontal-momentum', '[0, 1)']),
+  ('run --initial-momentum nan', ['--initial-momentum', 'nan', '[0, 1)']),
+  ('run --momentum inf', ['--momentum', 'inf', '[0, 1)']),
+  ('run --learning-rate 0', ['--learning-rate', 'got 0', 'above 0']),
+  ('run --learning-rate nan', ['--learning-rate', 'got nan', 'finite']),
+  ('run --weight-decay -1', ['--weight-decay', 'got -1', 'at least 0']),
+  ('run --decay-rate 2', ['--decay-rate', 'got 2', '(0, 1]']),
+  ('run --loss-decay 1', ['--loss-decay', 'got 1', '(0, 1)']),
+  ('run --milestones 3 2', ['--milestones', '(3.0, 2.0)', 'increasing']),
+  ('run --seed -1', ['--seed', 'got -1', '4294967295']),
+  ('run --coin-seed 4294967296', ['--coin-seed', '4294967296', 'from 0']),
+  ('run --checkpoint-seconds -1', ['--checkpoint-seconds', '-1']),
+  ('run --checkpoint-every 0', ['--checkpoint-every', 'got 0']),
+  ('run --steps-per-dispatch 0', ['--steps-per-dispatch', 'got 0']),
+  # Settings that do not go together.
+  ('run --normalization imagenet', ['--normalization', 'digits', 'imagenet']),
+  ('run --optimizer coin', ['--horizontal-probability', '--follow-run']),
+  ('run --follow-run runs/x', ['--follow-run', 'runs/x', 'coin or sgd']),
+  ('run ablation-cifar10-coin', ['--follow-run', 'sweep']),
+  (
+    'run --schedule one-cycle --warmup-epochs 20',
+    ['--warmup-epochs', '--epochs 20', 'got 20'],
+  ),
+  # Several processes.
+  ('run --process-id 0', ['--coordinator', '--process-count', '--distributed']),
+  (
+    'run --coordinator host --process-id 0 --process-count 2',
+    ['--coordinator', 'HOST:PORT', 'got host'],
+  ),
+  (
+    'run --coordinator h:0 --process-id 0 --process-count 2',
+    ['--coordinator', '65535', 'got h:0'],
+  ),
+  (
+    'run --coordinator h:99 --process-id 2 --process-count 2',
+    ['--process-id', 'from 0 to 1', 'got 2'],
+  ),
+  (
+    'run --coordinator h:99 --process-id 0 --process-count 0',
+    ['--process-count', 'at least 1', 'got 0'],
+  ),
+  # What the data say.
+  ('run --train-examples 5000', ['--train-examples', '1437', '5000']),
+  ('run --image-size 3', ['--image-size', 'divide 8', 'got 3']),
+  # Other commands.
+  ('sweep', ['at least one experiment']),
+  ('sweep figur2', ["'figur2'"]),
+  ('sweep digits --seeds 0', ['--seeds', 'got 0']),
+  ('sweep digits --seeds two', ['--seeds', "'two'", 'INT']),
+  ('sweep digits --sedes 3', ['--sedes', "'--seeds'"]),
+  ('sweep digits --seeds-together 0', ['--seeds-together', '0']),
+  ('report', ['directory']),
+  ('report absent', ['absent']),
+  ('report absent --out', ['--out', 'Missing value']),
+  ('probe --seeds 1', ['--seeds', '1', 'at least 2']),
+  ('probe --dataset mnist', ["'mnist'", "'cifar10'"]),
+  ('probe --accelerated', ['--accelerated']),
+  ('probe --accelerated fast', ['--accelerated', "'fast'", 'FLOAT']),
+  ('traction --steps 150', ['--steps', 'got 150', '100']),
+  ('traction --steps x', ['--steps', "'x'", 'INT']),
+  ('movement', ['at least one']),
+  ('movement absent', ['absent']),
+  ('movement absent --epoch 3', ['--epoch', "'--epochs'"]),
+]
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  # JAX runs by now.
+  monkeypatch.setattr(jax_environment, 'prepare', lambda: None)
+
+
+def _run(arguments):
+  """The exit code and what was written to standard error."""
+  shown = io.StringIO()
+  with contextlib.redirect_stderr(shown):
+    code = program.main(arguments)
+  return code, shown.getvalue()
+
+
+@pytest.mark.parametrize(('line', 'parts'), _WRONG, ids=lambda x: str(x)[:60])
+def test_a_wrong_command_line(line, parts, tmp_path):
+  code, message = _run(line.split())
+  assert code == 2
+  assert message.startswith('python -m train: ')
+  assert len(message.splitlines()) == 1
+  for part in parts:
+    assert part in message
+  assert list(tmp_path.iterdir()) == []
+
+
+def test_there_are_enough_of_them():
+  assert len(dict(_WRONG)) == len(_WRONG) >= 40
+
+
+_ALL_FLAGS = sorted(
+  {
+    name
+    for command in (
+      program.RunFlags,
+      program.SweepFlags,
+      program.ReportFlags,
+      program.ProbeFlags,
+      program.TractionFlags,
+      program.MovementFlags,
+    )
+    for name in flags.names(command)
+  }
+)
+_COMMANDS = ('run', 'sweep', 'report', 'probe', 'traction', 'movement')
+_NUMBERS = st.one_of(
+  st.integers(-(2**33), 2**33), st.integers(-3, 30), st.floats()
+).map(str)
+_WORDS = st.one_of(
+  st.sampled_from(_ALL_FLAGS),
+  st.sampled_from(_ALL_FLAGS).map(lambda flag: flag[:-1]),
+  st.sampled_from(_ALL_FLAGS).map(lambda flag: '--no-' + flag[2:]),
+  st.sampled_from(sorted(experiments.EXPERIMENTS)),
+  st.sampled_from(['digits', 'sgd', 'coin', 'steps', 'localhost:1', 'None']),
+  _NUMBERS,
+  st.text(max_size=6),
+  st.builds('{}={}'.format, st.sampled_from(_ALL_FLAGS), _NUMBERS),
+)
+_LINES = st.builds(
+  lambda command, words: [command, *words],
+  st.sampled_from(_COMMANDS),
+  st.lists(_WORDS, max_size=6),
+)
+
+
+@pytest.fixture
+def _nothing_runs(monkeypatch):
+  record = {'sentence': '', 'claims': []}
+  summary = {
+    'status': 'done', 'final_test_error': None, 'best_test_error': None,
+  }  # fmt: skip
+
+  def run(config, *_, **__):
+    config_lib.check(config)
+    return summary
+
+  monkeypatch.setattr(program, '_processes_of', contextlib.nullcontext)
+  monkeypatch.setattr(loop, 'run', run)
+  monkeypatch.setattr(sweep, 'sweep', lambda *_, **__: [])
+  monkeypatch.setattr(report, 'write', lambda *_: '')
+  for study, measure in (
+    (probe, 'probe'),
+    (traction, 'simulate'),
+    (movement, 'measure'),
+  ):
+    monkeypatch.setattr(study, measure, lambda *_, **__: record)
+    monkeypatch.setattr(study, 'write', lambda *_: None)
+
+
+def _assert_answered(line):
+  # Python never gives a program more than this: no NUL, and bytes as such.
+  line = [word.replace('\0', '') for word in line]
+  with contextlib.redirect_stdout(io.StringIO()) as said:
+    try:
+      code, message = _run(line)
+    except SystemExit as stop:
+      if stop.code != 0:
+        raise
+      assert 'usage' in said.getvalue()
+      return 0
+  assert code in (0, 2)
+  if code == 2:
+    assert re.match('python -m train: .*\n', message, re.DOTALL)
+    assert 'Traceback' not in message
+  return code
+
+
+@pytest.mark.usefixtures('_nothing_runs')
+def test_random_command_lines():
+  _fuzz(100)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures('_nothing_runs')
+def test_many_random_command_lines():
+  _fuzz(5000)
+
+
+def _fuzz(examples):
+  codes = []
+
+  @settings(
+    max_examples=examples, deadline=None, database=None, derandomize=True
+  )
+  @given(_LINES)
+  def fuzz(line):
+    codes.append(_assert_answered(line))
+
+  fuzz()
+  print(f'\n{codes.count(2)} wrong and {codes.count(0)} right of {len(codes)}.')
+  assert 2 in codes

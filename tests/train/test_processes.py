@@ -1,0 +1,180 @@
+"""One run of several real processes, and what becomes of it when one ends."""
+
+import json
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests.train import processes
+from train.processes import HEARTBEAT_SECONDS
+
+# 7 steps an epoch; the batches cannot be shared evenly. At this low rate the
+# rounding of other sums is not yet amplified.
+_FLAGS = (
+  'run', '--epochs', 4, '--train-examples', 203, '--batch-size', 33,
+  '--learning-rate', 0.01, '--checkpoint-seconds', 0,
+)  # fmt: skip
+# From the end of one process to that of the others, which includes 3 seconds
+# in which the first waits for the last words of the rest.
+_SECONDS_TO_END = 20
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('runs') / 'alone'
+  finished = processes.train(*_FLAGS, '--run-dir', directory)
+  assert finished.returncode == 0, finished.stderr
+  return directory
+
+
+def _assert_alike(directory, alone):
+  assert processes.read_summary(directory)['status'] == 'done'
+  ours, theirs = map(processes.read_rows, (directory, alone))
+  for our_row, their_row in zip(ours, theirs, strict=True):
+    assert our_row['horizontal_fraction'] == their_row['horizontal_fraction']
+    for name in ('train_loss', 'test_loss'):
+      np.testing.assert_allclose(our_row[name], their_row[name], rtol=1e-4)
+
+
+def _wait_for_checkpoint(directory, step, group):
+  deadline = time.monotonic() + 300
+  while not any(
+    path.name.isdigit() and int(path.name) >= step
+    for path in directory.glob('checkpoints/*')
+  ):
+    assert all(process.poll() is None for process in group)
+    assert time.monotonic() < deadline
+    time.sleep(0.01)
+
+
+def test_two_processes_are_one_run_stopped_killed_or_not(alone, tmp_path):
+  flags = [*_FLAGS, '--run-dir', tmp_path / 'run']
+
+  # Asked to stop: one is told, both stop at the same step.
+  with processes.start_group(flags, flags) as group:
+    _wait_for_checkpoint(tmp_path / 'run', 3, group)
+    group[1].send_signal(signal.SIGTERM)
+    codes, messages = processes.finish_group(group)
+  assert codes == [143, 143], messages
+  for message in messages:
+    assert 'stopped by SIGTERM' in message
+    assert 'Traceback' not in message
+  assert processes.read_summary(tmp_path / 'run')['status'] == 'incomplete'
+
+  # Killed: the other does not wait for ever.
+  with processes.start_group(flags, flags) as group:
+    _wait_for_checkpoint(tmp_path / 'run', 15, group)
+    group[1].kill()
+    killed = time.monotonic()
+    codes, messages = processes.finish_group(group)
+    assert time.monotonic() - killed < _SECONDS_TO_END
+  assert codes == [1, -signal.SIGKILL], messages
+  assert 'has lost another one' in messages[0]
+  assert 'Traceback' not in messages[0]
+
+  codes, messages = processes.train_group(2, *flags)
+  assert codes == [0, 0], messages
+  assert 'going on after epoch' in messages[0]
+  _assert_alike(tmp_path / 'run', alone)
+  config = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert (config['process_count'], config['device_count']) == (2, 2)
+  # The second process is silent, but for JAX's own line.
+  assert 'epoch' not in messages[1]
+
+
+def test_processes_with_different_settings(tmp_path):
+  flags = [*_FLAGS, '--run-dir', tmp_path / 'run']
+  with processes.start_group(flags, [*flags, '--epochs', 5]) as group:
+    codes, messages = processes.finish_group(group)
+  assert codes == [2, 2], messages
+  for message in messages:
+    assert '--epochs is 4 in process 0 and 5 in process 1' in message
+    assert 'Traceback' not in message
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+def test_what_one_process_finds_wrong_ends_all(tmp_path):
+  flags = [*_FLAGS, '--run-dir', tmp_path / 'run']
+  for own, part in (
+    (['--follow-run', tmp_path / 'no', '--optimizer', 'sgd'], 'Process 1: '),
+    (['--train-examples', 9999], 'Process 1: '),
+  ):
+    with processes.start_group(flags, [*flags, *own]) as group:
+      codes, messages = processes.finish_group(group)
+    assert codes == [2, 2], messages
+    assert part in messages[0]
+    assert 'Traceback' not in messages[0] + messages[1]
+  assert not (tmp_path / 'run').exists()
+  # Only the first has to do with the run directory, and all hear of it.
+  (tmp_path / 'run').write_text('in the way')
+  codes, messages = processes.train_group(2, *flags)
+  assert codes == [2, 2], messages
+  assert all('is not a directory' in message for message in messages)
+
+
+@pytest.mark.slow
+def test_four_processes_are_one_run(alone, tmp_path):
+  codes, messages = processes.train_group(
+    4, *_FLAGS, '--run-dir', tmp_path / 'run'
+  )
+  assert codes == [0] * 4, messages
+  _assert_alike(tmp_path / 'run', alone)
+
+
+@pytest.mark.slow
+def test_two_processes_are_two_devices_bit_for_bit(tmp_path, monkeypatch):
+  codes, messages = processes.train_group(
+    2, *_FLAGS, '--run-dir', tmp_path / 'processes'
+  )
+  assert codes == [0, 0], messages
+  variables = processes.environment() | {
+    'XLA_FLAGS': '--xla_force_host_platform_device_count=2'
+  }
+  monkeypatch.setattr(processes, 'environment', lambda: variables)
+  finished = processes.train(*_FLAGS, '--run-dir', tmp_path / 'devices')
+  assert finished.returncode == 0, finished.stderr
+  assert processes.read_rows(tmp_path / 'processes') == processes.read_rows(
+    tmp_path / 'devices'
+  )
+  assert (
+    processes.read_summary(tmp_path / 'processes')['params_sha256']
+    == processes.read_summary(tmp_path / 'devices')['params_sha256']
+  )
+
+
+@pytest.mark.slow
+def test_the_first_process_is_killed(alone, tmp_path):
+  flags = [*_FLAGS, '--run-dir', tmp_path / 'run']
+  with processes.start_group(flags, flags) as group:
+    _wait_for_checkpoint(tmp_path / 'run', 3, group)
+    group[0].kill()
+    killed = time.monotonic()
+    codes, messages = processes.finish_group(group)
+    assert time.monotonic() - killed < _SECONDS_TO_END
+  # The second says so itself, or JAX does and ends it.
+  assert codes[1] in (1, -signal.SIGABRT), messages
+  assert (
+    'has lost another one' in messages[1] or 'another task died' in messages[1]
+  )
+  finished = processes.train(*flags)  # One process can go on for two.
+  assert finished.returncode == 0, finished.stderr
+  _assert_alike(tmp_path / 'run', alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('frozen', [0, 1])
+def test_a_frozen_process_is_missed(frozen, tmp_path):
+  flags = [*_FLAGS, '--epochs', 400, '--run-dir', tmp_path / 'run']
+  with processes.start_group(flags, flags) as group:
+    _wait_for_checkpoint(tmp_path / 'run', 3, group)
+    group[frozen].send_signal(signal.SIGSTOP)
+    stopped = time.monotonic()
+    _, message = group[1 - frozen].communicate(timeout=600)
+    seconds = time.monotonic() - stopped
+  print(f'\nMissed a frozen process {frozen} after {seconds:.0f} s.')
+  assert seconds < HEARTBEAT_SECONDS + _SECONDS_TO_END
+  assert group[1 - frozen].returncode != 0
+  assert 'another task died' in message or 'has lost another one' in message
