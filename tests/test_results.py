@@ -40,3 +40,10 @@ def test_every_arm_of_the_figures_is_finished(family, arms, seeds):
     assert len(arm.finished) >= seeds
     assert {run.seed for run in arm.finished} >= set(range(seeds))
     assert {run.config['git_commit'] for run in arm.runs} != {None}
+
+
+def test_the_readme_says_what_the_results_say():
+  readme = (_RESULTS.parent / 'README.md').read_text().splitlines()
+  shown = [line for line in readme if line.startswith('| CIFAR-')]
+  assert len(shown) == 10
+  assert set(shown) <= set((_RESULTS / 'README.md').read_text().splitlines())
