@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import hashlib
 import pathlib
 import shutil
+import sys
 from typing import Any
 
 import jax
@@ -82,6 +83,7 @@ class Checkpoints:
         ),
       )
     except Exception as error:
+      sys.unraisablehook = _without_late_writers
       raise errors.RunError(
         f'The checkpoint of step {step} cannot be written to {self.directory}:'
         f' {str(error).splitlines()[0]}. Once it can be, the same command goes'
@@ -263,6 +265,16 @@ def _by_name(state: TrainState) -> dict[str, jax.Array]:
     jax.tree_util.keystr(path, simple=True, separator='.'): leaf
     for path, leaf in jax.tree.leaves_with_path(state)
   }
+
+
+def _without_late_writers(unraisable: Any) -> None:
+  """Shows what is raised where no one can catch it, but for one thing.
+
+  After a write that failed, Orbax closes the event loop to which its other
+  writers still report.
+  """
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)
 
 
 def _sha256(leaf: Any) -> str:
