@@ -10,6 +10,7 @@ checksums that are saved with it.
 
 from collections.abc import Callable, Sequence
 import hashlib
+import logging
 import pathlib
 import shutil
 import sys
@@ -72,6 +73,9 @@ class Checkpoints:
       return
     leaves = {**jax.device_get(_by_name(state)), **self._pad(measured)}
     checksums = {name: _sha256(leaf) for name, leaf in leaves.items()}
+    sys.unraisablehook = _without_late_writers
+    # What it logs with a traceback it also raises.
+    logging.getLogger('absl').setLevel(logging.CRITICAL)
     try:
       if not self.directory.is_dir():
         raise FileNotFoundError('the directory is gone')
@@ -83,7 +87,6 @@ class Checkpoints:
         ),
       )
     except Exception as error:
-      sys.unraisablehook = _without_late_writers
       raise errors.RunError(
         f'The checkpoint of step {step} cannot be written to {self.directory}:'
         f' {str(error).splitlines()[0]}. Once it can be, the same command goes'
