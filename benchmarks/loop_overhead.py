@@ -1,0 +1,177 @@
+"""What train.loop costs beyond the steps that it makes.
+
+Whole runs, with their shuffling, progress, metrics, TensorBoard, evaluation
+and checkpoints, against the same number of jitted steps and nothing else.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import io
+import json
+import pathlib
+import tempfile
+import time
+from typing import Any
+
+import jax
+import jax.monitoring
+import jax.numpy as jnp
+import rich.console
+
+from benchmarks import harness
+from benchmarks import workload
+from train import config as config_lib
+from train import data
+from train import errors
+from train import loop
+
+_COMPILATION = '/jax/core/compile/backend_compile_duration'
+
+
+def measure(quick: bool) -> harness.Results:
+  """Times runs against bare steps, and counts compilations."""
+  digits = config_lib.Config(dataset='digits')
+  cases = {
+    'WRN-10-1, digits': digits,
+    'WRN-10-1, CIFAR-10 at 16×16': config_lib.Config(
+      dataset='cifar10', image_size=16, train_examples=5000
+    ),
+  }
+  epochs = 6
+  if quick:
+    cases = {
+      'WRN-10-1, digits': dataclasses.replace(
+        digits, train_examples=40, batch_size=16
+      )
+    }
+    epochs = 2
+  results = {}
+  for name, config in cases.items():
+    try:
+      results[name] = _measure_case(config, epochs, 1 if quick else 5)
+    except errors.UsageError as error:
+      print(f'Left out, {name}: {error}')
+  return results
+
+
+def tables(results: harness.Results) -> str:
+  """The results as Markdown."""
+  return harness.table(
+    [
+      'training',
+      'steps an epoch',
+      'bare steps, images/s',
+      'train.loop, images/s',
+      'bare to loop',
+      'whole epoch: ms beyond steps and evaluation',
+      'compilations after the first epoch',
+    ],
+    [
+      [
+        name,
+        case['steps_per_epoch'],
+        harness.spread(case['bare_images_per_second'], 0),
+        harness.spread(case['loop_images_per_second'], 0),
+        harness.spread(case['bare_to_loop'], 3),
+        harness.spread(case['extra_seconds'], 0, 1e3),
+        case['late_compilations'],
+      ]
+      for name, case in results.items()
+    ],
+  )
+
+
+def _measure_case(
+  config: config_lib.Config, epochs: int, rounds: int
+) -> harness.Results:
+  dataset = data.load(
+    config.dataset, config.data_dir, config.train_examples, config.image_size
+  )
+  prepared = workload.Workload(config, dataset, devices=jax.devices())
+  epoch = prepared.start_epochs()
+  evaluate = _start_evaluation(prepared)
+  _run(config, 1)  # what a process does but once
+  examples = len(dataset.train)
+  bare, looped, extra = [], [], []
+  for _ in range(rounds):
+    # Bare epochs before and after, as the run's own.
+    before = [_time(epoch) for _ in range(epochs)]
+    rows, seconds, late_compilations = _run(config, epochs)
+    _, seconds_of_one, _ = _run(config, 1)
+    after = [_time(epoch) for _ in range(epochs)]
+    bare_seconds = harness.summarize(before + after)['median']
+    rates = [row['images_per_second'] for row in rows[1:] or rows]
+    bare.append(examples / bare_seconds)
+    looped.append(harness.summarize(rates)['median'])
+    evaluation = min(_time(evaluate) for _ in range(3))
+    whole_epoch = (seconds - seconds_of_one) / (epochs - 1)
+    extra.append(whole_epoch - examples / looped[-1] - evaluation)
+  return {
+    'steps_per_epoch': prepared.steps_per_epoch,
+    'epochs': epochs,
+    'bare_images_per_second': harness.summarize(bare),
+    'loop_images_per_second': harness.summarize(looped),
+    'bare_to_loop': harness.ratio(bare, looped),
+    'extra_seconds': harness.summarize(extra),
+    'late_compilations': late_compilations,
+  }
+
+
+def _start_evaluation(prepared: workload.Workload) -> Callable[[], None]:
+  evaluate = prepared.compile_eval()
+  state, *_ = prepared.make_arguments()
+  test = prepared.dataset.test
+  images = jax.device_put(
+    type(prepared.shape_arguments()[1])(test.images, test.labels)
+  )
+  starts = range(0, len(test), prepared.config.eval_batch_size)
+  starts_on_device = [jnp.int32(start) for start in starts]
+
+  def call() -> None:
+    for start in starts_on_device:
+      jax.block_until_ready(
+        evaluate(state.params, state.batch_stats, images, start)
+      )
+
+  call()
+  return call
+
+
+def _time(call: Callable[[], None]) -> float:
+  started = time.perf_counter()
+  call()
+  return time.perf_counter() - started
+
+
+def _run(
+  config: config_lib.Config, epochs: int
+) -> tuple[list[dict[str, Any]], float, int]:
+  """The rows of a run, the seconds that it took, its late compilations.
+
+  Late are those after the first row of figures.
+  """
+  with tempfile.TemporaryDirectory() as directory:
+    run_dir = pathlib.Path(directory) / 'run'
+    metrics = run_dir / 'metrics.jsonl'
+    late = 0
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+      nonlocal late
+      is_late = metrics.exists() and metrics.stat().st_size > 0
+      late += event == _COMPILATION and is_late
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+      summary = loop.run(
+        dataclasses.replace(config, epochs=epochs),
+        run_dir,
+        console=rich.console.Console(file=io.StringIO()),
+      )
+    finally:
+      jax.monitoring.unregister_event_duration_listener(listen)
+    lines = metrics.read_text(encoding='utf-8').splitlines()
+  return [json.loads(line) for line in lines], summary['seconds'], late
+
+
+if __name__ == '__main__':
+  harness.main('loop_overhead', measure, tables)

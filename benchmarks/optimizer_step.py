@@ -1,0 +1,226 @@
+"""The optimizer's step alone, on the tensors of WRN-28-10.
+
+LCAM beside the optimizers that someone would take instead, in Optax and in
+PyTorch: time, bytes as XLA counts them, state, and the share of the speed at
+which this machine copies memory.
+"""
+
+from collections.abc import Callable
+import concurrent.futures
+import importlib.util
+import os
+from typing import Any
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from benchmarks import harness
+import models
+import optax_lcam
+
+_LEARNING_RATE = 0.1
+_MOMENTUM = 0.9
+_WEIGHT_DECAY = 5e-4
+_BASELINE = 'optax.sgd'
+
+
+def measure(quick: bool) -> harness.Results:
+  """Times a step of each optimizer."""
+  depth, widen_factor, rounds = (10, 1, 3) if quick else (28, 10, 31)
+  params = _params(depth, widen_factor)
+  steps: dict[str, Callable[[], object]] = {}
+  facts: dict[str, dict[str, float]] = {}
+  for name, optimizer in _optimizers().items():
+    steps[name], facts[name] = _jax_step(optimizer, params)
+  if importlib.util.find_spec('torch') is not None:
+    for name, options in (
+      ('torch SGD foreach', {'foreach': True}),
+      ('torch SGD fused', {'fused': True}),
+    ):
+      steps[name], facts[name] = _torch_step(options, params)
+  size = sum(leaf.size for leaf in params)
+  copies = _copies(size)
+  samples = harness.interleave({**steps, **copies}, rounds=rounds)
+
+  # A copy reads and writes each byte once.
+  copy_rates = {name: harness.rate(8 * size, samples[name]) for name in copies}
+  fastest = max(copies, key=lambda name: copy_rates[name]['median'])
+  results = {}
+  for name in steps:
+    results[name] = {
+      'seconds': harness.summarize(samples[name]),
+      'to_sgd': harness.ratio(samples[name], samples[_BASELINE]),
+      **facts[name],
+    }
+    if 'bytes_accessed' in facts[name]:
+      byte_time = facts[name]['bytes_accessed'] / (8 * size)
+      results[name]['share_of_copy'] = harness.summarize(
+        [
+          byte_time * copied / taken
+          for copied, taken in zip(samples[fastest], samples[name], strict=True)
+        ]
+      )
+  return {
+    'network': f'WRN-{depth}-{widen_factor}',
+    'parameters': size,
+    'copy_bytes_per_second': copy_rates,
+    'fastest_copy': fastest,
+    'optimizers': results,
+  }
+
+
+def tables(results: harness.Results) -> str:
+  """The results as Markdown."""
+  rows = []
+  for name, row in results['optimizers'].items():
+    counted = 'bytes_accessed' in row
+    rows.append(
+      [
+        name,
+        harness.spread(row['seconds'], 1, 1e3),
+        harness.spread(row['to_sgd'], 3),
+        f'{row["bytes_accessed"] / 1e6:,.0f}' if counted else '–',
+        f'{row["state_bytes"] / 1e6:,.1f}',
+        harness.spread(row['share_of_copy'], 0, 100) if counted else '–',
+      ]
+    )
+  optimizers = harness.table(
+    [
+      f'{results["network"]}, {results["parameters"]:,} parameters',
+      'ms a step',
+      'to optax.sgd',
+      'MB accessed',
+      'MB state',
+      '% of copy speed',
+    ],
+    rows,
+  )
+  copies = harness.table(
+    ['copy of as many bytes', 'GB/s read and written'],
+    [
+      [name, harness.spread(speed, 1, 1e-9)]
+      for name, speed in results['copy_bytes_per_second'].items()
+    ],
+  )
+  return f'{optimizers}\n\n{copies}'
+
+
+def _params(depth: int, widen_factor: int) -> list[jax.Array]:
+  model = nnx.eval_shape(
+    lambda: models.WideResNet(depth, widen_factor, rngs=nnx.Rngs(0))
+  )
+  leaves = jax.tree.leaves(nnx.state(model, nnx.Param))
+  keys = jax.random.split(jax.random.key(0), len(leaves))
+  return [
+    0.1 * jax.random.normal(key, leaf.shape)
+    for key, leaf in zip(keys, leaves, strict=True)
+  ]
+
+
+def _optimizers() -> dict[str, optax.GradientTransformationExtraArgs]:
+  made = {
+    'optax_lcam.lcam_sgd': optax_lcam.lcam_sgd(
+      _LEARNING_RATE, weight_decay=_WEIGHT_DECAY
+    ),
+    _BASELINE: optax.chain(
+      optax.add_decayed_weights(_WEIGHT_DECAY),
+      optax.sgd(_LEARNING_RATE, _MOMENTUM),
+    ),
+    'optax.adamw': optax.adamw(1e-3, weight_decay=_WEIGHT_DECAY),
+    'optax.contrib.momo': optax.contrib.momo(
+      _LEARNING_RATE, _MOMENTUM, weight_decay=_WEIGHT_DECAY
+    ),
+  }
+  return {
+    name: optax.with_extra_args_support(optimizer)
+    for name, optimizer in made.items()
+  }
+
+
+def _jax_step(
+  optimizer: optax.GradientTransformationExtraArgs, start: list[jax.Array]
+) -> tuple[Callable[[], None], dict[str, float]]:
+  def step(params: Any, grads: Any, state: Any, loss: jax.Array) -> Any:
+    updates, state = optimizer.update(grads, state, params, value=loss)
+    return optax.apply_updates(params, updates), state
+
+  state = jax.jit(optimizer.init)(start)
+  loss = jnp.float32(2.0)
+  compiled = (
+    jax.jit(step, donate_argnums=(0, 2))
+    .lower(start, start, state, loss)
+    .compile()
+  )
+  # The step is given its own: `start` is everyone's gradient.
+  params = jax.tree.map(jnp.copy, start)
+
+  def call() -> None:
+    nonlocal params, state
+    params, state = compiled(params, start, state, loss)
+    jax.block_until_ready((params, state))
+
+  costs = compiled.cost_analysis() or {}
+  return call, {
+    'bytes_accessed': costs['bytes accessed'],
+    'state_bytes': sum(leaf.nbytes for leaf in jax.tree.leaves(state)),
+  }
+
+
+def _torch_step(
+  options: dict[str, Any], start: list[jax.Array]
+) -> tuple[Callable[[], None], dict[str, float]]:
+  import torch
+
+  params = [torch.from_numpy(np.array(leaf)) for leaf in start]
+  for param in params:
+    param.grad = param.clone()
+  optimizer = torch.optim.SGD(
+    params,
+    _LEARNING_RATE,
+    momentum=_MOMENTUM,
+    weight_decay=_WEIGHT_DECAY,
+    **options,
+  )
+  state_bytes = sum(param.nbytes for param in params)
+  return optimizer.step, {'state_bytes': state_bytes}
+
+
+def _copies(size: int) -> dict[str, Callable[[], object]]:
+  """Ways to copy float32 numbers, the fastest of which is the ceiling."""
+  source = np.ones(size, np.float32)
+  target = np.zeros(size, np.float32)
+  threads = os.cpu_count() or 1
+  pool = concurrent.futures.ThreadPoolExecutor(threads)
+  parts = list(
+    zip(
+      np.array_split(source, threads),
+      np.array_split(target, threads),
+      strict=True,
+    )
+  )
+
+  def copy_parts() -> None:
+    # NumPy lets go of Python's lock meanwhile.
+    list(pool.map(lambda part: np.copyto(part[1], part[0]), parts))
+
+  numbers = jnp.asarray(source)
+  copy = jax.jit(jnp.copy).lower(numbers).compile()
+  in_place = jax.jit(jnp.negative, donate_argnums=0).lower(numbers).compile()
+  changing = jnp.copy(numbers)
+
+  def change() -> None:
+    nonlocal changing
+    changing = jax.block_until_ready(in_place(changing))
+
+  return {
+    'NumPy, a thread a core': copy_parts,
+    'XLA, to new memory': lambda: jax.block_until_ready(copy(numbers)),
+    'XLA, in place': change,
+  }
+
+
+if __name__ == '__main__':
+  harness.main('optimizer_step', measure, tables)

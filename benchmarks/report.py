@@ -1,0 +1,50 @@
+"""Puts the tables of the records into README.md.
+
+Each table stands between two comments that name its benchmark.
+"""
+
+import importlib
+import json
+import pathlib
+
+from benchmarks import harness
+
+README = pathlib.Path(__file__).parent / 'README.md'
+NAMES = (
+  'optimizer_step',
+  'training',
+  'loop_overhead',
+  'start',
+  'many_seeds',
+  'scale',
+  'memory',
+)
+
+
+def main() -> None:
+  """Writes the README anew."""
+  text = README.read_text(encoding='utf-8')
+  README.write_text(render(text), encoding='utf-8')
+
+
+def render(text: str) -> str:
+  """The text with the tables of the records as they are now."""
+  for name in NAMES:
+    path = harness.RECORDS / f'{name}.json'
+    if not path.exists():
+      continue
+    record = json.loads(path.read_text(encoding='utf-8'))
+    module = importlib.import_module(f'benchmarks.{name}')
+    begin, end = f'<!-- {name} -->', f'<!-- end of {name} -->'
+    before, rest = text.split(begin)
+    _, after = rest.split(end)
+    where = harness.describe(record['environment'])
+    text = (
+      f'{before}{begin}\n\n{where}\n\n{module.tables(record["results"])}\n\n'
+      f'{end}{after}'
+    )
+  return text
+
+
+if __name__ == '__main__':
+  main()
