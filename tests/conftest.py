@@ -4,9 +4,12 @@ import atexit
 import os
 import pathlib
 import shutil
+import sys
 import tempfile
 
 import pytest
+
+from tests import no_network
 
 # Eight simulated devices, for the tests of sharding.
 _DEVICES = '--xla_force_host_platform_device_count=8'
@@ -19,6 +22,8 @@ atexit.register(shutil.rmtree, _CACHE, ignore_errors=True)
 os.environ['XDG_CACHE_HOME'] = _CACHE
 os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{_CACHE}/compiled'
 os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+
+sys.addaudithook(no_network.refuse)
 
 _REPOSITORY = pathlib.Path(__file__).parents[1]
 

@@ -2,10 +2,13 @@
 
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import tomllib
 import zipfile
+
+import pytest
 
 _REPOSITORY = pathlib.Path(__file__).parents[1]
 _README = (_REPOSITORY / 'README.md').read_text()
@@ -40,6 +43,43 @@ def test_the_extras_are_those_promised():
   assert extras.keys() >= {'train', 'test', 'cuda12', 'cuda13', 'tpu'}
   assert extras['cuda12'] == ['jax[cuda12]']
   assert project['requires-python'] == '>=3.11'
+
+
+def test_nothing_looks_outside(tmp_path):
+  """Neither an import nor a run: what it tries is told, and not let through."""
+  program = f"""
+import atexit, runpy, sys
+from tests import no_network
+tried = []
+def watch(event, arguments):
+  try:
+    no_network.refuse(event, arguments)
+  except ConnectionRefusedError as refused:
+    tried.append(str(refused))
+    raise
+sys.addaudithook(watch)
+atexit.register(lambda: print('tried:', tried))
+import optax_lcam, optax_lcam.flax, models
+sys.argv = ['train', 'run', '--epochs', '1', '--train-examples', '64',
+            '--run-dir', {str(tmp_path / 'run')!r}]
+runpy.run_module('train', run_name='__main__')
+"""
+  finished = subprocess.run(
+    [sys.executable, '-c', program],
+    cwd=_REPOSITORY,
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert finished.stdout.splitlines()[-1] == 'tried: []'
+  assert (tmp_path / 'run' / 'summary.json').exists()
+
+
+def test_the_network_would_be_noticed():
+  with pytest.raises(ConnectionRefusedError):
+    socket.create_connection(('192.0.2.1', 80), timeout=1)
+  with pytest.raises(ConnectionRefusedError):
+    socket.getaddrinfo('example.org', 80)
 
 
 def test_the_wheel_holds_the_optimizer_alone(tmp_path):

@@ -11,9 +11,11 @@ checksums that are saved with it.
 from collections.abc import Callable, Sequence
 import hashlib
 import logging
+import os
 import pathlib
 import shutil
 import sys
+import tempfile
 from typing import Any
 
 import jax
@@ -28,6 +30,9 @@ from train.step import TrainState
 
 _KEEP = 2
 
+# Bytes of names, shapes and checksums.
+_ROOM_FOR_THE_REST = 1_000_000
+
 
 class DamagedError(Exception):
   """A checkpoint cannot be read, or is not what was saved."""
@@ -41,6 +46,11 @@ class Checkpoints:
     self._steps_per_epoch = steps_per_epoch
     if not processes.is_first():
       return
+    # Orbax and its libraries also show the traces of their threads. What is
+    # wrong is said below.
+    for name in ('absl', 'asyncio'):
+      logging.getLogger(name).setLevel(logging.CRITICAL)
+    sys.unraisablehook = _ignore_closed_loops
     with run_directory.writing(self.directory):
       self.directory.mkdir(exist_ok=True)
     self._manager = ocp.CheckpointManager(
@@ -73,12 +83,8 @@ class Checkpoints:
       return
     leaves = {**jax.device_get(_by_name(state)), **self._pad(measured)}
     checksums = {name: _sha256(leaf) for name, leaf in leaves.items()}
-    sys.unraisablehook = _without_late_writers
-    # What it logs with a traceback it also raises.
-    logging.getLogger('absl').setLevel(logging.CRITICAL)
     try:
-      if not self.directory.is_dir():
-        raise FileNotFoundError('the directory is gone')
+      self._reserve(sum(leaf.nbytes for leaf in leaves.values()))
       self._manager.save(
         step,
         args=ocp.args.Composite(
@@ -180,6 +186,15 @@ class Checkpoints:
     if processes.is_first():
       self._manager.close()
 
+  def _reserve(self, size: int) -> None:
+    """Raises OSError if there is no directory, or no room for so many bytes.
+
+    Orbax would notice too, after it has written a part, and say so at length.
+    """
+    with tempfile.TemporaryFile(dir=self.directory) as file:
+      if hasattr(os, 'posix_fallocate'):
+        os.posix_fallocate(file.fileno(), 0, size + _ROOM_FOR_THE_REST)
+
   def _pad(self, measured: Sequence[StepMetrics]) -> dict[str, np.ndarray]:
     """Metrics of an epoch by name, of one shape however many there are."""
     padded = {}
@@ -258,6 +273,12 @@ def _find_newest(
   return 0
 
 
+def _ignore_closed_loops(unraisable: Any) -> None:
+  """TensorStore tells of its later failures a loop that Orbax has closed."""
+  if str(unraisable.exc_value) != 'Event loop is closed':
+    sys.__unraisablehook__(unraisable)
+
+
 def _by_name(state: TrainState) -> dict[str, jax.Array]:
   """The leaves by their path.
 
@@ -268,16 +289,6 @@ def _by_name(state: TrainState) -> dict[str, jax.Array]:
     jax.tree_util.keystr(path, simple=True, separator='.'): leaf
     for path, leaf in jax.tree.leaves_with_path(state)
   }
-
-
-def _without_late_writers(unraisable: Any) -> None:
-  """Shows what is raised where no one can catch it, but for one thing.
-
-  After a write that failed, Orbax closes the event loop to which its other
-  writers still report.
-  """
-  if str(unraisable.exc_value) != 'Event loop is closed':
-    sys.__unraisablehook__(unraisable)
 
 
 def _sha256(leaf: Any) -> str:

@@ -196,6 +196,9 @@ class Config:
   """Most training steps in one compiled program. Default: 1 on a CPU, where
   convolutions inside of a loop are slow, else 100."""
 
+  deterministic: bool = False
+  """GPU: only operations that give the same bits each time. Slower."""
+
   checkpoint_every: int = 1
   """Epochs between checkpoints."""
 
@@ -355,6 +358,7 @@ FREE_TO_CHANGE = frozenset(
     'follow_run',
     'eval_batch_size',
     'steps_per_dispatch',
+    'deterministic',
     'checkpoint_every',
     'checkpoint_seconds',
   }

@@ -307,6 +307,10 @@ def run_together(
   order = order_of_epoch(
     order_key, processes.replicate(np.int32(0), replicated)
   )
+  # Also keeps XLA from choosing algorithms by how fast they happen to be.
+  compiler_options: dict[str, str | bool] = {
+    'xla_gpu_deterministic_ops': config.deterministic
+  }
   compiled_train = {
     (size, steps): jax.jit(
       over_runs(
@@ -317,7 +321,7 @@ def run_together(
       out_shardings=replicated,
     )
     .lower(state, train_images, order, keys)
-    .compile()
+    .compile(compiler_options)
     for size, steps in {*plan_epoch(), *plan_epoch(steps_done)}
   }
   eval_starts = processes.replicate(
@@ -335,7 +339,7 @@ def run_together(
       out_shardings=replicated,
     )
     .lower(state.params, state.batch_stats, test_images, eval_starts[0])
-    .compile()
+    .compile(compiler_options)
   )
 
   @functools.partial(jax.jit, out_shardings=replicated)

@@ -105,7 +105,8 @@ class MetricsLog:
     self._events: event_file_writer.EventsWriter | None = None
 
     def reopen() -> list[dict[str, Any]]:
-      rows = [row for row in read_rows(jsonl) if row['epoch'] <= epochs_done]
+      with run_directory.writing(jsonl):
+        rows = [row for row in read_rows(jsonl) if row['epoch'] <= epochs_done]
       run_directory.replace_text(
         jsonl, ''.join(json.dumps(row) + '\n' for row in rows)
       )

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from typing import Any, TypeVar
@@ -58,6 +59,8 @@ def group(
   """
   # JAX's own handler of SIGTERM would hide it from train.interruption.
   jax.config.update('jax_enable_preemption_service', False)
+  if coordinator is not None and process_id != 0:
+    _wait_for(coordinator)
   try:
     jax.distributed.initialize(
       coordinator,
@@ -67,9 +70,12 @@ def group(
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
     )
   except Exception as error:
+    reason = str(error).splitlines()[0]
     raise errors.UsageError(
-      'The processes cannot be connected at --coordinator'
-      f' {coordinator or "(not given)"}: {str(error).splitlines()[0]}'
+      f'--distributed finds no cluster: {reason} Name the processes with'
+      ' --coordinator, --process-id and --process-count.'
+      if coordinator is None
+      else f'--coordinator {coordinator} cannot be reached: {reason}'
     ) from error
   try:
     yield
@@ -86,6 +92,22 @@ def group(
       f' cannot be reached ({str(error).splitlines()[0]}). The same commands on'
       ' all of them go on from the last checkpoint.'
     ) from error
+
+
+def _wait_for(coordinator: str) -> None:
+  """Until the first process listens. JAX would end this one without a word."""
+  host, _, port = coordinator.rpartition(':')
+  deadline = time.monotonic() + _CONNECT_SECONDS
+  while True:
+    try:
+      socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
+      return
+    except OSError as error:
+      if time.monotonic() > deadline:
+        raise errors.UsageError(
+          f'--coordinator {coordinator} cannot be reached: {error}.'
+        ) from error
+      time.sleep(0.2)
 
 
 def is_first() -> bool:

@@ -168,15 +168,50 @@ class TestCifar:
       data.load('cifar10', tmp_path)
     assert not list(cache.glob('*'))
 
-  def test_a_missing_shard(self, cifar_dir, tmp_path, cache):
+  @pytest.mark.parametrize(
+    ('file', 'change', 'complaint'),
+    [
+      ('*train*-00003-of-*', None, 'train split of cifar10'),
+      ('*train*-00000-of-*', lambda b: b[: len(b) // 2], 'train split of'),
+      ('*train*-00000-of-*', lambda b: b[:-100], 'train split of cifar10'),
+      ('*train*-00000-of-*', lambda b: b'', 'train split of cifar10'),
+      (
+        'dataset_info.json',
+        lambda b: b.replace(b'"3.0.2"', b'"4.0.0"'),
+        '3.0.2.*4.0.0',
+      ),
+      ('dataset_info.json', lambda b: b[:200], 'cifar10 in .* cannot be read'),
+      ('dataset_info.json', None, 'not prepared in'),
+    ],
+    ids=[
+      'shard missing', 'shard cut in half', 'shard cut at its end',
+      'shard empty', 'other version', 'description cut',
+      'description missing',
+    ],
+  )  # fmt: skip
+  def test_files_that_lie(
+    self, cifar_dir, tmp_path, cache, file, change, complaint, monkeypatch
+  ):
+    find_spec = cifar.importlib.util.find_spec
+    monkeypatch.setattr(
+      cifar.importlib.util,
+      'find_spec',
+      lambda name: None if name == 'tensorflow' else find_spec(name),
+    )
     source = cifar_dir / 'cifar10' / '3.0.2'
     copy = tmp_path / 'cifar10' / '3.0.2'
     copy.mkdir(parents=True)
-    for file in source.iterdir():
-      if 'train' not in file.name or '00003' not in file.name.split('-of-')[0]:
-        (copy / file.name).symlink_to(file)
-    with pytest.raises(errors.UsageError, match='train split of cifar10'):
+    for path in source.iterdir():
+      (copy / path.name).symlink_to(path)
+    (changed,) = copy.glob(file)
+    content = changed.read_bytes()
+    changed.unlink()
+    if change is not None:
+      changed.write_bytes(change(content))
+    with pytest.raises(errors.UsageError, match=complaint) as caught:
       data.load('cifar10', tmp_path)
+    assert '\n' not in str(caught.value)
+    assert not list(cache.glob('*'))
 
 
 class TestArrayCache:
@@ -225,6 +260,34 @@ class TestArrayCache:
     (cache / 'key' / 'manifest.json').write_text(json.dumps(manifest))
     arrays = array_cache.load_or_build('key', lambda: _ARRAYS)
     np.testing.assert_array_equal(arrays['a'], _ARRAYS['a'])
+
+  def test_two_programs_that_build_it_at_once(self, tmp_path):
+    program = (
+      'import pathlib, sys, time\n'
+      'import numpy as np\n'
+      'from train.data import array_cache\n'
+      'root = pathlib.Path(sys.argv[1])\n'
+      'array_cache.root = lambda: root / "arrays"\n'
+      'def build():\n'
+      '  (root / f"ready-{sys.argv[2]}").touch()\n'
+      '  while len(list(root.glob("ready-*"))) < 4: time.sleep(0.001)\n'
+      '  return {"a": np.arange(10**6)}\n'
+      'arrays = array_cache.load_or_build("key", build)\n'
+      'assert (arrays["a"] == np.arange(10**6)).all()\n'
+    )
+    builders = [
+      subprocess.Popen([sys.executable, '-c', program, tmp_path, str(i)])
+      for i in range(4)
+    ]
+    assert [builder.wait(timeout=300) for builder in builders] == [0] * 4
+    assert [path.name for path in (tmp_path / 'arrays').iterdir()] == ['key']
+    # What they have left is whole: a fifth has nothing to build.
+    for ready in tmp_path.glob('ready-*'):
+      ready.unlink()
+    subprocess.run(
+      [sys.executable, '-c', program, tmp_path, '4'], check=True, timeout=300
+    )
+    assert not list(tmp_path.glob('ready-*'))
 
   def test_no_place_to_keep_it_is_no_error(self, monkeypatch, tmp_path):
     (tmp_path / 'file').write_text('in the way')

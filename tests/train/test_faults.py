@@ -6,15 +6,16 @@ that of a run to which nothing happened.
 
 import io
 import json
-import pathlib
+import os
 import random
-import resource
+import shutil
 import signal
 import time
 
 import pytest
 import rich.console
 
+from tests.train import damage
 from tests.train import processes
 from train import config as config_lib
 from train import errors
@@ -102,12 +103,7 @@ def test_a_disk_that_is_full(undisturbed, tmp_path):
   with processes.start(*flags) as process:
     _wait_for_checkpoints(directory, 5, process)
     process.send_signal(signal.SIGKILL)
-
-  def no_room():
-    # No file may grow beyond that: as a full disk, it fails in the middle.
-    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
-
-  full = processes.train(*flags, preexec_fn=no_room)
+  full = processes.train(*flags, preexec_fn=damage.no_room)
   assert full.returncode == 1, full.stderr
   assert 'cannot be written' in full.stderr
   assert 'Traceback' not in full.stderr
@@ -115,6 +111,97 @@ def test_a_disk_that_is_full(undisturbed, tmp_path):
   assert resumed.returncode == 0, resumed.stderr
   assert 'going on after epoch' in resumed.stderr
   _assert_the_same_end(directory, undisturbed)
+
+
+@pytest.mark.parametrize(
+  'name', ['config.tmp', 'metrics.tmp', 'summary.tmp', 'metrics.jsonl']
+)
+def test_a_file_that_cannot_be_written(name, tmp_path):
+  """A directory in its place stands in for whatever else can be wrong."""
+  directory = tmp_path / 'run'
+  expected, _ = _run(tmp_path / 'undisturbed')
+  if name == 'metrics.jsonl':
+    _run(directory)
+    _pretend_it_was_cut_off(directory)
+    (directory / name).unlink()
+    shutil.rmtree(directory / 'checkpoints' / '12')
+  (directory / name).mkdir(parents=True)
+  with pytest.raises((errors.RunError, errors.UsageError), match='run'):
+    _run(directory)
+  (directory / name).rmdir()
+  if name != 'metrics.jsonl':
+    summary, _ = _run(directory)
+    assert summary['params_sha256'] == expected['params_sha256']
+
+
+def test_a_disk_that_is_full_of_everything_but_metrics(tmp_path, monkeypatch):
+  """Full just when a row is written: the run ends, and goes on from there."""
+  expected, _ = _run(tmp_path / 'undisturbed')
+  directory = tmp_path / 'run'
+  append = loop.metrics.MetricsLog.append
+  fsync = os.fsync
+
+  def append_to_full(self, row):
+    def full(_):
+      raise OSError(28, 'No space left on device')
+
+    with monkeypatch.context() as patch:
+      if row['epoch'] == 2:
+        patch.setattr(os, 'fsync', full)
+      append(self, row)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(loop.metrics.MetricsLog, 'append', append_to_full)
+    with pytest.raises(errors.RunError, match='No space left on device'):
+      _run(directory)
+  assert fsync is os.fsync
+  summary, shown = _run(directory)
+  assert 'going on after epoch 1' in shown
+  assert summary['params_sha256'] == expected['params_sha256']
+  assert processes.read_rows(directory) == processes.read_rows(
+    tmp_path / 'undisturbed'
+  )
+
+
+def _no_rights(path):
+  """Makes a directory that this user may not write; root always may."""
+  if os.geteuid() == 0:
+    pytest.skip('root may write everywhere')
+  path.chmod(0o555)
+
+
+def test_a_run_directory_that_may_not_be_written(tmp_path):
+  directory = tmp_path / 'run'
+  _run(directory, epochs=1)
+  _pretend_it_was_cut_off(directory)
+  _no_rights(directory)
+  for used in (directory, directory / 'new'):
+    with pytest.raises(errors.UsageError, match='cannot be written'):
+      _run(used, epochs=1)
+
+
+def test_a_run_directory_where_there_can_be_none():
+  finished = processes.train('run', '--run-dir', '/proc/run')
+  assert finished.returncode == 2
+  assert '--run-dir /proc/run cannot be written' in finished.stderr
+  assert len(finished.stderr.splitlines()) == 1
+
+
+def test_a_run_directory_that_vanishes(undisturbed, tmp_path):
+  directory = tmp_path / 'run'
+  with processes.start(*_FLAGS, '--run-dir', directory) as process:
+    _wait_for_checkpoints(directory, 5, process)
+    directory.rename(tmp_path / 'elsewhere')
+    _, message = process.communicate(timeout=300)
+  assert process.returncode == 1
+  assert f'{directory}' in message
+  assert 'Traceback' not in message
+  # Nothing is put in its place, and what there was can go on.
+  assert not (directory / 'config.json').exists()
+  moved = tmp_path / 'elsewhere'
+  resumed = processes.train(*_FLAGS, '--run-dir', moved)
+  assert resumed.returncode == 0, resumed.stderr
+  _assert_the_same_end(moved, undisturbed)
 
 
 # ---------------------------------------------------------- damaged checkpoints
@@ -135,43 +222,12 @@ def _pretend_it_was_cut_off(directory):
   (directory / 'summary.json').write_text('{"status": "incomplete"}')
 
 
-def _largest_file(directory):
-  files = [path for path in directory.rglob('*') if path.is_file()]
-  return max(files, key=lambda path: path.stat().st_size)
-
-
-def _truncate(newest: pathlib.Path):
-  path = _largest_file(newest)
-  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
-def _flip_a_bit(newest: pathlib.Path):
-  path = _largest_file(newest)
-  content = bytearray(path.read_bytes())
-  content[len(content) // 2] ^= 1
-  path.write_bytes(content)
-
-
-def _empty(newest: pathlib.Path):
-  for path in sorted(newest.rglob('*'), reverse=True):
-    if path.is_dir():
-      path.rmdir()
-    else:
-      path.unlink()
-
-
-def _remove_a_file(newest: pathlib.Path):
-  _largest_file(newest).unlink()
-
-
-@pytest.mark.parametrize(
-  'damage', [_truncate, _flip_a_bit, _empty, _remove_a_file]
-)
-def test_the_checkpoint_before_a_damaged_one_is_used(damage, tmp_path):
+@pytest.mark.parametrize('harm', damage.ALL)
+def test_the_checkpoint_before_a_damaged_one_is_used(harm, tmp_path):
   expected, _ = _run(tmp_path)
   rows = processes.read_rows(tmp_path)
   _pretend_it_was_cut_off(tmp_path)
-  damage(tmp_path / 'checkpoints' / '12')
+  harm(tmp_path / 'checkpoints' / '12')
   summary, shown = _run(tmp_path)
   assert f'{tmp_path / "checkpoints" / "12"} is damaged' in shown
   assert 'going on after epoch 2' in shown
@@ -185,7 +241,7 @@ def test_a_run_never_starts_from_zero_silently(tmp_path):
   _run(tmp_path)
   _pretend_it_was_cut_off(tmp_path)
   for step in ('8', '12'):
-    _flip_a_bit(tmp_path / 'checkpoints' / step)
+    damage.flip_a_bit(tmp_path / 'checkpoints' / step)
   with pytest.raises(errors.UsageError, match='can be read'):
     _run(tmp_path)
 

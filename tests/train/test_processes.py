@@ -95,6 +95,27 @@ def test_processes_with_different_settings(tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
+def test_where_there_is_no_cluster(tmp_path):
+  finished = processes.train(
+    *_FLAGS, '--distributed', '--run-dir', tmp_path / 'run'
+  )
+  assert finished.returncode == 2
+  assert '--distributed finds no cluster' in finished.stderr
+  assert len(finished.stderr.splitlines()) == 1
+  assert not (tmp_path / 'run').exists()
+
+
+@pytest.mark.slow
+def test_where_there_is_no_first_process(tmp_path):
+  finished = processes.train(
+    *_FLAGS, '--coordinator', 'localhost:1', '--process-id', 1,
+    '--process-count', 2, '--run-dir', tmp_path / 'run',
+  )  # fmt: skip
+  assert finished.returncode == 2
+  assert '--coordinator localhost:1 cannot be reached' in finished.stderr
+  assert len(finished.stderr.splitlines()) == 1
+
+
 @pytest.mark.slow
 def test_what_one_process_finds_wrong_ends_all(tmp_path):
   flags = [*_FLAGS, '--run-dir', tmp_path / 'run']

@@ -55,7 +55,14 @@ def _prepared_builder(name: str, data_dir: pathlib.Path | None) -> Any:
 
   # An absent directory is reported below, in one sentence.
   logging.getLogger('absl').setLevel(logging.ERROR)
-  builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
+  try:
+    builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
+  except Exception as error:
+    reason = str(error).split(': ', 1)[-1]
+    raise errors.UsageError(
+      f'{name} in {data_dir or "the default directory"} cannot be read:'
+      f' {reason}'
+    ) from error
   if builder.is_prepared():
     return builder
   directory = data_dir or pathlib.Path(builder.data_dir).parents[1]
