@@ -1,7 +1,4 @@
-"""Configuration of the documentation.
-
-    sphinx-build --fail-on-warning docs build/docs
-"""
+"""Configuration of the documentation: `sphinx-build -W docs build/docs`."""
 
 import importlib.metadata
 import os
@@ -62,7 +59,10 @@ def _write_experiments(out: pathlib.Path) -> None:
   """The table of experiments, from the experiments themselves."""
   from train import experiments
 
-  lines = ['| experiment | what it is | time of one run |', '| --- | --- | --- |']
+  lines = [
+    '| experiment | what it is | time of one run |',
+    '| --- | --- | --- |',
+  ]
   lines += [
     f'| `{e.name}` | {e.summary} | {e.duration} |'
     for e in experiments.EXPERIMENTS.values()

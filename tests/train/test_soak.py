@@ -44,9 +44,14 @@ def _after_some_checkpoints(number):
   return fault
 
 
-def _newest(directory):
+def _checkpoints(directory):
+  # A write that was cut off leaves a folder whose name is more than a number.
   found = [p.name for p in directory.glob('checkpoints/*')]
-  return max((int(name) for name in found if name.isdigit()), default=0)
+  return [int(name) for name in found if name.isdigit()]
+
+
+def _newest(directory):
+  return max(_checkpoints(directory), default=0)
 
 
 _OF_A_PROCESS = {
@@ -78,10 +83,10 @@ def _rows(directory):
 def _disturb(kind, directory, rng):
   """Does it; whether the program answered as it should."""
   if kind == _DAMAGED:
-    steps = directory / 'checkpoints'
-    if len(list(steps.glob('[0-9]*'))) < 2:
+    if len(_checkpoints(directory)) < 2:
       return None
-    rng.choice(damage.ALL)(steps / str(_newest(directory)))
+    newest = directory / 'checkpoints' / str(_newest(directory))
+    rng.choice(damage.ALL)(newest)
     return True
   flags = (*_FLAGS, '--run-dir', directory)
   if kind == 'disk full':
