@@ -1,68 +1,52 @@
-"""Memory of a training step, as XLA plans it. Nothing is allocated.
+"""Memory of a training step, as XLA plans it, and what `--remat` costs.
 
-With float32 and with bfloat16 activations, and with `jax.checkpoint` around
-each block, which computes a block's activations again instead of keeping them.
+With float32 and with bfloat16 activations, as it is and with `--remat`, which
+computes the activations of each block again instead of keeping them. Nothing is
+allocated for the plans; the time is that of a small network's steps.
 """
 
-from collections.abc import Callable
 from typing import Any
-
-from flax import nnx
-import jax
-import jax.numpy as jnp
 
 from benchmarks import harness
 from benchmarks import workload
-import models
 from train import config as config_lib
 
-
-class RematWideResNet(models.WideResNet):
-  """A WideResNet that keeps the inputs of its blocks alone."""
-
-  def __call__(
-    self, images: jax.Array, *, rngs: nnx.Rngs | None = None
-  ) -> jax.Array:
-    x = self.stem(images.astype(self.dtype))
-    for block in self.blocks:
-      x = nnx.remat(lambda block, x: block(x, rngs=rngs))(block, x)
-    x = nnx.relu(self.norm(x))
-    return self.head(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
-
-
-_MODELS: dict[str, Callable[..., nnx.Module]] = {
-  'as it is': models.WideResNet,
-  'blocks computed again': RematWideResNet,
-}
+_REMAT = {'as it is': False, '--remat': True}
 
 
 def measure(quick: bool) -> harness.Results:
-  """Compiles the step of each kind and reads XLA's plan."""
-  depth, widen_factor, batch_size = (10, 1, 8) if quick else (28, 10, 128)
-  dataset = workload.noise(batch_size)
+  """Reads XLA's plan for each kind of step, and times some."""
+  network = (10, 1, 8) if quick else (28, 10, 128)
   programs: dict[str, Any] = {}
   for dtype in ('float32', 'bfloat16'):
-    for name, model in _MODELS.items():
-      config = config_lib.Config(
-        dataset='cifar10',
-        depth=depth,
-        widen_factor=widen_factor,
-        batch_size=batch_size,
-        dtype=dtype,
-      )
-      prepared = workload.Workload(config, dataset, model=model)
+    for name, remat in _REMAT.items():
+      prepared = _workload(*network, dtype=dtype, remat=remat)
       programs[f'{dtype}, {name}'] = _plan(prepared.lower().compile())
+
+  small = (10, 1, 8) if quick else (16, 2, 64)
+  steps = {
+    name: _workload(*small, remat=remat).start()
+    for name, remat in _REMAT.items()
+  }
+  samples = harness.interleave(
+    {name: lambda s=step: s(1) for name, step in steps.items()},  # type: ignore[misc]
+    rounds=3 if quick else 15,
+    seconds=60,
+  )
   return {
-    'network': f'WRN-{depth}-{widen_factor}, batch {batch_size}',
+    'network': _name(*network),
     'programs': programs,
+    'timed_network': _name(*small),
+    'seconds': {name: harness.summarize(s) for name, s in samples.items()},
+    'remat_to_plain': harness.ratio(samples['--remat'], samples['as it is']),
   }
 
 
 def tables(results: harness.Results) -> str:
   """The results as Markdown."""
   programs = results['programs']
-  least = programs['float32, as it is']
-  return harness.table(
+  first = programs['float32, as it is']
+  plans = harness.table(
     [
       results['network'],
       'peak GB',
@@ -79,12 +63,41 @@ def tables(results: harness.Results) -> str:
         f'{plan["temporary_bytes"] / 1e9:.2f}',
         f'{plan["argument_bytes"] / 1e9:.2f}',
         f'{plan["flops"] / 1e12:.2f}',
-        f'{plan["peak_bytes"] / least["peak_bytes"]:.2f}',
-        f'{plan["flops"] / least["flops"]:.2f}',
+        f'{plan["peak_bytes"] / first["peak_bytes"]:.2f}',
+        f'{plan["flops"] / first["flops"]:.2f}',
       ]
       for name, plan in programs.items()
     ],
   )
+  times = harness.table(
+    [f'{results["timed_network"]}, float32', 'ms a step', 'to the first'],
+    [
+      ['as it is', harness.spread(results['seconds']['as it is'], 1, 1e3), '1'],
+      [
+        '--remat',
+        harness.spread(results['seconds']['--remat'], 1, 1e3),
+        harness.spread(results['remat_to_plain'], 2),
+      ],
+    ],
+  )
+  return f'{plans}\n\n{times}'
+
+
+def _name(depth: int, widen_factor: int, batch_size: int) -> str:
+  return f'WRN-{depth}-{widen_factor}, batch {batch_size}'
+
+
+def _workload(
+  depth: int, widen_factor: int, batch_size: int, **settings: Any
+) -> workload.Workload:
+  config = config_lib.Config(
+    dataset='cifar10',
+    depth=depth,
+    widen_factor=widen_factor,
+    batch_size=batch_size,
+    **settings,
+  )
+  return workload.Workload(config, workload.noise(4 * batch_size))
 
 
 def _plan(compiled: Any) -> dict[str, float]:

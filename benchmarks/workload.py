@@ -53,7 +53,6 @@ class Workload:
     dataset: Its images.
     seeds: Seeds in one vmapped program.
     devices: What the batch is spread over. Default: the first device.
-    model: The network's class.
   """
 
   def __init__(
@@ -63,7 +62,6 @@ class Workload:
     *,
     seeds: int = 1,
     devices: Sequence[jax.Device] | None = None,
-    model: Callable[..., nnx.Module] = models.WideResNet,
   ):
     examples = len(dataset.train)
     self.steps_per_epoch = -(-examples // config.batch_size)
@@ -83,13 +81,14 @@ class Workload:
     dtype = 'float32' if config.dtype == 'auto' else config.dtype
 
     def make_model(key: jax.Array) -> nnx.Module:
-      return model(
+      return models.WideResNet(
         config.depth,
         config.widen_factor,
         dataset.num_classes,
         config.dropout_rate,
         in_channels=dataset.train.images.shape[-1],
         dtype=jnp.dtype(dtype),
+        remat=config.remat,
         rngs=nnx.Rngs(params=key, dropout=0),
       )
 

@@ -41,6 +41,8 @@ class WideResNet(nnx.Module):
     in_channels: Channels of the images, such as 1 or 3.
     dtype: dtype of activations and of the arithmetic on them. Parameters and
       batch statistics are float32 always, and the logits too.
+    remat: Whether the backward pass computes what is inside of a block again
+      from the block's input, instead of keeping it: less memory, more time.
     rngs: Streams ``params``, and ``dropout`` if ``dropout_rate`` is above 0.
 
   Raises:
@@ -66,11 +68,13 @@ class WideResNet(nnx.Module):
     *,
     in_channels: int = 3,
     dtype: Any = jnp.float32,
+    remat: bool = False,
     rngs: nnx.Rngs,
   ):
     _check(depth, widen_factor, num_classes, in_channels, dropout_rate)
     self.in_channels = in_channels
     self.dtype = dtype
+    self.remat = remat
     self.stem = _conv(in_channels, _STEM_CHANNELS, 3, 1, dtype, rngs)
     blocks = []
     channels = _STEM_CHANNELS
@@ -118,8 +122,9 @@ class WideResNet(nnx.Module):
         f' {self.in_channels}), got {images.shape}.'
       )
     x = self.stem(images.astype(self.dtype))
+    apply = nnx.remat(_apply) if self.remat else _apply
     for block in self.blocks:
-      x = block(x, rngs=rngs)
+      x = apply(block, x, rngs)
     x = nnx.relu(self.norm(x))
     x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
     return self.head(x)
@@ -161,6 +166,10 @@ class WideBlock(nnx.Module):
     if self.dropout is not None:
       y = self.dropout(y, rngs=rngs)
     return shortcut + self.conv2(y)
+
+
+def _apply(block: WideBlock, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:
+  return block(x, rngs=rngs)
 
 
 def _conv(

@@ -86,6 +86,10 @@ class Config:
   dtype: Literal['auto', 'float32', 'bfloat16'] = 'auto'
   """Arithmetic of the network. auto: float32 on a CPU, else bfloat16."""
 
+  remat: bool = False
+  """Compute the activations of a block again for the gradients, instead of
+  keeping them. Less memory, slower."""
+
   epochs: int = 20
   """Passes over the training set."""
 
@@ -356,6 +360,7 @@ FREE_TO_CHANGE = frozenset(
   {
     'data_dir',
     'follow_run',
+    'remat',
     'eval_batch_size',
     'steps_per_dispatch',
     'deterministic',

@@ -210,6 +210,7 @@ def run_together(
       config.dropout_rate,
       in_channels=dataset.train.images.shape[-1],
       dtype=jnp.dtype(dtype),
+      remat=config.remat,
       # The steps bring dropout keys of their own.
       rngs=nnx.Rngs(params=key, dropout=0),
     )

@@ -211,6 +211,18 @@ def test_longer_dispatches_are_the_same_run(finished, tmp_path):
   np.testing.assert_allclose(ours['train_loss'], theirs['train_loss'], rtol=0.1)
 
 
+def test_remat_is_the_same_run(finished, tmp_path):
+  directory, _, _ = finished
+  _run(tmp_path / 'run', remat=True)
+  for ours, theirs in zip(
+    _rows(tmp_path / 'run'), _rows(directory), strict=True
+  ):
+    np.testing.assert_allclose(
+      ours['train_loss'], theirs['train_loss'], rtol=1e-3
+    )
+    assert ours['horizontal_fraction'] == theirs['horizontal_fraction']
+
+
 def _digits(epochs=1):
   return [
     dataclasses.replace(
