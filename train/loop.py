@@ -268,8 +268,7 @@ def run_together(
     )
   epochs_done, steps_done = divmod(steps_done, steps_per_epoch)
   logs = [
-    metrics.MetricsLog(d.metrics, d.tensorboard, epochs_done)
-    for d in directories
+    metrics.MetricsLog(directory, epochs_done) for directory in directories
   ]
   for directory in directories:
     directory.write_summary({'status': 'incomplete'})
@@ -429,13 +428,12 @@ def run_together(
       for i in runs:
         if i in diverged:
           continue
+        own_steps = _of_run(of_steps, i, together)
         row = run_directory.finite(
           {
             'epoch': epoch,
             'step': epoch * steps_per_epoch,
-            **metrics.summarize_epoch(
-              _of_run(of_steps, i, together), config.batch_size, examples
-            ),
+            **metrics.summarize_epoch(own_steps, config.batch_size, examples),
             **metrics.summarize_test(
               _of_run(of_test, i, together), len(dataset.test)
             ),
@@ -445,7 +443,7 @@ def run_together(
             'seconds': time.monotonic() - epoch_started,
           }
         )
-        logs[i].append(row)
+        logs[i].append(row, own_steps)
       shown.epoch(_mean_row([log.rows[-1] for log in logs if log.rows]))
       is_last = epoch == config.epochs
       _, stop = processes.agree(False, interrupted.by)

@@ -91,25 +91,63 @@ def summarize_test(
   }
 
 
-class MetricsLog:
-  """A row an epoch, in metrics.jsonl and for TensorBoard.
+def steps_row(epoch: int, steps: Sequence[StepMetrics]) -> dict[str, Any]:
+  """What is kept of the single steps of an epoch, as JSON values.
 
-  Only the first process writes them; all of them know the rows.
+  Args:
+    epoch: From 1.
+    steps: Metrics of the dispatches in order, each field of shape=(steps,).
+
+  Returns:
+    ``epoch``, and a list each of ``loss``, ``momentum`` (with which the step
+    was taken) and ``horizontal`` (1 where that was the horizontal one). Numbers
+    are float32 with no more digits than tell them apart. ``None`` stands for a
+    number that is not finite, and for a list of nothing else.
+
+  Example:
+    >>> nothing = np.float32([np.nan, np.nan])
+    >>> steps = StepMetrics(
+    ...     np.float32([0.7, np.nan]), np.int32([3, 4]), nothing, nothing
+    ... )
+    >>> steps_row(1, [steps])
+    {'epoch': 1, 'loss': [0.7, None], 'momentum': None, 'horizontal': None}
+  """
+  row: dict[str, Any] = {'epoch': epoch}
+  for name in ('loss', 'momentum', 'horizontal'):
+    values = np.concatenate([getattr(part, name) for part in steps])
+    is_finite = np.isfinite(values)
+    as_number = int if name == 'horizontal' else _shortest
+    row[name] = (
+      [
+        as_number(value) if finite else None
+        for value, finite in zip(values, is_finite, strict=True)
+      ]
+      if is_finite.any()
+      else None
+    )
+  return row
+
+
+def _shortest(value: np.float32) -> float:
+  # float(value) would have the 17 digits of a float64.
+  return float(str(value))
+
+
+class MetricsLog:
+  """A row an epoch, in metrics.jsonl, in steps.jsonl and for TensorBoard.
+
+  Only the first process writes them; all of them know the rows of metrics.
   """
 
-  def __init__(
-    self, jsonl: pathlib.Path, tensorboard: pathlib.Path, epochs_done: int
-  ):
+  def __init__(self, directory: run_directory.RunDirectory, epochs_done: int):
     """Opens the log of a run of which ``epochs_done`` epochs will be kept."""
-    self._jsonl = jsonl
+    self._directory = directory
     self._events: event_file_writer.EventsWriter | None = None
 
     def reopen() -> list[dict[str, Any]]:
-      with run_directory.writing(jsonl):
-        rows = [row for row in read_rows(jsonl) if row['epoch'] <= epochs_done]
-      run_directory.replace_text(
-        jsonl, ''.join(json.dumps(row) + '\n' for row in rows)
-      )
+      _cut(directory.steps, epochs_done)
+      rows = _cut(directory.metrics, epochs_done)
+      tensorboard = directory.tensorboard
       with run_directory.writing(tensorboard):
         shutil.rmtree(tensorboard, ignore_errors=True)
         tensorboard.mkdir()
@@ -124,16 +162,19 @@ class MetricsLog:
 
     self.rows = processes.from_first(reopen)
 
-  def append(self, row: dict[str, Any]) -> None:
-    """Writes the row of one epoch: finite numbers and ``None``."""
+  def append(self, row: dict[str, Any], steps: Sequence[StepMetrics]) -> None:
+    """Writes the row of one epoch: finite numbers and ``None``.
+
+    Args:
+      row: The figures of the epoch.
+      steps: Those of its steps, see :func:`steps_row`.
+    """
     self.rows.append(row)
     if not processes.is_first():
       return
-    with run_directory.writing(self._jsonl), self._jsonl.open('a') as file:
-      file.write(json.dumps(row, allow_nan=False) + '\n')
-      file.flush()
-      os.fsync(file.fileno())
-    with run_directory.writing(self._jsonl):
+    _append(self._directory.steps, steps_row(row['epoch'], steps))
+    _append(self._directory.metrics, row)
+    with run_directory.writing(self._directory.tensorboard):
       self._add_events(row)
 
   def best_test_error(self) -> float | None:
@@ -158,8 +199,30 @@ class MetricsLog:
     self._events.flush()
 
 
+def _cut(jsonl: pathlib.Path, epochs_done: int) -> list[dict[str, Any]]:
+  """Leaves the rows of so many epochs in a file, and returns them."""
+  with run_directory.writing(jsonl):
+    rows = [row for row in read_rows(jsonl) if row['epoch'] <= epochs_done]
+  run_directory.replace_text(jsonl, ''.join(map(_line, rows)))
+  return rows
+
+
+def _append(jsonl: pathlib.Path, row: dict[str, Any]) -> None:
+  with run_directory.writing(jsonl), jsonl.open('a') as file:
+    file.write(_line(row))
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _line(row: dict[str, Any]) -> str:
+  return json.dumps(row, allow_nan=False) + '\n'
+
+
 def read_rows(jsonl: pathlib.Path) -> list[dict[str, Any]]:
-  """The rows of a metrics.jsonl; a last line cut off by a crash is left out."""
+  """The rows of a metrics.jsonl or steps.jsonl, if it is there.
+
+  A last line cut off by a crash is left out.
+  """
   if not jsonl.exists():
     return []
   rows = []

@@ -2,6 +2,7 @@
 
 config.json     every setting, the seeds, versions, device, git commit
 metrics.jsonl   a row an epoch
+steps.jsonl     a row an epoch: the loss and the momentum of each of its steps
 summary.json    how it ended
 checkpoints/    the last states
 tensorboard/    the same figures for TensorBoard
@@ -48,6 +49,7 @@ class RunDirectory:
     self.checkpoints = path / 'checkpoints'
     self.tensorboard = path / 'tensorboard'
     self.metrics = path / 'metrics.jsonl'
+    self.steps = path / 'steps.jsonl'
     self.picture = path / 'curves.png'
     self._config = path / 'config.json'
     self._summary = path / 'summary.json'

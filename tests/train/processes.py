@@ -85,9 +85,13 @@ def read_summary(directory):
 
 
 def read_rows(directory):
-  """The rows of metrics.jsonl, without what is a time."""
+  """The rows of metrics.jsonl without what is a time, each with its steps."""
+  rows, steps = (
+    [json.loads(line) for line in (directory / name).open()]
+    for name in ('metrics.jsonl', 'steps.jsonl')
+  )
   return [
     {k: v for k, v in row.items() if k not in ('images_per_second', 'seconds')}
-    for line in (directory / 'metrics.jsonl').open()
-    for row in [json.loads(line)]
+    | {'steps': of_steps}
+    for row, of_steps in zip(rows, steps, strict=True)
   ]

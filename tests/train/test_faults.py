@@ -114,7 +114,8 @@ def test_a_disk_that_is_full(undisturbed, tmp_path):
 
 
 @pytest.mark.parametrize(
-  'name', ['config.tmp', 'metrics.tmp', 'summary.tmp', 'metrics.jsonl']
+  'name',
+  ['config.tmp', 'metrics.tmp', 'steps.tmp', 'summary.tmp', 'metrics.jsonl'],
 )
 def test_a_file_that_cannot_be_written(name, tmp_path):
   """A directory in its place stands in for whatever else can be wrong."""
@@ -134,21 +135,28 @@ def test_a_file_that_cannot_be_written(name, tmp_path):
     assert summary['params_sha256'] == expected['params_sha256']
 
 
-def test_a_disk_that_is_full_of_everything_but_metrics(tmp_path, monkeypatch):
-  """Full just when a row is written: the run ends, and goes on from there."""
+@pytest.mark.parametrize('written', [0, 1])
+def test_a_disk_that_is_full_of_everything_but_metrics(
+  tmp_path, monkeypatch, written
+):
+  """Full just when a row is written, that of the steps or the other one."""
   expected, _ = _run(tmp_path / 'undisturbed')
   directory = tmp_path / 'run'
   append = loop.metrics.MetricsLog.append
   fsync = os.fsync
 
-  def append_to_full(self, row):
-    def full(_):
-      raise OSError(28, 'No space left on device')
+  def append_to_full(self, row, steps):
+    rows = []
+
+    def full(file):
+      rows.append(file)
+      if len(rows) > written:
+        raise OSError(28, 'No space left on device')
 
     with monkeypatch.context() as patch:
       if row['epoch'] == 2:
         patch.setattr(os, 'fsync', full)
-      append(self, row)
+      append(self, row, steps)
 
   with monkeypatch.context() as patch:
     patch.setattr(loop.metrics.MetricsLog, 'append', append_to_full)

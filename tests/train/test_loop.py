@@ -92,6 +92,22 @@ def test_the_configuration_is_complete(finished):
   assert 'git_commit' in config
 
 
+def test_the_steps_are_those_of_the_epochs(finished):
+  directory, _, _ = finished
+  lines = (directory / 'steps.jsonl').open()
+  for row, line in zip(_rows(directory), lines, strict=True):
+    steps = json.loads(line)
+    assert steps['epoch'] == row['epoch']
+    # As they were trained on: 64, 64, 64 and 8 images.
+    np.testing.assert_allclose(
+      np.average(steps['loss'], weights=[64, 64, 64, 8]),
+      row['train_loss'],
+      rtol=1e-6,
+    )
+    assert np.mean(steps['horizontal']) == row['horizontal_fraction']
+    assert steps['momentum'] == [(0.9, 0.93)[h] for h in steps['horizontal']]
+
+
 def test_the_picture_and_the_events(finished):
   directory, _, _ = finished
   assert (directory / 'curves.png').stat().st_size > 10_000
@@ -330,6 +346,8 @@ def test_a_program_of_seeds_goes_on_from_what_all_of_them_have(
   ]
   for ours, theirs in zip(cut, whole, strict=True):
     assert _without_times(_rows(ours)) == _without_times(_rows(theirs))
+    steps = [(d / 'steps.jsonl').read_text() for d in (ours, theirs)]
+    assert steps[0] == steps[1]
 
 
 def test_what_differs_in_more_than_seeds_is_no_one_program(tmp_path):

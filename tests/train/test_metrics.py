@@ -7,6 +7,7 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from train import metrics
+from train import run_directory
 from train.step import EvalMetrics
 from train.step import StepMetrics
 
@@ -67,15 +68,60 @@ def test_an_evaluation_is_the_mean_over_the_test_set():
   assert tested == {'test_loss': 3.0, 'test_error': pytest.approx(100 / 6)}
 
 
+def _steps(epoch):
+  return [
+    StepMetrics(
+      loss=np.asarray([2 / epoch, 1 / 3], np.float32),
+      correct=np.asarray([5, 7], np.int32),
+      momentum=np.asarray([0.9, 0.93], np.float32),
+      horizontal=np.asarray([0.0, 1.0], np.float32),
+    ),
+    StepMetrics(
+      loss=np.asarray([np.nan], np.float32),
+      correct=np.asarray([1], np.int32),
+      momentum=np.asarray([0.9], np.float32),
+      horizontal=np.asarray([0.0], np.float32),
+    ),
+  ]
+
+
+def _lines(path):
+  return [json.loads(line) for line in path.open()]
+
+
+def test_the_steps_of_an_epoch_are_kept_bit_for_bit():
+  losses = np.random.default_rng(0).lognormal(0, 9, 1000).astype(np.float32)
+  (steps,) = [
+    StepMetrics(losses, None, np.full(1000, np.float32(0.93)), losses > 1)
+  ]
+  row = json.loads(json.dumps(metrics.steps_row(4, [steps])))
+  assert row['epoch'] == 4
+  np.testing.assert_array_equal(np.float32(row['loss']), losses)
+  assert set(row['momentum']) == {0.93}
+  assert row['horizontal'] == [int(loss > 1) for loss in losses]
+
+
+def test_steps_without_momentum_or_phase():
+  nothing = np.full(2, np.float32(np.nan))
+  row = metrics.steps_row(1, [StepMetrics(nothing + 1, None, nothing, nothing)])
+  assert row == {'epoch': 1, 'loss': None, 'momentum': None, 'horizontal': None}
+
+
 def test_rows_are_json_lines_and_tensorboard_reads_the_same(tmp_path):
-  log = metrics.MetricsLog(tmp_path / 'm.jsonl', tmp_path / 'tb', 0)
+  directory = run_directory.RunDirectory(tmp_path)
+  log = metrics.MetricsLog(directory, 0)
   for epoch in (1, 2, 3):
-    log.append(_row(epoch))
+    log.append(_row(epoch), _steps(epoch))
   log.close()
-  rows = [json.loads(line) for line in (tmp_path / 'm.jsonl').open()]
-  assert rows == [_row(1), _row(2), _row(3)]
+  assert _lines(tmp_path / 'metrics.jsonl') == [_row(1), _row(2), _row(3)]
+  assert _lines(tmp_path / 'steps.jsonl')[1] == {
+    'epoch': 2,
+    'loss': [1.0, 0.33333334, None],
+    'momentum': [0.9, 0.93, 0.9],
+    'horizontal': [0, 1, 0],
+  }
   assert log.best_test_error() == 8.0
-  events = event_accumulator.EventAccumulator(str(tmp_path / 'tb'))
+  events = event_accumulator.EventAccumulator(str(tmp_path / 'tensorboard'))
   events.Reload()
   losses = [(e.step, e.value) for e in events.Scalars('train_loss')]
   np.testing.assert_allclose(losses, [(1, 1), (2, 1 / 2), (3, 1 / 3)])
@@ -83,14 +129,27 @@ def test_rows_are_json_lines_and_tensorboard_reads_the_same(tmp_path):
 
 
 def test_a_log_taken_up_again_keeps_the_epochs_that_count(tmp_path):
-  log = metrics.MetricsLog(tmp_path / 'm.jsonl', tmp_path / 'tb', 0)
+  directory = run_directory.RunDirectory(tmp_path)
+  log = metrics.MetricsLog(directory, 0)
   for epoch in (1, 2, 3):
-    log.append(_row(epoch))
+    log.append(_row(epoch), _steps(epoch))
   log.close()
-  with (tmp_path / 'm.jsonl').open('a') as file:
-    file.write('{"epoch": 4, "ste')  # cut off by a crash
-  log = metrics.MetricsLog(tmp_path / 'm.jsonl', tmp_path / 'tb', 2)
-  log.append(_row(3))
+  for name in ('metrics.jsonl', 'steps.jsonl'):
+    with (tmp_path / name).open('a') as file:
+      file.write('{"epoch": 4, "ste')  # cut off by a crash
+  before = (tmp_path / 'steps.jsonl').read_text().splitlines()
+  log = metrics.MetricsLog(directory, 2)
+  log.append(_row(3), _steps(3))
   log.close()
-  rows = metrics.read_rows(tmp_path / 'm.jsonl')
+  rows = metrics.read_rows(tmp_path / 'metrics.jsonl')
   assert [row['epoch'] for row in rows] == [1, 2, 3]
+  assert (tmp_path / 'steps.jsonl').read_text().splitlines() == before[:3]
+
+
+def test_a_log_of_before_there_were_steps(tmp_path):
+  (tmp_path / 'metrics.jsonl').write_text(json.dumps(_row(1)) + '\n')
+  log = metrics.MetricsLog(run_directory.RunDirectory(tmp_path), 1)
+  log.append(_row(2), _steps(2))
+  log.close()
+  assert [row['epoch'] for row in log.rows] == [1, 2]
+  assert [row['epoch'] for row in _lines(tmp_path / 'steps.jsonl')] == [2]
