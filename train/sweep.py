@@ -13,6 +13,7 @@ import time
 import traceback
 from typing import Any
 
+import jax
 import rich.console
 
 from train import config as config_lib
@@ -24,13 +25,18 @@ from train.experiments import Experiment
 
 _ERROR = 'error.txt'
 
+# On an accelerator a step of a network up to WRN-16-4 is too small to fill the
+# device. The time of a step grows with the depth and the square of the width.
+_SMALL = 16 * 4**2
+_MOST_TOGETHER = 8
+
 
 def sweep(
   experiments: Sequence[Experiment],
   seeds: int,
   run_dir: pathlib.Path,
   console: rich.console.Console,
-  seeds_together: int = 1,
+  seeds_together: int | None = None,
   **settings: Any,
 ) -> list[pathlib.Path]:
   """Runs every experiment with every seed.
@@ -43,7 +49,8 @@ def sweep(
     seeds: Runs of each.
     run_dir: Each run gets run_dir/EXPERIMENT/seed-N.
     console: Where progress is shown.
-    seeds_together: Most seeds of an arm in one vmapped program.
+    seeds_together: Most seeds of an arm in one vmapped program. ``None``:
+      what :func:`choose_together` says.
     **settings: Settings of every run, in place of the experiment's own.
 
   Returns:
@@ -54,20 +61,25 @@ def sweep(
     UsageError: The input is wrong, which concerns all runs.
   """
   # Every arm has its first seeds before any has its next.
-  plan = [
-    (arm, range(first, min(first + seeds_together, seeds)))
-    for first in range(0, seeds, seeds_together)
+  arms = [
+    (arm, seeds_together or choose_together(arm.config))
     for arm in in_order(experiments)
+  ]
+  plan = [
+    (arm, range(first, min(first + together, seeds)))
+    for first in range(seeds)
+    for arm, together in arms
+    if first % together == 0
   ]
   failed = []
   started = time.monotonic()
   for i, (arm, group) in enumerate(plan, start=1):
     configs = [_configure(arm, seed, run_dir, settings) for seed in group]
     directories = [run_dir / arm.name / f'seed-{seed}' for seed in group]
-    together = len(group) > 1 and loop.can_run_together(configs)
+    as_one = len(group) > 1 and loop.can_run_together(configs)
     parts = (
       [(configs, directories)]
-      if together
+      if as_one
       else [([c], [d]) for c, d in zip(configs, directories, strict=True)]
     )
     for own_configs, own_directories in parts:
@@ -101,6 +113,26 @@ def sweep(
         highlight=False,
       )
   return failed
+
+
+def choose_together(config: config_lib.Config) -> int:
+  """How many seeds of a run are best made by one vmapped program.
+
+  One on a CPU: benchmarks/README.md has what was measured, and from no number
+  of seeds on is one program faster there. On a GPU or TPU eight of a small
+  network, which alone leaves most of the device idle, and one of a large
+  network.
+
+  Args:
+    config: The settings of the run.
+
+  Returns:
+    Most seeds in one program.
+  """
+  if jax.default_backend() == 'cpu':
+    return 1
+  is_small = config.depth * config.widen_factor**2 <= _SMALL
+  return _MOST_TOGETHER if is_small else 1
 
 
 def _configure(

@@ -376,6 +376,40 @@ def test_a_sweep_of_seeds_together(tmp_path):
   }
 
 
+@pytest.mark.parametrize(
+  ('backend', 'depth', 'widen_factor', 'together'),
+  [
+    ('cpu', 10, 1, 1),
+    ('gpu', 10, 1, 8),
+    ('gpu', 16, 4, 8),
+    ('tpu', 16, 4, 8),
+    ('gpu', 28, 10, 1),
+    ('tpu', 28, 10, 1),
+  ],
+)
+def test_the_device_and_the_network_choose_how_many_seeds_go_together(
+  backend, depth, widen_factor, together, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(sweep.jax, 'default_backend', lambda: backend)
+  groups = []
+  monkeypatch.setattr(
+    loop,
+    'run_together',
+    lambda configs, *_, **__: groups.append([c.seed for c in configs]),
+  )
+  lcam, _ = _digits()
+  config = dataclasses.replace(
+    lcam.config, depth=depth, widen_factor=widen_factor
+  )
+  arm = dataclasses.replace(lcam, config=config)
+  console = rich.console.Console(file=io.StringIO())
+  sweep.sweep([arm], 10, tmp_path, console)
+  seeds = list(range(10))
+  assert groups == [
+    seeds[first : first + together] for first in range(0, 10, together)
+  ]
+
+
 def test_a_coin_follows_the_run_of_its_own_seed(tmp_path):
   lcam, _ = _digits()
   arms = [
