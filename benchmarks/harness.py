@@ -164,6 +164,7 @@ def main(
   tables: Callable[[Results], str],
   *,
   devices: int | None = None,
+  draw: Callable[[Results, pathlib.Path], None] | None = None,
 ) -> None:
   """The command line of a benchmark.
 
@@ -172,6 +173,7 @@ def main(
     measure: Takes whether to be quick, gives results that JSON can hold.
     tables: The results as Markdown.
     devices: CPU devices to simulate. Default: none.
+    draw: Draws the results into a PNG file, which lies beside the record.
   """
   parser = argparse.ArgumentParser(
     prog=f'python -m benchmarks.{name}',
@@ -197,6 +199,8 @@ def main(
   out = flags.out or (None if flags.quick else RECORDS / f'{name}.json')
   if out is not None:
     write(record, out)
+    if draw is not None:
+      draw(record['results'], out.with_suffix('.png'))
   print(describe(record['environment']), end='\n\n')
   print(tables(record['results']))
 

@@ -24,24 +24,24 @@ import optax_lcam
 _LEARNING_RATE = 0.1
 _MOMENTUM = 0.9
 _WEIGHT_DECAY = 5e-4
-_BASELINE = 'optax.sgd'
+BASELINE = 'optax.sgd'
 
 
 def measure(quick: bool) -> harness.Results:
   """Times a step of each optimizer."""
   depth, widen_factor, rounds = (10, 1, 3) if quick else (28, 10, 31)
-  params = _params(depth, widen_factor)
+  start = make_params(depth, widen_factor)
   steps: dict[str, Callable[[], object]] = {}
   facts: dict[str, dict[str, float]] = {}
-  for name, optimizer in _optimizers().items():
-    steps[name], facts[name] = _jax_step(optimizer, params)
+  for name, optimizer in make_optimizers().items():
+    steps[name], facts[name] = make_step(optimizer, start)
   if importlib.util.find_spec('torch') is not None:
     for name, options in (
       ('torch SGD foreach', {'foreach': True}),
       ('torch SGD fused', {'fused': True}),
     ):
-      steps[name], facts[name] = _torch_step(options, params)
-  size = sum(leaf.size for leaf in params)
+      steps[name], facts[name] = _torch_step(options, start)
+  size = sum(leaf.size for leaf in start)
   copies = _copies(size)
   samples = harness.interleave({**steps, **copies}, rounds=rounds)
 
@@ -52,7 +52,7 @@ def measure(quick: bool) -> harness.Results:
   for name in steps:
     results[name] = {
       'seconds': harness.summarize(samples[name]),
-      'to_sgd': harness.ratio(samples[name], samples[_BASELINE]),
+      'to_sgd': harness.ratio(samples[name], samples[BASELINE]),
       **facts[name],
     }
     if 'bytes_accessed' in facts[name]:
@@ -108,7 +108,8 @@ def tables(results: harness.Results) -> str:
   return f'{optimizers}\n\n{copies}'
 
 
-def _params(depth: int, widen_factor: int) -> list[jax.Array]:
+def make_params(depth: int, widen_factor: int) -> list[jax.Array]:
+  """Random numbers in the shapes of a network's parameters."""
   model = nnx.eval_shape(
     lambda: models.WideResNet(depth, widen_factor, rngs=nnx.Rngs(0))
   )
@@ -120,12 +121,13 @@ def _params(depth: int, widen_factor: int) -> list[jax.Array]:
   ]
 
 
-def _optimizers() -> dict[str, optax.GradientTransformationExtraArgs]:
+def make_optimizers() -> dict[str, optax.GradientTransformationExtraArgs]:
+  """The optimizers of Optax that are compared."""
   made = {
     'optax_lcam.lcam_sgd': optax_lcam.lcam_sgd(
       _LEARNING_RATE, weight_decay=_WEIGHT_DECAY
     ),
-    _BASELINE: optax.chain(
+    BASELINE: optax.chain(
       optax.add_decayed_weights(_WEIGHT_DECAY),
       optax.sgd(_LEARNING_RATE, _MOMENTUM),
     ),
@@ -140,17 +142,37 @@ def _optimizers() -> dict[str, optax.GradientTransformationExtraArgs]:
   }
 
 
-def _jax_step(
-  optimizer: optax.GradientTransformationExtraArgs, start: list[jax.Array]
+def make_step(
+  optimizer: optax.GradientTransformationExtraArgs,
+  start: list[jax.Array],
+  steps: int = 1,
 ) -> tuple[Callable[[], None], dict[str, float]]:
+  """Compiles an optimizer's step.
+
+  Args:
+    optimizer: Its ``update`` takes ``value``.
+    start: The parameters, and at each step the gradients.
+    steps: Steps in one program.
+
+  Returns:
+    A function that makes the steps; what XLA counts of one program.
+  """
+
   def step(params: Any, grads: Any, state: Any, loss: jax.Array) -> Any:
     updates, state = optimizer.update(grads, state, params, value=loss)
     return optax.apply_updates(params, updates), state
 
+  def program(params: Any, grads: Any, state: Any, loss: jax.Array) -> Any:
+    if steps == 1:
+      return step(params, grads, state, loss)
+    return jax.lax.fori_loop(
+      0, steps, lambda _, x: step(x[0], grads, x[1], loss), (params, state)
+    )
+
   state = jax.jit(optimizer.init)(start)
   loss = jnp.float32(2.0)
   compiled = (
-    jax.jit(step, donate_argnums=(0, 2))
+    jax.jit(program, donate_argnums=(0, 2))
     .lower(start, start, state, loss)
     .compile()
   )

@@ -53,6 +53,8 @@ class Workload:
     dataset: Its images.
     seeds: Seeds in one vmapped program.
     devices: What the batch is spread over. Default: the first device.
+    param_dtype: dtype of the parameters and of their trace. A run's are
+      float32.
   """
 
   def __init__(
@@ -62,6 +64,7 @@ class Workload:
     *,
     seeds: int = 1,
     devices: Sequence[jax.Device] | None = None,
+    param_dtype: Any = jnp.float32,
   ):
     examples = len(dataset.train)
     self.steps_per_epoch = -(-examples // config.batch_size)
@@ -93,7 +96,10 @@ class Workload:
       )
 
     def init(key: jax.Array) -> tuple[step_lib.TrainState, Any]:
-      return step_lib.init_state(make_model(key), self.optimizer)
+      model = make_model(key)
+      params = nnx.state(model, nnx.Param)
+      nnx.update(model, jax.tree.map(lambda x: x.astype(param_dtype), params))
+      return step_lib.init_state(model, self.optimizer)
 
     graphdef = nnx.graphdef(nnx.eval_shape(make_model, jax.random.key(0)))
     # XLA leaves out the parameters that nobody asks for.
@@ -149,16 +155,18 @@ class Workload:
       jax.eval_shape(self.make_arguments),
     )
 
-  def lower(self, batch_size: int | None = None) -> Any:
-    """The training step, lowered."""
-    one = functools.partial(
+  def lower(
+    self, batch_size: int | None = None, *, steps: int = 1, donate: bool = True
+  ) -> Any:
+    """A program of one training step or more, lowered."""
+    program = functools.partial(
       self._train_steps,
       batch_size=batch_size or self.config.batch_size,
-      steps=1,
+      steps=steps,
     )
     return jax.jit(
-      self._over_seeds(one, (0, None, 0, 0)),
-      donate_argnums=0,
+      self._over_seeds(program, (0, None, 0, 0)),
+      donate_argnums=0 if donate else (),
       out_shardings=self.replicated,
     ).lower(*self.shape_arguments())
 
@@ -181,15 +189,19 @@ class Workload:
       .compile()
     )
 
-  def start(self) -> Callable[[int], None]:
-    """Compiles the step, and gives a function that makes n of them."""
-    step = self.lower().compile()
+  def start(self, program: Any = None) -> Callable[[int], None]:
+    """Gives a function that runs a compiled program n times.
+
+    Args:
+      program: From :meth:`lower`, compiled. Default: that of one step.
+    """
+    program = program or self.lower().compile()
     state, *rest = self.make_arguments()
 
-    def advance(steps: int) -> None:
+    def advance(times: int) -> None:
       nonlocal state
-      for _ in range(steps):
-        state, _ = step(state, *rest)
+      for _ in range(times):
+        state, _ = program(state, *rest)
       jax.block_until_ready(state)
 
     return advance
