@@ -342,8 +342,7 @@ def run_together(
     .compile(compiler_options)
   )
 
-  @functools.partial(jax.jit, out_shardings=replicated)
-  def are_finite(params: Any) -> jax.Array:
+  def all_finite(params: Any) -> jax.Array:
     """shape=(runs,): whether all parameters of each run are finite."""
     return jnp.stack(
       [
@@ -351,6 +350,10 @@ def run_together(
         for leaf in jax.tree.leaves(params)
       ]
     ).all(0)
+
+  are_finite = (
+    jax.jit(all_finite, out_shardings=replicated).lower(state.params).compile()
+  )
 
   say(f'Compiled in {time.monotonic() - compilation_started:.1f} s.')
 
