@@ -185,7 +185,7 @@ def draw(results: harness.Results, path: pathlib.Path) -> None:
   # Okabe and Ito's colours, told apart by the colour-blind and in grey.
   colors = ['#0072B2', '#56B4E9', '#E69F00', '#D55E00']
   figure, (left, middle, right) = plt.subplots(
-    1, 3, figsize=(13, 4.2), width_ratios=(1.1, 1, 1), layout='constrained'
+    1, 3, figsize=(15, 4.5), width_ratios=(1.2, 1, 1), layout='constrained'
   )
   batches = results['size']['batch_sizes']
   steps = results['steps']
@@ -206,13 +206,14 @@ def draw(results: harness.Results, path: pathlib.Path) -> None:
   left.set_xlabel('batch size')
   left.set_ylabel('images a second')
   left.set_title(f'Training, {_network(results)}')
-  left.margins(y=0.35)
-  left.legend(fontsize=8, ncols=2, loc='upper left')
+  left.legend(
+    fontsize=8, ncols=2, loc='upper center', bbox_to_anchor=(0.5, -0.14)
+  )
 
   operations = results['step'].get('operations', [])[:10]
   _draw_bars(
     middle,
-    [f'{row["kind"]}: {row["name"]}' for row in operations],
+    [f'{row["name"]}\n({row["kind"]})' for row in operations],
     [1e3 * row['seconds'] for row in operations],
   )
   middle.set_xlabel('ms a step')
@@ -221,7 +222,10 @@ def draw(results: harness.Results, path: pathlib.Path) -> None:
   ratios = _variant_ratios(results)
   _draw_bars(
     right,
-    [name.replace('`', '').replace('--xla_gpu_', '') for name in ratios],
+    [
+      name.replace('`', '').replace('--xla_gpu_', '').replace(' (', '\n(')
+      for name in ratios
+    ],
     [x['median'] for x in ratios.values()],
   )
   right.axvline(1, color='black', linewidth=1, linestyle='--')
@@ -232,10 +236,9 @@ def draw(results: harness.Results, path: pathlib.Path) -> None:
 
 
 def _draw_bars(axes: Any, names: list[str], values: list[float]) -> None:
-  shown = [name if len(name) < 36 else name[:34] + '…' for name in names]
   places = range(len(names))
   axes.barh(places, values, color='#0072B2', edgecolor='black', linewidth=0.5)
-  axes.set_yticks(places, shown, fontsize=7)
+  axes.set_yticks(places, names, fontsize=7)
   axes.invert_yaxis()
 
 
@@ -738,7 +741,8 @@ def profile(advance: Callable[[int], None], text: str) -> dict[str, Any]:
   kinds: dict[str, float] = {}
   rows = []
   for name, taken in sorted(seconds.items(), key=lambda item: -item[1]):
-    kind = named.get(name, 'other')
+    is_convolution = name.startswith('conv') and 'convert' not in name
+    kind = named.get(name, 'convolution' if is_convolution else 'other')
     kinds[kind] = kinds.get(kind, 0) + taken
     rows.append(
       {'name': name, 'kind': kind, 'seconds': taken, 'share': taken / total}

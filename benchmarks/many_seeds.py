@@ -78,7 +78,7 @@ def _measure_case(
         'together': lambda together=together: together(1),  # type: ignore[misc]
       },
       rounds=3 if quick else 11,
-      seconds=20,
+      seconds=5,
     )
     case[str(seeds)] = {
       **{name: harness.summarize(taken) for name, taken in samples.items()},

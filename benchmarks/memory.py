@@ -31,7 +31,7 @@ def measure(quick: bool) -> harness.Results:
   samples = harness.interleave(
     {name: lambda s=step: s(1) for name, step in steps.items()},  # type: ignore[misc]
     rounds=3 if quick else 15,
-    seconds=60,
+    seconds=15,
   )
   return {
     'network': _name(*network),

@@ -18,6 +18,7 @@ NAMES = (
   'many_seeds',
   'scale',
   'memory',
+  'gpu',
 )
 
 

@@ -5,8 +5,9 @@ simulated devices; nothing is allocated. The model says what that costs on
 accelerators; the same model is held against steps measured here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -61,13 +62,24 @@ MACHINES = {
 }
 
 
+# XLA's default for `--xla_gpu_all_reduce_combine_threshold_bytes`: on a GPU
+# reductions that do not wait for each other are put together up to this size.
+_GPU_COMBINES = 30 * 2**20 + 7
+# What is smaller belongs to a batch norm: a sum and a sum of squares.
+_LARGE = 6000
+
+
 @dataclasses.dataclass(frozen=True)
 class Collective:
   """One collective operation of a compiled program."""
 
   name: str
-  bytes: int
-  """Of its result, on one device."""
+  arrays: tuple[int, ...]
+  """Bytes of each array of its result, on one device."""
+
+  @property
+  def bytes(self) -> int:
+    return sum(self.arrays)
 
 
 def measure(quick: bool) -> harness.Results:
@@ -79,7 +91,7 @@ def measure(quick: bool) -> harness.Results:
     name = f'WRN-{depth}-{widen_factor}, batch {batch_size}'
     rows = {}
     for count in counts:
-      compiled = _compile(depth, widen_factor, batch_size, count)
+      compiled = compile_step(depth, widen_factor, batch_size, count)
       rows[str(count)] = count_collectives(compiled.as_text(), count)
       if count == 1:
         costs = compiled.cost_analysis()
@@ -110,6 +122,7 @@ def tables(results: harness.Results) -> str:
           count,
           row['all_reduces'],
           row['large_all_reduces'],
+          row['on_gpu'],
           row['other_collectives'],
           f'{row["bytes"] / 1e6:.2f}',
           f'{row["small_bytes"] / 1e3:.1f}',
@@ -122,6 +135,7 @@ def tables(results: harness.Results) -> str:
       'devices',
       'all-reduces',
       'of gradients',
+      'on a GPU',
       'other collectives',
       'MB reduced',
       'kB of it in the others',
@@ -196,17 +210,19 @@ def count_collectives(text: str, devices: int) -> dict[str, float]:
 
   Returns:
     ``all_reduces`` and how many of them are large: of gradients, not of the
-    statistics of a batch norm; ``other_collectives``; ``bytes`` of their
-    results on one device and ``small_bytes``, those of them that are not in
-    large ones; ``ring_bytes``, what each device sends if they are rings.
+    statistics of a batch norm; ``on_gpu``, how many large ones there would be
+    with a GPU's default limit to their size; ``other_collectives``; ``bytes``
+    of their results on one device and ``small_bytes``, those of them that are
+    not in large ones; ``ring_bytes``, what each device sends if they are rings.
   """
   found = list(find_collectives(text))
   reduces = [c for c in found if c.name == 'all-reduce']
-  large = [c for c in reduces if c.bytes >= 4096]
+  large = [c for c in reduces if c.bytes >= _LARGE]
   total = sum(c.bytes for c in found)
   return {
     'all_reduces': len(reduces),
     'large_all_reduces': len(large),
+    'on_gpu': _combine([n for c in large for n in c.arrays]),
     'other_collectives': len(found) - len(reduces),
     'bytes': total,
     'small_bytes': total - sum(c.bytes for c in large),
@@ -219,12 +235,22 @@ def find_collectives(text: str) -> list[Collective]:
   """The collective operations in a program as XLA prints it."""
   found = []
   for match in _DEFINITION.finditer(text):
-    size = 0
+    arrays = []
     for array in _ARRAY.finditer(match['type']):
       shape = [int(n) for n in array['shape'].split(',') if n]
-      size += _BYTES[array['dtype']] * int(np.prod(shape))
-    found.append(Collective(match['name'], size))
+      arrays.append(_BYTES[array['dtype']] * int(np.prod(shape)))
+    found.append(Collective(match['name'], tuple(arrays)))
   return found
+
+
+def _combine(arrays: Sequence[int]) -> int:
+  """How many reductions hold these arrays, in order, on a GPU."""
+  reductions, size = 0, math.inf
+  for array in arrays:
+    if size + array > _GPU_COMBINES:
+      reductions, size = reductions + 1, 0
+    size += array
+  return reductions
 
 
 def predict(
@@ -317,9 +343,10 @@ def _workload(
   )
 
 
-def _compile(
+def compile_step(
   depth: int, widen_factor: int, batch_size: int, devices: int
 ) -> Any:
+  """The training step on the first devices, compiled."""
   return _workload(depth, widen_factor, batch_size, devices).lower().compile()
 
 
@@ -342,7 +369,7 @@ def _measure_here(quick: bool) -> dict[str, Any]:
     costs[name] = prepared.lower().compile().cost_analysis()
     advance = prepared.start()
     calls[name] = lambda advance=advance: advance(1)
-  samples = harness.interleave(calls, rounds=3 if quick else 15, seconds=60)
+  samples = harness.interleave(calls, rounds=3 if quick else 15, seconds=30)
   flops = harness.rate(2 * side**3, samples.pop('product'))
   speed = harness.rate(2 * numbers.nbytes, samples.pop('copy'))
   steps = {}

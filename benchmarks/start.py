@@ -1,11 +1,12 @@
 """From the command to the first step.
 
-Fresh processes: a run on the digits with an empty cache of compiled programs
-and with a full one, the compilation of WRN-28-10's step, and what
-`import optax_lcam` takes beyond `import optax`.
+Fresh processes: runs of a small network and of WRN-28-10 on the digits with an
+empty cache of compiled programs and with a full one, the compilation of
+WRN-28-10's step on CIFAR's images, and what `import optax_lcam` takes beyond
+`import optax`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import json
 import os
 import pathlib
@@ -34,6 +35,13 @@ _IMPORT_PROGRAM = 'from train import loop'
 # two programs are compiled, and the first row is written early.
 _RUN = ['--dataset', 'digits', '--train-examples', '200', '--epochs', '1']
 
+# The large network with as little to compute as there can be: a step of eight
+# images, and the test set.
+_LARGE_RUN = [
+  *('--dataset', 'digits', '--train-examples', '8', '--epochs', '1'),
+  *('--batch-size', '8', '--depth', '28', '--widen-factor', '10'),
+]
+
 _COMPILE = """
 import json
 import sys
@@ -47,16 +55,11 @@ print(json.dumps(start.compile_step(depth, widen_factor, batch_size)))
 
 def measure(quick: bool) -> harness.Results:
   """Times fresh processes."""
-  times = 1 if quick else 5
-  cold, warm = [], []
-  for _ in range(times):
-    with tempfile.TemporaryDirectory() as directory:
-      root = pathlib.Path(directory)
-      cache = {'XDG_CACHE_HOME': str(root / 'cache')}
-      cold.append(_seconds_to_first_row(root / 'cold', cache))
-      warm.append(_seconds_to_first_row(root / 'warm', cache))
+  times = 1 if quick else 3
+  small = [_seconds_to_first_rows(_RUN) for _ in range(times)]
+  large = _seconds_to_first_rows(_RUN if quick else _LARGE_RUN)
   imports = [
-    1e3 * float(_python(['-c', _IMPORT], {})) for _ in range(3 if quick else 15)
+    1e3 * float(_python(['-c', _IMPORT], {})) for _ in range(3 if quick else 9)
   ]
   of_program = []
   for _ in range(times):
@@ -71,12 +74,9 @@ def measure(quick: bool) -> harness.Results:
       json.loads(_python(['-c', _COMPILE, *sizes], cache)) for _ in range(2)
     ]
   return {
-    'digits': {
-      'cold_seconds': harness.summarize(cold),
-      'warm_seconds': harness.summarize(warm),
-      'cold_to_warm': harness.ratio(cold, warm),
-      'import_seconds': harness.summarize(of_program),
-    },
+    'small': _summarize_starts(small),
+    'large': _summarize_starts([large]),
+    'import_seconds': harness.summarize(of_program),
     'compile': {
       'network': f'WRN-{depth}-{widen_factor}, batch {batch_size}',
       'cold': compiled[0],
@@ -88,22 +88,32 @@ def measure(quick: bool) -> harness.Results:
 
 def tables(results: harness.Results) -> str:
   """The results as Markdown."""
-  digits, compiled = results['digits'], results['compile']
+  compiled = results['compile']
+
+  def in_seconds(summary: Mapping[str, float]) -> str:
+    if summary['rounds'] == 1:
+      return f'{summary["median"]:.1f} s'
+    return harness.spread(summary, 2) + ' s'
+
   rows = [
-    ['`import optax_lcam` beyond `import optax`', _in_ms(results)],
+    [
+      '`import optax_lcam` beyond `import optax`',
+      harness.spread(results['import_milliseconds'], 1) + ' ms',
+    ],
     [
       'imports of the training program',
-      harness.spread(digits['import_seconds'], 2) + ' s',
-    ],
-    [
-      'digits, command to two steps and a row, empty cache',
-      harness.spread(digits['cold_seconds'], 2) + ' s',
-    ],
-    [
-      'the same, compiled programs cached',
-      harness.spread(digits['warm_seconds'], 2) + ' s',
+      in_seconds(results['import_seconds']),
     ],
   ]
+  for name, label in (('small', 'WRN-10-1'), ('large', 'WRN-28-10')):
+    starts = results[name]
+    rows += [
+      [
+        f'{label} on digits, command to its first row, empty cache',
+        in_seconds(starts['cold_seconds']),
+      ],
+      ['the same, cached', in_seconds(starts['warm_seconds'])],
+    ]
   for cache, label in (('cold', 'empty cache'), ('warm', 'cached')):
     seconds = compiled[cache]
     rows.append(
@@ -139,8 +149,15 @@ def compile_step(
   }
 
 
-def _in_ms(results: harness.Results) -> str:
-  return harness.spread(results['import_milliseconds'], 1) + ' ms'
+def _summarize_starts(
+  starts: Sequence[tuple[float, float]],
+) -> dict[str, dict[str, float]]:
+  cold, warm = zip(*starts, strict=True)
+  return {
+    'cold_seconds': harness.summarize(cold),
+    'warm_seconds': harness.summarize(warm),
+    'cold_to_warm': harness.ratio(cold, warm),
+  }
 
 
 def _environment(changes: Mapping[str, str]) -> dict[str, str]:
@@ -166,10 +183,21 @@ def _python(arguments: list[str], changes: Mapping[str, str]) -> str:
   ).stdout
 
 
+def _seconds_to_first_rows(run: Sequence[str]) -> tuple[float, float]:
+  """Of a run with an empty cache, and of the same with what it cached."""
+  with tempfile.TemporaryDirectory() as directory:
+    root = pathlib.Path(directory)
+    cache = {'XDG_CACHE_HOME': str(root / 'cache')}
+    return (
+      _seconds_to_first_row(run, root / 'cold', cache),
+      _seconds_to_first_row(run, root / 'warm', cache),
+    )
+
+
 def _seconds_to_first_row(
-  run_dir: pathlib.Path, changes: Mapping[str, str]
+  run: Sequence[str], run_dir: pathlib.Path, changes: Mapping[str, str]
 ) -> float:
-  command = [sys.executable, '-m', 'train', 'run', *_RUN]
+  command = [sys.executable, '-m', 'train', 'run', *run]
   metrics = run_dir / 'metrics.jsonl'
   with tempfile.TemporaryFile('w+') as output:
     started = time.perf_counter()

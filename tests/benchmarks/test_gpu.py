@@ -1,0 +1,114 @@
+"""The parts of the GPU's benchmark that need none."""
+
+import jax
+import jax.numpy as jnp
+import matplotlib.image
+import pytest
+
+from benchmarks import gpu
+from benchmarks import harness
+from benchmarks import scale
+
+
+def test_wrn_28_10_takes_31_5_gflop_an_image():
+  assert gpu.flop_per_image(28, 10) == pytest.approx(31.5e9, rel=0.002)
+
+
+def test_flop_are_those_that_xla_counts_in_the_convolutions():
+  counted = scale.compile_step(10, 4, 4, 1).cost_analysis()['flops']
+  # XLA adds the norms and leaves out what falls on padding.
+  assert 4 * gpu.flop_per_image(10, 4) == pytest.approx(counted, rel=0.15)
+
+
+def test_operations_are_named_by_what_they_are_for():
+  kinds = gpu.find_kinds(scale.compile_step(10, 1, 8, 1).as_text())
+  assert set(kinds.values()) == {
+    'convolution, forward',
+    'convolution, backward',
+    'norm and ReLU, forward',
+    'norm and ReLU, backward',
+    'images and optimizer',
+  }
+
+
+def test_a_profile_finds_what_takes_the_time():
+  x = jnp.ones((600, 600))
+  program = jax.jit(lambda x: jnp.tanh(x @ x @ x)).lower(x).compile()
+
+  def advance(steps):
+    for _ in range(steps):
+      jax.block_until_ready(program(x))
+
+  found = gpu.profile(advance, program.as_text())
+  assert found['operations'][0]['seconds'] > 0
+  assert sum(row['share'] for row in found['operations']) == pytest.approx(1)
+  assert found['operations'] == sorted(
+    found['operations'], key=lambda row: -row['seconds']
+  )
+
+
+def _results():
+  rate = harness.rate(100, [1.0, 1.1, 0.9])
+  step = {
+    'images_per_second': rate,
+    'lower_seconds': 1.0,
+    'compile_seconds': 2.0,
+    'planned_bytes': 10**9,
+  }
+  row = {'name': 'fusion', 'kind': 'other', 'seconds': 0.1, 'share': 1.0}
+  return {
+    'size': {
+      'depth': 10, 'widen_factor': 1, 'batch_sizes': [8, 16], 'matrix': 256,
+    },
+    'gflop_per_image': 1.0,
+    'copy': rate,
+    'product': rate,
+    'parameters': 5,
+    'update': {
+      'lcam': {'bytes_per_second': rate, 'to_sgd': rate},
+    },
+    'step': {**step, 'operations': [row], 'kinds': {'other': (0.1, 1.0)}},
+    'steps': {'optax-lcam, bfloat16': {'8': step}},
+    'compilation': {'nothing': step, 'the program': {}},
+    'variants': {'--remat': step},
+    'left_out': {'PyTorch': 'PyTorch is not installed'},
+  }  # fmt: skip
+
+
+def test_what_was_left_out_is_named_and_the_rest_shown():
+  text = gpu.tables(_results())
+  assert 'Left out: PyTorch (PyTorch is not installed).' in text
+  for part in (
+    'device copy',
+    'optax-lcam, bfloat16',
+    '`fusion`',
+    '--remat',
+    'nothing',
+  ):
+    assert part in text
+  assert 'bare steps' not in text
+
+
+def test_nothing_but_failures_makes_no_table():
+  results = _results() | {
+    'step': {}, 'steps': {}, 'compilation': {'nothing': {}}, 'variants': {},
+  }  # fmt: skip
+  for name in ('copy', 'product', 'update', 'parameters'):
+    del results[name]
+  assert gpu.tables(results).startswith('Left out')
+
+
+def test_the_picture_shows_something(tmp_path):
+  gpu.draw(_results(), tmp_path / 'gpu.png')
+  assert matplotlib.image.imread(tmp_path / 'gpu.png').std() > 0.01
+
+
+def test_a_part_that_fails_or_takes_too_long_is_reported():
+  size = gpu.SMALL
+  found, error = gpu._run_part('absent', size, None, '', '', 60)
+  assert found == {}
+  assert 'absent' in error
+  assert gpu._run_part('steps', size, [], '', '', 0.01) == (
+    {},
+    'no time was left',
+  )
