@@ -338,7 +338,7 @@ def _epoch_table(results: harness.Results) -> str:
         harness.spread(epoch['bare_to_loop'], 3),
       ],
       [
-        'the same with evaluation, metrics and checkpoint',
+        'the same with evaluation and metrics',
         harness.spread(epoch['whole'], 0),
         harness.spread(epoch['bare_to_whole'], 3),
       ],
@@ -682,7 +682,7 @@ def _epoch(size: Size, spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
   samples = harness.interleave({'epoch': epoch}, rounds=epochs)['epoch']
   bare = harness.rate(size.examples, samples)
   looped = harness.summarize([row['images_per_second'] for row in rows])
-  # A row's time is taken before its checkpoint, the next row's after it.
+  # A row is written before its checkpoint, and its time does not hold it.
   whole = harness.summarize([size.examples / row['seconds'] for row in rows])
   yield {
     'epoch': {

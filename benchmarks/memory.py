@@ -9,7 +9,6 @@ from typing import Any
 
 from benchmarks import harness
 from benchmarks import workload
-from train import config as config_lib
 
 _REMAT = {'as it is': False, '--remat': True}
 
@@ -20,12 +19,12 @@ def measure(quick: bool) -> harness.Results:
   programs: dict[str, Any] = {}
   for dtype in ('float32', 'bfloat16'):
     for name, remat in _REMAT.items():
-      prepared = _workload(*network, dtype=dtype, remat=remat)
+      prepared = workload.of_network(*network, dtype=dtype, remat=remat)
       programs[f'{dtype}, {name}'] = _plan(prepared.lower().compile())
 
   small = (10, 1, 8) if quick else (16, 2, 64)
   steps = {
-    name: _workload(*small, remat=remat).start()
+    name: workload.of_network(*small, remat=remat).start()
     for name, remat in _REMAT.items()
   }
   samples = harness.interleave(
@@ -85,19 +84,6 @@ def tables(results: harness.Results) -> str:
 
 def _name(depth: int, widen_factor: int, batch_size: int) -> str:
   return f'WRN-{depth}-{widen_factor}, batch {batch_size}'
-
-
-def _workload(
-  depth: int, widen_factor: int, batch_size: int, **settings: Any
-) -> workload.Workload:
-  config = config_lib.Config(
-    dataset='cifar10',
-    depth=depth,
-    widen_factor=widen_factor,
-    batch_size=batch_size,
-    **settings,
-  )
-  return workload.Workload(config, workload.noise(4 * batch_size))
 
 
 def _plan(compiled: Any) -> dict[str, float]:

@@ -17,7 +17,6 @@ import numpy as np
 
 from benchmarks import harness
 from benchmarks import workload
-from train import config as config_lib
 
 _BYTES = {'pred': 1, 's32': 4, 'u32': 4, 'f16': 2, 'bf16': 2, 'f32': 4}
 _COLLECTIVES = (
@@ -328,27 +327,13 @@ def _predictions(
   return made
 
 
-def _workload(
-  depth: int, widen_factor: int, batch_size: int, devices: int
-) -> workload.Workload:
-  config = config_lib.Config(
-    dataset='cifar10',
-    depth=depth,
-    widen_factor=widen_factor,
-    batch_size=batch_size,
-  )
-  return workload.Workload(
-    config,
-    workload.noise(4 * batch_size),
-    devices=jax.devices()[:devices],
-  )
-
-
 def compile_step(
   depth: int, widen_factor: int, batch_size: int, devices: int
 ) -> Any:
   """The training step on the first devices, compiled."""
-  return _workload(depth, widen_factor, batch_size, devices).lower().compile()
+  some = jax.devices()[:devices]
+  prepared = workload.of_network(depth, widen_factor, batch_size, devices=some)
+  return prepared.lower().compile()
 
 
 def _measure_here(quick: bool) -> dict[str, Any]:
@@ -366,7 +351,7 @@ def _measure_here(quick: bool) -> dict[str, Any]:
   costs = {}
   for depth, widen_factor, batch_size in sizes:
     name = f'WRN-{depth}-{widen_factor}, batch {batch_size}'
-    prepared = _workload(depth, widen_factor, batch_size, 1)
+    prepared = workload.of_network(depth, widen_factor, batch_size)
     costs[name] = prepared.lower().compile().cost_analysis()
     advance = prepared.start()
     calls[name] = lambda advance=advance: advance(1)

@@ -130,15 +130,8 @@ def compile_step(
 ) -> dict[str, float]:
   """Seconds to trace and lower a training step, and to compile it."""
   from benchmarks import workload
-  from train import config as config_lib
 
-  config = config_lib.Config(
-    dataset='cifar10',
-    depth=depth,
-    widen_factor=widen_factor,
-    batch_size=batch_size,
-  )
-  prepared = workload.Workload(config, workload.noise(4 * batch_size))
+  prepared = workload.of_network(depth, widen_factor, batch_size)
   started = time.perf_counter()
   lowered = prepared.lower()
   then = time.perf_counter()

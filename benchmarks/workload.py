@@ -45,6 +45,25 @@ def noise(
   )
 
 
+def of_network(
+  depth: int,
+  widen_factor: int,
+  batch_size: int,
+  *,
+  devices: Sequence[jax.Device] | None = None,
+  **settings: Any,
+) -> 'Workload':
+  """A Wide ResNet on noise in the shape of CIFAR-10, for a few steps."""
+  config = config_lib.Config(
+    dataset='cifar10',
+    depth=depth,
+    widen_factor=widen_factor,
+    batch_size=batch_size,
+    **settings,
+  )
+  return Workload(config, noise(4 * batch_size), devices=devices)
+
+
 class Workload:
   """What a run computes, lowered for shapes or started on a device.
 

@@ -40,6 +40,7 @@ def test_many_steps_of_an_optimizer_in_one_program():
   assert all(not leaf.is_deleted() for leaf in start)
 
 
+@pytest.mark.slow
 def test_memory_and_its_price():
   results = memory.measure(True)
   programs = results['programs']
