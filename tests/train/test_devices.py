@@ -2,11 +2,14 @@
 
 import io
 
+from flax import nnx
 import jax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 import rich.console
 
+import models
 from train import config as config_lib
 from train import loop
 from train import metrics
@@ -91,3 +94,19 @@ def _on_call(number, action):
       action(*arguments)
 
   return replacement
+
+
+def test_batch_norm_normalises_by_the_global_batch():
+  norm = models.WideResNet(10, 1, rngs=nnx.Rngs(0)).blocks[0].norm1
+  # What each of eight devices holds has a mean of its own.
+  x = np.random.default_rng(0).normal(size=(32, 4, 4, 16)).astype(np.float32)
+  x += np.repeat(np.arange(8, dtype=np.float32), 4)[:, None, None, None]
+  mesh = jax.make_mesh((8,), ('batch',), axis_types=(AxisType.Auto,))
+  shares = jax.device_put(x, NamedSharding(mesh, PartitionSpec('batch')))
+  y = nnx.jit(lambda norm, x: norm(x))(norm, shares)
+  mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
+  np.testing.assert_allclose(
+    y, (x - mean) / np.sqrt(variance + 1e-5), rtol=1e-3, atol=1e-4
+  )
+  np.testing.assert_allclose(norm.mean[...], 0.1 * mean, rtol=1e-4)
+  np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * variance, rtol=1e-4)
