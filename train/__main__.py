@@ -77,6 +77,11 @@ class SweepFlags:
   """Names from `python -m train list`, or what they begin with: figure2."""
   seeds: int = 3
   """Runs of each experiment, with the seeds 0 to N - 1."""
+  horizontal_momenta: tuple[float, ...] = ()
+  """Run each experiment, which must be of lcam, under every pair of these and
+  of --vertical-momenta, as EXPERIMENT-hH-vV. The report draws a heat map."""
+  vertical_momenta: tuple[float, ...] = ()
+  """See --horizontal-momenta."""
   run_dir: pathlib.Path = pathlib.Path('runs')
   """Each run is written to RUN_DIR/EXPERIMENT/seed-N."""
   seeds_together: int | None = None
@@ -333,23 +338,52 @@ def _sweep(argv: list[str]) -> int:
     for name in flags.experiments
     for experiment in experiments.select(name)
   }
+  arms = _grids(list(selected.values()), flags)
   jax_environment.prepare()
   from train import sweep
 
   failed = sweep.sweep(
-    list(selected.values()),
+    arms,
     flags.seeds,
     flags.run_dir,
     rich.console.Console(stderr=True),
     seeds_together=flags.seeds_together,
     data_dir=flags.data_dir,
   )
-  runs = len(sweep.in_order(list(selected.values()))) * flags.seeds
+  runs = len(sweep.in_order(arms)) * flags.seeds
   print(
     f'{runs - len(failed)} of {runs} runs are in {flags.run_dir}.'
     f' `python -m train report {flags.run_dir}` compares them.'
   )
   return 1 if failed else 0
+
+
+def _grids(
+  selected: list[experiments.Experiment], flags: SweepFlags
+) -> list[experiments.Experiment]:
+  """The experiments, each under every pair of momenta if any were given."""
+  axes = {
+    '--horizontal-momenta': flags.horizontal_momenta,
+    '--vertical-momenta': flags.vertical_momenta,
+  }
+  if not any(axes.values()):
+    return selected
+  for flag, momenta in axes.items():
+    given = ' '.join(map(str, momenta)) or 'none'
+    if not momenta:
+      raise errors.UsageError(
+        '--horizontal-momenta and --vertical-momenta belong together, but'
+        f' {flag} has none.'
+      )
+    if not all(0 <= momentum < 1 for momentum in momenta):
+      raise errors.UsageError(f'{flag} must be in [0, 1), got {given}.')
+    if len(set(momenta)) < len(momenta):
+      raise errors.UsageError(f'{flag} must be different, got {given}.')
+  return [
+    arm
+    for experiment in selected
+    for arm in experiments.grid(experiment, *axes.values())
+  ]
 
 
 def _list(argv: list[str]) -> int:

@@ -7,8 +7,9 @@ epochs on a small network and 5,000 images of half the width and height, with
 the same proportions, for two CPU cores.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import dataclasses
+import re
 from typing import Any
 
 from train import errors
@@ -330,6 +331,46 @@ def get(name: str) -> Experiment:
     f'{errors.did_you_mean(name, EXPERIMENTS)} `python -m train list` shows'
     ' them all.'
   )
+
+
+def grid(
+  experiment: Experiment,
+  horizontal_momenta: Sequence[float],
+  vertical_momenta: Sequence[float],
+) -> list[Experiment]:
+  """An experiment of LCAM under every pair of momenta.
+
+  Args:
+    experiment: Any of optimizer lcam.
+    horizontal_momenta: Those to try.
+    vertical_momenta: Those to try with each of them.
+
+  Raises:
+    UsageError: It is not an experiment of LCAM.
+  """
+  if experiment.config.optimizer != 'lcam':
+    raise errors.UsageError(
+      '--horizontal-momenta and --vertical-momenta need experiments of lcam,'
+      f' got {experiment.name}, which is of {experiment.config.optimizer}.'
+    )
+  return [
+    dataclasses.replace(
+      experiment,
+      name=f'{experiment.name}-h{horizontal}-v{vertical}',
+      config=dataclasses.replace(
+        experiment.config,
+        horizontal_momentum=horizontal,
+        vertical_momentum=vertical,
+      ),
+    )
+    for horizontal in horizontal_momenta
+    for vertical in vertical_momenta
+  ]
+
+
+def without_momenta(name: str) -> str:
+  """The name of the experiment that :func:`grid` has made this one of."""
+  return re.sub(r'-h[\d.e-]+-v[\d.e-]+$', '', name)
 
 
 def read_off_epoch(name: str | None, epochs: int) -> int:

@@ -465,12 +465,16 @@ def run_together(
     checkpoints[i].close()
     log.close()
     if log.rows and processes.is_first():
+      picture_title = f'{experiment or config.dataset}, seed {resolved[i].seed}'
       with run_directory.writing(directory.picture):
-        report.draw_run(
-          log.rows,
-          directory.picture,
-          f'{experiment or config.dataset}, seed {resolved[i].seed}',
-        )
+        report.draw_run(log.rows, directory.picture, picture_title)
+      steps_rows = metrics.read_rows(directory.steps)
+      if any(row['horizontal'] for row in steps_rows):
+        with run_directory.writing(directory.phases):
+          settings = config_lib.to_json(config)
+          report.draw_phases(
+            steps_rows, settings, directory.phases, picture_title
+          )
     last = log.rows[-1] if log.rows else {'epoch': 0, 'step': 0}
     summary = {
       'status': 'diverged' if i in diverged else 'done',

@@ -12,6 +12,7 @@ import numpy as np
 from tensorboardX import event_file_writer
 from tensorboardX import summary
 from tensorboardX.proto import event_pb2
+from tensorboardX.proto import summary_pb2
 
 from train import processes
 from train import run_directory
@@ -29,6 +30,22 @@ _CURVES = (
   'mean_momentum',
   'images_per_second',
 )
+
+# What TensorBoard draws into one chart, under "Custom scalars".
+_LAYOUT = {
+  'outcome': {
+    'error (%)': ['Multiline', ['train_error', 'test_error']],
+    'loss': ['Multiline', ['train_loss', 'test_loss']],
+  },
+  'momentum': {
+    'mean momentum': ['Multiline', ['mean_momentum']],
+    'share of horizontal steps': ['Multiline', ['horizontal_fraction']],
+  },
+  'course': {
+    'learning rate': ['Multiline', ['learning_rate']],
+    'images a second': ['Multiline', ['images_per_second']],
+  },
+}
 
 
 def summarize_epoch(
@@ -156,6 +173,7 @@ class MetricsLog:
         self._events = event_file_writer.EventsWriter(
           str(tensorboard / 'events')
         )
+        self._write(summary.custom_scalars(_LAYOUT), 0)
         for row in rows:
           self._add_events(row)
       return rows
@@ -186,16 +204,15 @@ class MetricsLog:
       self._events.close()
 
   def _add_events(self, row: dict[str, Any]) -> None:
-    assert self._events is not None
     for name in _CURVES:
       if row[name] is not None:
-        self._events.write_event(
-          event_pb2.Event(
-            wall_time=time.time(),
-            step=row['epoch'],
-            summary=summary.scalar(name, row[name]),
-          )
-        )
+        self._write(summary.scalar(name, row[name]), row['epoch'])
+
+  def _write(self, content: summary_pb2.Summary, epoch: int) -> None:
+    assert self._events is not None
+    self._events.write_event(
+      event_pb2.Event(wall_time=time.time(), step=epoch, summary=content)
+    )
     self._events.flush()
 
 

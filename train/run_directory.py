@@ -7,6 +7,7 @@ summary.json    how it ended
 checkpoints/    the last states
 tensorboard/    the same figures for TensorBoard
 curves.png      the picture
+phases.png      losses against their running mean, of an optimizer with phases
 """
 
 from collections.abc import Iterator
@@ -51,6 +52,7 @@ class RunDirectory:
     self.metrics = path / 'metrics.jsonl'
     self.steps = path / 'steps.jsonl'
     self.picture = path / 'curves.png'
+    self.phases = path / 'phases.png'
     self._config = path / 'config.json'
     self._summary = path / 'summary.json'
 

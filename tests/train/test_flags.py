@@ -26,6 +26,22 @@ _WRONG = [
   # Commands.
   ('rnu', ["'rnu'", "'run'"]),
   ('reprot runs', ["'reprot'", "'report'"]),
+  (
+    'sweep digits-lcam --horizontal-momenta 0.9 --vertical-momenta 1.5',
+    ['--vertical-momenta', '[0, 1)', '1.5'],
+  ),
+  (
+    'sweep digits-lcam --horizontal-momenta 0.9 0.9 --vertical-momenta 0.9',
+    ['--horizontal-momenta', 'different', '0.9 0.9'],
+  ),
+  (
+    'sweep digits-lcam --horizontal-momenta 0.9',
+    ['--vertical-momenta has none', 'belong together'],
+  ),
+  (
+    'sweep digits-fixed --horizontal-momenta 0.9 --vertical-momenta 0.9',
+    ['digits-fixed', 'lcam'],
+  ),
   ('42', ["'42'", 'sweep']),
   ('list all', ["'all'"]),
   # The main job.

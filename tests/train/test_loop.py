@@ -110,7 +110,8 @@ def test_the_steps_are_those_of_the_epochs(finished):
 
 def test_the_picture_and_the_events(finished):
   directory, _, _ = finished
-  assert (directory / 'curves.png').stat().st_size > 10_000
+  for name in ('curves.png', 'phases.png'):
+    assert (directory / name).stat().st_size > 10_000
   events = event_accumulator.EventAccumulator(str(directory / 'tensorboard'))
   events.Reload()
   rows = _rows(directory)

@@ -1,6 +1,12 @@
 """Figures of an epoch against NumPy, and the files that hold them."""
 
 import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
 
 import numpy as np
 import pytest
@@ -126,6 +132,59 @@ def test_rows_are_json_lines_and_tensorboard_reads_the_same(tmp_path):
   losses = [(e.step, e.value) for e in events.Scalars('train_loss')]
   np.testing.assert_allclose(losses, [(1, 1), (2, 1 / 2), (3, 1 / 3)])
   assert 'horizontal_fraction' not in events.Tags()['scalars']
+
+
+def _ask(port, path):
+  """What TensorBoard answers once it listens and has read its files."""
+  deadline = time.monotonic() + 120
+  while True:
+    try:
+      with urllib.request.urlopen(
+        f'http://localhost:{port}/data/{path}'
+      ) as got:
+        answer = json.load(got)
+      if answer:
+        return answer
+    except urllib.error.URLError:
+      pass
+    assert time.monotonic() < deadline
+    time.sleep(0.2)
+
+
+def test_the_tensorboard_program_shows_the_same_names_and_values(tmp_path):
+  log = metrics.MetricsLog(run_directory.RunDirectory(tmp_path), 0)
+  for epoch in (1, 2):
+    log.append(_row(epoch) | {'horizontal_fraction': 0.5}, _steps(epoch))
+  log.close()
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  flags = f'--host localhost --port {port} --load_fast false'.split()
+  program = subprocess.Popen(
+    [sys.executable, '-m', 'tensorboard.main', '--logdir', tmp_path, *flags],
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.DEVNULL,
+  )
+  try:
+    ((run, tags),) = _ask(port, 'plugin/scalars/tags').items()
+    # What only places a row is no curve.
+    assert tags.keys() == _row(1).keys() - {'epoch', 'step', 'seconds'}
+    for name in tags:
+      points = _ask(port, f'plugin/scalars/scalars?run={run}&tag={name}')
+      expected = 0.5 if name == 'horizontal_fraction' else _row(2)[name]
+      assert [step for _, step, _ in points] == [1, 2]
+      assert points[-1][2] == pytest.approx(expected)
+    layout = _ask(port, 'plugin/custom_scalars/layout')
+    drawn = [
+      tag
+      for category in layout['category']
+      for chart in category['chart']
+      for tag in chart['multiline']['tag']
+    ]
+    assert sorted(drawn) == sorted(tags)
+  finally:
+    program.kill()
+    program.wait()
 
 
 def test_a_log_taken_up_again_keeps_the_epochs_that_count(tmp_path):

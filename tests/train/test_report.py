@@ -15,6 +15,7 @@ from train import errors
 from train import experiments
 from train import report
 from train.report import figures
+from train.report import grid
 from train.report import paper
 from train.report import records
 from train.report import statistics
@@ -258,6 +259,131 @@ def test_a_run_has_a_picture(tmp_path, optimizer):
   (run,) = records.find_runs([tmp_path])
   figures.draw_run(run.rows, tmp_path / 'curves.png', 'title')
   assert _has_content(tmp_path / 'curves.png')
+
+
+def _write_steps(path, epochs=(1, 2, 3), length=6):
+  rng = np.random.default_rng(0)
+  rows = [
+    {
+      'epoch': epoch,
+      'loss': rng.lognormal(0, 1, length).tolist(),
+      'momentum': [0.9] * length,
+      'horizontal': rng.integers(0, 2, length).tolist(),
+    }
+    for epoch in epochs
+  ]
+  rows[0]['loss'][1] = None  # It was not finite.
+  (path / 'steps.jsonl').write_text(
+    ''.join(json.dumps(row) + '\n' for row in rows)
+  )
+  return rows
+
+
+def test_the_running_mean_begins_anew_with_each_epoch():
+  steps = [{'loss': [4.0, None, 2.0]}, {'loss': [1.0, 2.0, 6.0]}]
+  np.testing.assert_allclose(
+    figures._running_mean(steps, None), [4, 4, 3, 1, 1.5, 3]
+  )
+  # 4, then (4 / 2 + 2) / (1 / 2 + 1), and so on.
+  np.testing.assert_allclose(
+    figures._running_mean(steps, 0.5)[:4], [4, 4, 8 / 3, 12 / 7]
+  )
+
+
+@pytest.mark.parametrize('length', [6, 150, 500])
+@pytest.mark.parametrize('reaction', ['next', 'current'])
+def test_losses_have_a_picture(tmp_path, length, reaction):
+  _write_run(tmp_path / 'run', reaction=reaction)
+  steps = _write_steps(tmp_path / 'run', range(1, 11), length)
+  (run,) = records.find_runs([tmp_path])
+  assert run.steps == steps
+  figures.draw_phases(steps, run.config, tmp_path / 'phases.png', 'title')
+  assert _has_content(tmp_path / 'phases.png')
+
+
+def test_a_report_shows_the_steps_of_one_run_of_many(tmp_path):
+  _write_arms(tmp_path / 'runs')
+  assert '(phases.png)' not in report.write([tmp_path], tmp_path / 'without')
+  for path in (tmp_path / 'runs' / 'a').iterdir():
+    _write_steps(path)
+  text = report.write([tmp_path / 'runs'], tmp_path / 'out')
+  assert text.count('(phases.png)') == 1
+  assert 'digits-lcam, seed 0' in text
+  assert _has_content(tmp_path / 'out' / 'phases.png')
+
+
+class TestGrids:
+  def _write(self, directory, pairs, seeds=(0, 1, 2), error=None):
+    for h, v in pairs:
+      for seed in seeds:
+        _write_run(
+          directory / f'{h}-{v}' / str(seed),
+          seed=seed,
+          error=error(h, v, seed) if error else 5.0,
+          experiment=f'digits-lcam-h{h}-v{v}',
+          horizontal_momentum=h,
+          vertical_momentum=v,
+        )
+
+  def _find(self, directory):
+    arms = records.group_into_arms(records.find_runs([directory]))
+    return grid.find(arms)
+
+  def test_what_does_not_fill_the_grid_is_left_out(self, tmp_path):
+    full = [(h, v) for h in (0.85, 0.9, 0.95) for v in (0.85, 0.9)]
+    self._write(tmp_path, [*full, (0.99, 0.9)], seeds=(0,))
+    # Other settings are another grid, and an experiment is none.
+    _write_run(tmp_path / 'a', experiment='digits-lcam')
+    _write_run(tmp_path / 'b', horizontal_momentum=0.8, batch_size=32)
+    (found,) = self._find(tmp_path)
+    assert list(found.cells) == sorted(full)
+    assert found.is_of == 'digits-lcam'
+
+  def test_a_line_is_no_grid(self, tmp_path):
+    self._write(tmp_path, [(0.9, 0.9), (0.95, 0.9), (0.9, 0.95)], seeds=(0,))
+    assert self._find(tmp_path) == []
+
+  def test_a_report_averages_over_the_pairs(self, tmp_path):
+    def error(h, v, seed):
+      # Switching is half a point better, a larger vertical one a point worse.
+      return 5 - 0.5 * (h != v) + (v > h) + seed / 10 * (1 + (h > v) / 5)
+
+    pairs = [(h, v) for h in (0.9, 0.95) for v in (0.9, 0.95)]
+    self._write(tmp_path / 'runs', pairs, error=error)
+    text = report.write([tmp_path / 'runs'], tmp_path / 'out')
+    cells = {
+      row[0]: row
+      for line in text.splitlines()
+      if line.startswith('|')
+      for row in [[cell.strip() for cell in line.strip('|').split('|')]]
+    }
+    # By hand: -0.5 + 1 / 2 + 0.02 / 2, and -1 + 0.02, over the seeds.
+    switching = cells['the two momenta in turn − fixed at either']
+    assert switching[1:3] + switching[-1:] == [
+      '3',
+      '+0.01',
+      'no difference found',
+    ]
+    larger = cells['larger horizontal − larger vertical momentum']
+    assert larger[1:3] + larger[-1:] == ['3', '-0.98', 'better']
+    # The arms of the grid are in no other table.
+    assert 'digits-lcam-h0.9-v0.95' not in text
+    assert _has_content(tmp_path / 'out' / 'grid.png')
+
+  def test_a_heat_map_of_cells_without_a_finished_run(self, tmp_path):
+    pairs = [(h, v) for h in (0.9, 0.95) for v in (0.9, 0.95)]
+    self._write(tmp_path / 'runs', pairs[1:], seeds=(0,))
+    _write_run(
+      tmp_path / 'runs' / 'x',
+      status='diverged',
+      experiment='digits-lcam-h0.9-v0.9',
+      horizontal_momentum=0.9,
+      vertical_momentum=0.9,
+    )
+    (found,) = self._find(tmp_path)
+    assert grid.comparisons_table(found) is None
+    figures.draw_heat_map(found.cells, tmp_path / 'grid.png', 'title')
+    assert _has_content(tmp_path / 'grid.png')
 
 
 def _write_experiment(directory, name, errors, follow=None):

@@ -1,6 +1,7 @@
 """From run directories to tables, figures and a verdict."""
 
+from train.report.figures import draw_phases
 from train.report.figures import draw_run
 from train.report.write import write
 
-__all__ = ['draw_run', 'write']
+__all__ = ['draw_phases', 'draw_run', 'write']

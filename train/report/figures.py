@@ -7,6 +7,7 @@ from typing import Any
 import matplotlib
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
+from matplotlib import patches
 from matplotlib import ticker
 import numpy as np
 
@@ -65,6 +66,221 @@ def draw_run(
     figure.savefig(path, dpi=120)
 
 
+def draw_phases(
+  steps: Sequence[dict[str, Any]],
+  config: Mapping[str, Any],
+  path: pathlib.Path,
+  title: str,
+) -> None:
+  """Draws losses against their running mean, coloured by what they chose.
+
+  Each row shows some epochs in full and their last steps enlarged: the first
+  epochs of the run, its middle and its last, or all of a short run.
+
+  Args:
+    steps: The run's rows of steps; at least one, with phases.
+    config: The settings of the run.
+    path: The PNG file to write.
+    title: Above the figure.
+  """
+  together = max(1, _STEPS_SHOWN // len(steps[0]['loss']))
+  starts = [0]
+  if len(steps) > together:
+    middle = [(len(steps) - together) // 2] if len(steps) > 2 * together else []
+    starts = [0, *middle, len(steps) - together]
+  # The loss of a step chooses the momentum of the next.
+  lag = 0 if config['reaction'] == 'current' else 1
+  chosen = np.concatenate([_numbers(row, 'horizontal') for row in steps])[lag:]
+  with matplotlib.rc_context(STYLE):
+    figure = mpl_figure.Figure(
+      figsize=(11, 1 + 2.6 * len(starts)), layout='constrained'
+    )
+    figure.suptitle(title)
+    grid = figure.subplots(len(starts), 2, squeeze=False, width_ratios=(2.2, 1))
+    length = len(steps[0]['loss'])
+    for start, axes in zip(starts, grid, strict=True):
+      shown = steps[start : start + together]
+      losses = np.concatenate([_numbers(row, 'loss') for row in shown])
+      mean = _running_mean(shown, config.get('loss_decay'))
+      number = (shown[0]['epoch'] - 1) * length + np.arange(1, len(losses) + 1)
+      own = chosen[start * length :][: len(losses)]
+      own = np.pad(own, (0, len(losses) - len(own)), constant_values=np.nan)
+      ends = number[length - 1 :: length] + 0.5
+      for axis, first in zip(axes, (0, -_STEPS_ENLARGED), strict=True):
+        part = slice(first, None)
+        for value, label, color, marker in (
+          (1, 'then horizontal', COLORS[0], 'o'),
+          (0, 'then vertical', COLORS[1], '^'),
+        ):
+          where = own[part] == value
+          momentum = config[
+            'horizontal_momentum' if value else 'vertical_momentum'
+          ]
+          axis.plot(
+            number[part][where],
+            losses[part][where],
+            marker,
+            color=color,
+            # Full and open, for print in black and white.
+            markerfacecolor=color if value else 'none',
+            markersize=3 if first == 0 else 5,
+            label=f'{label}: momentum {momentum:g}',
+          )
+        # Broken where an epoch begins.
+        at = np.insert(
+          number[part].astype(float), _breaks(ends, number[part]), np.nan
+        )
+        line = np.insert(mean[part], _breaks(ends, number[part]), np.nan)
+        axis.plot(at, line, color='black', lw=1.5, label='running mean')
+        for end in ends[:-1]:
+          if number[part][0] < end:
+            axis.axvline(end, color='0.5', lw=0.8, ls=':')
+        axis.set_xlabel('step')
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
+        if np.nanmin(losses[part]) * 20 < np.nanmax(losses[part]):
+          _log_scale(axis)
+      epochs = [row['epoch'] for row in shown]
+      axes[0].set_ylabel('loss of a batch')
+      axes[0].set_title(
+        f'epoch {epochs[0]}'
+        if len(epochs) == 1
+        else f'epochs {epochs[0]} to {epochs[-1]}',
+        loc='left',
+      )
+      enlarged = min(_STEPS_ENLARGED, len(losses))
+      axes[1].set_title(f'the last {enlarged} of these steps', loc='left')
+    handles, labels = grid[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc='outside lower center', ncols=3)
+    figure.savefig(path, dpi=120)
+
+
+# In one panel: as many epochs as have so many steps, at least one.
+_STEPS_SHOWN = 400
+_STEPS_ENLARGED = 40
+
+
+def _numbers(row: Mapping[str, Any], name: str) -> Any:
+  # None becomes NaN.
+  return np.asarray(row[name], np.float64)
+
+
+def _breaks(ends: Any, number: Any) -> Any:
+  return np.searchsorted(number, ends[(number[0] < ends) & (ends < number[-1])])
+
+
+def _running_mean(
+  steps: Sequence[Mapping[str, Any]], loss_decay: float | None
+) -> Any:
+  """The mean that each loss is compared with; what is not finite is left out.
+
+  With a moving average, from the first of these epochs on.
+  """
+  means = []
+  total = count = 0.0
+  for row in steps:
+    if loss_decay is None:
+      total = count = 0.0
+    for loss in _numbers(row, 'loss'):
+      if np.isfinite(loss):
+        total = (loss_decay or 1) * total + loss
+        count = (loss_decay or 1) * count + 1
+      means.append(total / count if count else np.nan)
+  return np.asarray(means)
+
+
+def draw_shares(
+  panels: Mapping[str, Sequence[Arm]], path: pathlib.Path
+) -> None:
+  """Draws the share of horizontal steps over the epochs.
+
+  Args:
+    panels: Arms with phases, by the title of the panel that shows them.
+    path: The PNG file to write.
+  """
+  with matplotlib.rc_context(STYLE):
+    rows = -(-len(panels) // 2)
+    figure = mpl_figure.Figure(
+      figsize=(11, 0.6 + 3.6 * rows), layout='constrained'
+    )
+    figure.suptitle(
+      'Share of horizontal steps (lines: mean; bands: lowest to highest seed)'
+    )
+    axes = list(figure.subplots(rows, 2, squeeze=False, sharey=True).flat)
+    for axis in axes[len(panels) :]:
+      axis.set_axis_off()
+    for axis, (title, arms) in zip(axes, panels.items(), strict=False):
+      for i, arm in enumerate(arms):
+        band = _band(arm, 'horizontal_fraction')
+        if band is None:
+          continue
+        epochs, mean, low, high = band
+        _line(axis, epochs, mean, f'{arm.name} (n={len(arm.finished)})', i)
+        axis.fill_between(
+          epochs, low, high, color=COLORS[i % len(COLORS)], alpha=0.2, lw=0
+        )
+      axis.axhline(0.5, color='0.5', lw=0.8)
+      axis.set_title(title, loc='left')
+      axis.legend(fontsize=8)
+      _label(axis, 'share of horizontal steps')
+    figure.savefig(path, dpi=120)
+
+
+def draw_heat_map(
+  cells: Mapping[tuple[float, float], Arm], path: pathlib.Path, title: str
+) -> None:
+  """Draws the final test error over a grid of momenta.
+
+  Args:
+    cells: Arms by horizontal and vertical momentum, one for each pair.
+    path: The PNG file to write.
+    title: Above the figure.
+  """
+  horizontal, vertical = (sorted(set(x)) for x in zip(*cells, strict=True))
+  errors = np.full((len(horizontal), len(vertical)), np.nan)
+  words = {}
+  for (h, v), arm in cells.items():
+    at = horizontal.index(h), vertical.index(v)
+    runs = f'n = {len(arm.finished)}'
+    if len(arm.finished) < len(arm.runs):
+      runs += f' of {len(arm.runs)}'
+    words[at] = runs
+    if arm.finished:
+      sample = statistics.describe(list(arm.final_errors().values()))
+      errors[at] = sample.mean
+      spread = '' if sample.n < 2 else f'sd {sample.deviation:.2f}, '
+      words[at] = f'{sample.mean:.2f}\n{spread}{runs}'
+  with matplotlib.rc_context({**STYLE, 'axes.grid': False}):
+    figure = mpl_figure.Figure(
+      figsize=(2.6 + 1.35 * len(vertical), 2.2 + 0.85 * len(horizontal)),
+      layout='constrained',
+    )
+    figure.suptitle(title)
+    axis = figure.subplots()
+    # Of one hue order in any eye, and of one lightness order in print.
+    image = axis.imshow(errors, cmap='cividis_r', origin='lower', aspect='auto')
+    for (i, j), text in words.items():
+      red, green, blue, _ = image.cmap(image.norm(errors[i, j]))
+      dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
+      is_number = np.isfinite(errors[i, j])
+      color = 'white' if dark and is_number else 'black'
+      axis.text(j, i, text, ha='center', va='center', color=color, fontsize=9)
+      if horizontal[i] == vertical[j]:
+        axis.add_patch(
+          patches.Rectangle(
+            (j - 0.47, i - 0.47), 0.94, 0.94, fill=False, ec=color, lw=2
+          )
+        )
+    axis.set_xticks(range(len(vertical)), [f'{v:g}' for v in vertical])
+    axis.set_yticks(range(len(horizontal)), [f'{h:g}' for h in horizontal])
+    axis.set_xlabel(
+      'vertical momentum (after a loss above the mean)\n'
+      'framed: both are the same, which is fixed momentum'
+    )
+    axis.set_ylabel('horizontal momentum')
+    figure.colorbar(image, label='final test error (%), mean')
+    figure.savefig(path, dpi=120)
+
+
 def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
   """Draws arms beside each other, each a mean with a band over its seeds.
 
@@ -94,10 +310,7 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
       _label(axis, label)
     # On a linear scale the first epochs would flatten all the others.
     for axis in axes[:2]:
-      axis.set_yscale('log')
-      axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-      axis.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
-      axis.yaxis.set_minor_locator(ticker.NullLocator())
+      _log_scale(axis)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center', ncols=2)
     figure.text(
@@ -231,6 +444,13 @@ def _line(axis: mpl_axes.Axes, x: Any, y: Any, label: str, i: int) -> None:
     # A run of one epoch has a point and no line.
     marker='o' if len(x) == 1 else None,
   )
+
+
+def _log_scale(axis: mpl_axes.Axes) -> None:
+  axis.set_yscale('log')
+  axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+  axis.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
+  axis.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 def _label(axis: mpl_axes.Axes, name: str, from_zero: bool = False) -> None:

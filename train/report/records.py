@@ -34,6 +34,11 @@ class Run:
     )
     return self.rows[epoch - 1]['test_error']
 
+  @property
+  def steps(self) -> list[dict[str, Any]]:
+    """A row an epoch; none in records of before there were any."""
+    return metrics.read_rows(self.path / 'steps.jsonl')
+
   def curve(self, name: str) -> list[float | None]:
     """One figure over the epochs."""
     return [row.get(name) for row in self.rows]
@@ -103,17 +108,17 @@ def group_into_arms(runs: Iterable[Run]) -> list[Arm]:
   """
   groups: dict[tuple[str, str], list[Run]] = {}
   for run in runs:
-    key = (_experiment(run), json.dumps(_settings(run), sort_keys=True))
+    key = (_experiment(run), json.dumps(settings(run), sort_keys=True))
     groups.setdefault(key, []).append(run)
 
   arms = []
   for (experiment, _), members in groups.items():
     namesakes = [
-      _settings(others[0])
+      settings(others[0])
       for (name, _), others in groups.items()
       if name == experiment
     ]
-    own = _settings(members[0])
+    own = settings(members[0])
     telling = [
       f'{name}={value}'
       for name, value in own.items()
@@ -135,7 +140,8 @@ def _experiment(run: Run) -> str:
   )
 
 
-def _settings(run: Run) -> dict[str, Any]:
+def settings(run: Run) -> dict[str, Any]:
+  """What must be the same in all runs of an arm."""
   own_to_each_run = {*config_lib.FREE_TO_CHANGE, *config_lib.SEEDS}
   if run.config.get('follow_run') is not None:
     # Taken over from another run of the same seed.

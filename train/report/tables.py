@@ -102,7 +102,19 @@ def comparisons_table(pairs: Iterable[tuple[Arm, Arm]]) -> str | None:
   ]
   if not compared:
     return None
-  adjusted = statistics.adjust([comparison for _, _, comparison in compared])
+  return adjusted_table(
+    [
+      (f'{first.name} − {second.name}', comparison)
+      for first, second, comparison in compared
+    ]
+  )
+
+
+def adjusted_table(
+  compared: Sequence[tuple[str, statistics.Comparison]],
+) -> str:
+  """Comparisons by what they are of, with Holm's p-values for all together."""
+  adjusted = statistics.adjust([comparison for _, comparison in compared])
   return _markdown(
     [
       'difference',
@@ -114,8 +126,8 @@ def comparisons_table(pairs: Iterable[tuple[Arm, Arm]]) -> str | None:
       'verdict',
     ],
     [
-      [f'{first.name} − {second.name}', *_cells(comparison), comparison.verdict]
-      for (first, second, _), comparison in zip(compared, adjusted, strict=True)
+      [words, *_cells(comparison), comparison.verdict]
+      for (words, _), comparison in zip(compared, adjusted, strict=True)
     ],
   )
 

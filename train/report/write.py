@@ -5,6 +5,7 @@ import pathlib
 
 from train import errors
 from train.report import figures
+from train.report import grid
 from train.report import paper
 from train.report import records
 from train.report import statistics
@@ -57,8 +58,15 @@ def write(
       of_the_paper |= {by_name[name].name for name in shown}
       paragraphs += section
     others = [arm for arm in arms if arm.name not in of_the_paper]
+    grids = grid.find(others)
+    on_grids = {arm.name for found in grids for arm in found.cells.values()}
+    others = [arm for arm in others if arm.name not in on_grids]
     if others:
       paragraphs += _other_section(others, out)
+    for i, of_grid in enumerate(grids):
+      name_of_picture = f'grid-{i + 1}.png' if i else 'grid.png'
+      paragraphs += _grid_section(of_grid, out, name_of_picture)
+    paragraphs += _phases_section(arms, out)
     if found:
       paragraphs.append('## The explanations')
     for study in found:
@@ -101,12 +109,56 @@ def _unfinished(arms: Sequence[Arm]) -> list[str]:
 
 def _other_section(arms: Sequence[Arm], out: pathlib.Path) -> list[str]:
   comparisons = tables.comparisons_table(tables.every_pair(arms))
-  figures.draw_arms(arms, out / 'curves.png', _networks(arms))
+  finished = [run for arm in arms for run in arm.finished]
+  if len(finished) == 1:
+    title = f'{arms[0].name}, seed {finished[0].seed}'
+    figures.draw_run(finished[0].rows, out / 'curves.png', title)
+  else:
+    figures.draw_arms(arms, out / 'curves.png', _networks(arms))
   return [
     tables.errors_table(arms),
     *([comparisons] if comparisons is not None else []),
     '![Curves of all arms](curves.png)',
   ]
+
+
+def _grid_section(
+  of_grid: grid.Grid, out: pathlib.Path, picture: str
+) -> list[str]:
+  cells = of_grid.cells
+  title = f'{of_grid.is_of} under {len(cells)} pairs of momenta'
+  figures.draw_heat_map(cells, out / picture, title)
+  comparisons = grid.comparisons_table(of_grid)
+  counts = sorted({len(arm.finished) for arm in cells.values()})
+  seeds = ' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
+  return [
+    f'## {title}',
+    f'{_networks(list(cells.values()))}: {_machines(cells.values())}, n ='
+    f' {seeds} seeds a pair. Where both momenta are the same the momentum is'
+    ' fixed. The lowest of so many figures is low by chance too, and the test'
+    ' set must not choose: the table averages over the pairs instead, seed by'
+    ' seed.',
+    *([comparisons] if comparisons is not None else []),
+    f'![Final test error by horizontal and vertical momentum]({picture})',
+  ]
+
+
+def _phases_section(arms: Sequence[Arm], out: pathlib.Path) -> list[str]:
+  """One run, whatever the number of runs: each has its own picture already."""
+  for arm in arms:
+    for run in arm.finished:
+      if not any(row['horizontal'] for row in run.steps):
+        continue
+      title = f'{arm.name}, seed {run.seed}'
+      figures.draw_phases(run.steps, run.config, out / 'phases.png', title)
+      return [
+        '## Loss and running mean',
+        f'The steps of one run, {title}. Below the line, which begins anew with'
+        ' each epoch, a loss makes the next step one with the horizontal'
+        ' momentum.',
+        '![Losses against their running mean, by phase](phases.png)',
+      ]
+  return []
 
 
 def _paper_section(
@@ -154,7 +206,34 @@ def _paper_section(
     file = f'{prefix}figure4.png'
     figures.draw_errors(panels, out / file)
     sections += ['### Figure 4: the curves', f'![Figure 4]({file})']
+  shares = _panels_of_shares(by_name)
+  if shares:
+    file = f'{prefix}horizontal-fraction.png'
+    figures.draw_shares(shares, out / file)
+    title = 'The share of horizontal steps'
+    sections += [f'### {title}', f'![{title}]({file})']
   return [*head, *_claims(by_name, prefix, out), *sections], shown
+
+
+def _panels_of_shares(by_name: dict[str, Arm]) -> dict[str, list[Arm]]:
+  """The paper's arms of LCAM by the figure that they belong to."""
+  members = {
+    'Figure 2: CIFAR-10': paper.FIGURE_2.members,
+    'Figure 3: CIFAR-100': paper.FIGURE_3.members,
+    **{
+      f'Figure 4: {paper.DATASETS[dataset]}': names
+      for dataset, names in paper.FIGURE_4.items()
+    },
+  }
+  panels = {
+    title: [
+      by_name[name]
+      for name in names
+      if name in by_name and by_name[name].has_phases and by_name[name].finished
+    ]
+    for title, names in members.items()
+  }
+  return {title: arms for title, arms in panels.items() if arms}
 
 
 def _claims(
