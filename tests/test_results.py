@@ -27,9 +27,12 @@ def test_the_report_is_what_the_program_makes(tmp_path):
     ('small-figure3', 6, 3),
     ('small-figure4', 12, 5),
     ('small-table1', 4, 5),
+    ('small-ablation', 18, 3),
+    ('small-authors', 2, 3),
+    ('small-adaptive', 8, 3),
   ],
 )
-def test_every_arm_of_the_figures_is_finished(family, arms, seeds):
+def test_every_arm_is_finished(family, arms, seeds):
   found = [
     arm
     for arm in records.group_into_arms(records.find_runs([_RESULTS]))
