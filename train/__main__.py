@@ -8,7 +8,7 @@ import pathlib
 import signal
 import sys
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import rich.console
 import tyro
@@ -18,6 +18,7 @@ from train import errors
 from train import experiments
 from train import flags as flags_lib
 from train import jax_environment
+from train import sources
 
 _USAGE = """\
 usage: python -m train [--run-dir DIR]              the main job
@@ -89,7 +90,8 @@ class SweepFlags:
   where one after another is faster; on a GPU or TPU 8 of networks up to the
   size of WRN-16-4, and 1 of larger ones."""
   data_dir: pathlib.Path | None = None
-  """TensorFlow Datasets directory of CIFAR. Default: TFDS's own."""
+  """Directory of the data set's files. Default: for CIFAR, that of TensorFlow
+  Datasets."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,6 +106,15 @@ class ReportFlags:
   """Name of the Markdown file."""
 
 
+def _probes_default(meaning: str, size: str) -> Any:
+  """Help of a flag whose default is that of the data set."""
+  numbers = ', '.join(
+    f'{name} {getattr(source.probe, size):,}'
+    for name, source in sources.SOURCES.items()
+  )
+  return tyro.conf.arg(help=f'{meaning} Default: {numbers}.')
+
+
 @dataclasses.dataclass(frozen=True)
 class ProbeFlags:
   """Find out whether a data set is vertical, horizontal or neutral in the sense
@@ -113,19 +124,25 @@ class ProbeFlags:
   dataset: config_lib.Dataset = 'digits'
   """The images."""
   data_dir: pathlib.Path | None = None
-  """TensorFlow Datasets directory of CIFAR. Default: TFDS's own."""
+  """Directory of the data set's files. Default: for CIFAR, that of TensorFlow
+  Datasets."""
   seeds: int = 5
   """Runs of each pair of momenta."""
   accelerated: tuple[float, ...] = (0.95,)
   """The larger momenta to try, beside 0.9."""
-  epochs: int | None = None
-  """Passes over the training images. Default: 6 for digits, 8 for CIFAR."""
-  train_examples: int | None = None
-  """Images to train on. Default: 1,024 digits, 2,048 of CIFAR."""
-  validation_examples: int | None = None
-  """Training images held out to compare by. Default: 413 and 2,000."""
-  image_size: int | None = None
-  """Shrink the images to N x N. Default: 8 and 16."""
+  epochs: Annotated[
+    int | None, _probes_default('Passes over the training images.', 'epochs')
+  ] = None
+  train_examples: Annotated[
+    int | None, _probes_default('Images to train on.', 'train_examples')
+  ] = None
+  validation_examples: Annotated[
+    int | None,
+    _probes_default('Training images held out.', 'validation_examples'),
+  ] = None
+  image_size: Annotated[
+    int | None, _probes_default('Shrink the images to N x N.', 'image_size')
+  ] = None
   out: pathlib.Path | None = None
   """Where probe.json and probe.png are written. Default:
   runs/probe-DATASET."""
@@ -160,7 +177,7 @@ class MovementFlags:
   learning_rate: float | None = None
   """Constant learning rate. Default: a tenth of each run's initial one."""
   data_dir: pathlib.Path | None = None
-  """TensorFlow Datasets directory of CIFAR. Default: the run's."""
+  """Directory of the data set's files. Default: the run's."""
   out: pathlib.Path = pathlib.Path('runs/movement')
   """Where movement.json and movement.png are written."""
 

@@ -7,13 +7,17 @@ out of range, :func:`resolve` fills in what was left open.
 import dataclasses
 import math
 import pathlib
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from train import errors
+from train import sources
 
 _T = TypeVar('_T')
 
-Dataset = Literal['digits', 'cifar10', 'cifar100']
+if TYPE_CHECKING:
+  Dataset = str
+else:
+  Dataset = Literal[tuple(sources.SOURCES)]  # the choices of the flag
 Optimizer = Literal[
   'lcam', 'coin', 'sgd', 'adam', 'adamw', 'rmsprop', 'adagrad'
 ]
@@ -63,7 +67,8 @@ class Config:
   """The images: digits is scikit-learn's and needs no files."""
 
   data_dir: pathlib.Path | None = None
-  """TensorFlow Datasets directory of CIFAR. Default: TFDS's own."""
+  """Directory of the data set's files. Default: for CIFAR, that of TensorFlow
+  Datasets."""
 
   train_examples: int | None = None
   """Train on the first N examples only. Default: all."""
@@ -230,8 +235,9 @@ def check(config: Config) -> None:
   )
   require(
     'normalization',
-    config.normalization == 'dataset' or config.dataset != 'digits',
-    'dataset for digits, whose images have one channel',
+    config.normalization == 'dataset'
+    or sources.get(config.dataset).channels > 1,
+    f'dataset for {config.dataset}, whose images have one channel',
   )
   require_each(
     'train_examples image_size widen_factor epochs batch_size eval_batch_size'

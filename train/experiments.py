@@ -123,11 +123,7 @@ class _Arm:
 
 def _make(dataset: str, *settings: dict[str, Any]) -> Config:
   merged = {key: value for part in settings for key, value in part.items()}
-  return dataclasses.replace(
-    _PAPER,
-    dataset=dataset,  # type: ignore[arg-type]
-    **merged,
-  )
+  return dataclasses.replace(_PAPER, dataset=dataset, **merged)
 
 
 def _figures_2_and_3() -> Iterator[_Arm]:

@@ -1,19 +1,27 @@
 """Images from each source, and what happens when they cannot be had."""
 
+import dataclasses
+import importlib
+import inspect
 import json
 import pathlib
 import subprocess
 import sys
+from typing import get_args
 
 import numpy as np
 import platformdirs
 import pytest
 from sklearn import datasets
 
+from tests.train import tfds_directory
+from train import config as config_lib
 from train import data
 from train import errors
+from train import sources
 from train.data import array_cache
-from train.data import cifar
+from train.data import dataset as dataset_lib
+from train.data import tfds as tfds_reader
 
 
 @pytest.fixture
@@ -117,14 +125,16 @@ class TestCifar:
   def test_the_second_time_comes_from_the_cache(self, cifar_dir, monkeypatch):
     data.load('cifar10', cifar_dir)
     monkeypatch.setattr(
-      cifar, '_decode', lambda builder: pytest.fail('decoded')
+      tfds_reader, '_decode', lambda builder: pytest.fail('decoded')
     )
     data.load('cifar10', cifar_dir)
 
   def test_where_nothing_is_prepared_the_error_names_the_command(
     self, tmp_path, monkeypatch
   ):
-    monkeypatch.setattr(cifar.importlib.util, 'find_spec', lambda name: None)
+    monkeypatch.setattr(
+      tfds_reader.importlib.util, 'find_spec', lambda name: None
+    )
     with pytest.raises(errors.UsageError) as caught:
       data.load('cifar10', tmp_path)
     assert f'not prepared in {tmp_path}' in str(caught.value)
@@ -137,7 +147,9 @@ class TestCifar:
     """Stands in for the download, which tests must not make."""
     builder = _FakeBuilder(tmp_path)
     _use(builder, monkeypatch)
-    monkeypatch.setattr(cifar.importlib.util, 'find_spec', lambda name: object)
+    monkeypatch.setattr(
+      tfds_reader.importlib.util, 'find_spec', lambda name: object
+    )
     loaded = data.load('cifar10', tmp_path)
     assert builder.prepared
     np.testing.assert_array_equal(loaded.train.labels, [0, 1, 2, 3])
@@ -146,7 +158,9 @@ class TestCifar:
     builder = _FakeBuilder(tmp_path)
     builder.failure = OSError('no route to host')
     _use(builder, monkeypatch)
-    monkeypatch.setattr(cifar.importlib.util, 'find_spec', lambda name: object)
+    monkeypatch.setattr(
+      tfds_reader.importlib.util, 'find_spec', lambda name: object
+    )
     with pytest.raises(errors.UsageError, match='no route to host'):
       data.load('cifar10', tmp_path)
 
@@ -192,9 +206,9 @@ class TestCifar:
   def test_files_that_lie(
     self, cifar_dir, tmp_path, cache, file, change, complaint, monkeypatch
   ):
-    find_spec = cifar.importlib.util.find_spec
+    find_spec = tfds_reader.importlib.util.find_spec
     monkeypatch.setattr(
-      cifar.importlib.util,
+      tfds_reader.importlib.util,
       'find_spec',
       lambda name: None if name == 'tensorflow' else find_spec(name),
     )
@@ -212,6 +226,91 @@ class TestCifar:
       data.load('cifar10', tmp_path)
     assert '\n' not in str(caught.value)
     assert not list(cache.glob('*'))
+
+
+_RNG = np.random.default_rng(0)
+_IMAGES = _RNG.integers(0, 256, (6, 32, 32, 3)).astype(np.uint8)
+_LABELS = np.arange(6, dtype=np.int32)
+_SPLIT = (_IMAGES, _LABELS)
+
+
+class TestSources:
+  def test_they_are_the_choices_of_the_flag(self):
+    assert get_args(config_lib.Dataset) == tuple(sources.SOURCES)
+    assert tuple(sources.SOURCES)[:3] == ('digits', 'cifar10', 'cifar100')
+
+  @pytest.mark.parametrize('source', sources.SOURCES.values())
+  def test_each_has_its_reader(self, source):
+    reader = importlib.import_module(f'train.data.{source.reader}')
+    assert [*inspect.signature(reader.load).parameters] == ['name', 'data_dir']
+    assert source.channels in (1, 3)
+
+  def test_another_name_is_refused(self):
+    with pytest.raises(errors.UsageError, match=r"'cifar1'.*Did you mean"):
+      data.load('cifar1')
+
+  @pytest.mark.parametrize(
+    ('classes', 'train', 'test', 'complaint'),
+    [
+      (6, _SPLIT, _SPLIT, None),
+      (6, _SPLIT, (_IMAGES[:, :8], _LABELS), r'one size.*test.*8, 32, 3'),
+      (6, _SPLIT, (_IMAGES[..., :1], _LABELS), r'width, 3\).*32, 1\)'),
+      (6, (_IMAGES / 255, _LABELS), _SPLIT, 'uint8.*train.*float64'),
+      (6, (_IMAGES, np.int64(_LABELS)), _SPLIT, 'int32.*train.*int64'),
+      (6, (_IMAGES, _LABELS[:5]), _SPLIT, r'\(6,\).*train.*\(5,\)'),
+      (6, _SPLIT, (_IMAGES[:0], _LABELS[:0]), 'test split is empty'),
+      (5, _SPLIT, _SPLIT, 'label 5 is not from 0 to 4'),
+    ],
+  )
+  def test_what_a_reader_returns_is_looked_at(
+    self, classes, train, test, complaint, monkeypatch
+  ):
+    returned = dataset_lib.Splits(
+      classes, dataset_lib.Split(*train), dataset_lib.Split(*test)
+    )
+    monkeypatch.setattr(tfds_reader, 'load', lambda name, data_dir: returned)
+    if complaint is None:
+      assert data.load('cifar10').num_classes == classes
+      return
+    with pytest.raises(errors.UsageError, match=f'cifar10.*{complaint}'):
+      data.load('cifar10')
+
+
+class TestAnotherNameOfTfds:
+  """A name and nothing else, with files as TensorFlow Datasets writes them."""
+
+  @pytest.fixture(autouse=True)
+  def register(self, monkeypatch, cache):
+    mirrored = sources.SOURCES['cifar10']
+    monkeypatch.setitem(
+      sources.SOURCES, 'svhn_cropped', dataclasses.replace(mirrored, flip=False)
+    )
+    monkeypatch.setitem(sources.SOURCES, 'cats_vs_dogs', mirrored)
+
+  def test_is_read(self, tmp_path):
+    tfds_directory.write(
+      tmp_path,
+      'svhn_cropped',
+      {'train': (_IMAGES, _LABELS), 'test': (_IMAGES[:2], _LABELS[:2])},
+    )
+    loaded = data.load('svhn_cropped', tmp_path)
+    np.testing.assert_array_equal(loaded.train.images, _IMAGES)
+    np.testing.assert_array_equal(loaded.test.labels, _LABELS[:2])
+    assert (loaded.num_classes, loaded.crop_padding) == (10, 4)
+    assert not loaded.flip
+
+  def test_without_a_test_split(self, tmp_path):
+    tfds_directory.write(
+      tmp_path, 'svhn_cropped', {'train': (_IMAGES, _LABELS)}
+    )
+    with pytest.raises(errors.UsageError, match='splits train, not'):
+      data.load('svhn_cropped', tmp_path)
+
+  def test_with_images_of_all_sizes(self, tmp_path):
+    split = (_IMAGES, _LABELS % 2)
+    tfds_directory.write(tmp_path, 'cats_vs_dogs', {'train': split})
+    with pytest.raises(errors.UsageError, match='different sizes'):
+      data.load('cats_vs_dogs', tmp_path)
 
 
 class TestArrayCache:
@@ -320,9 +419,10 @@ class _FakeBuilder:
 
   @property
   def features(self):
-    return {'label': self}
+    return {'image': self, 'label': self}
 
   num_classes = 10
+  shape = (32, 32, 3)
 
   @property
   def splits(self):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,6 +18,44 @@ class Split:
 
   def __len__(self) -> int:
     return len(self.labels)
+
+
+class Splits(NamedTuple):
+  """What a module of train/data/ reads from its files."""
+
+  num_classes: int
+  train: Split
+  test: Split
+
+
+def check(splits: Splits, channels: int) -> None:
+  """Raises ValueError where images or labels are not as all else expects."""
+  size = splits.train.images.shape[1:3]
+  for name, split in (('train', splits.train), ('test', splits.test)):
+    images, labels = split.images, split.labels
+    if images.dtype != np.uint8 or images.shape[1:] != (*size, channels):
+      raise ValueError(
+        f'images must be uint8 of shape (examples, height, width, {channels}),'
+        f' all of one size, but those of the {name} split are {images.dtype}'
+        f' {images.shape}'
+      )
+    if labels.dtype != np.int32 or labels.shape != images.shape[:1]:
+      raise ValueError(
+        f'labels must be int32 of shape ({len(images)},), but those of the'
+        f' {name} split are {labels.dtype} {labels.shape}'
+      )
+    if not len(labels):
+      raise ValueError(f'the {name} split is empty')
+    check_labels(labels, splits.num_classes)
+
+
+def check_labels(labels: np.ndarray, num_classes: int) -> None:
+  """Raises ValueError for the first label that is no class."""
+  outside = (labels < 0) | (labels >= num_classes)
+  if outside.any():
+    raise ValueError(
+      f'label {labels[outside][0]} is not from 0 to {num_classes - 1}'
+    )
 
 
 @dataclasses.dataclass(frozen=True)

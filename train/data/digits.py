@@ -4,6 +4,8 @@
 Handwritten Digits" (Alpaydin and Kaynak, 1998).
 """
 
+import pathlib
+
 import numpy as np
 from sklearn import datasets
 from sklearn import model_selection
@@ -15,8 +17,14 @@ _SPLIT_SEED = 0
 _WHITE = 16  # the largest pixel
 
 
-def load() -> dataset.Dataset:
-  """Loads the digits with a fixed stratified split, 1,437 to 360."""
+def load(name: str, data_dir: pathlib.Path | None) -> dataset.Splits:
+  """Loads the digits with a fixed stratified split, 1,437 to 360.
+
+  Args:
+    name: Not used, as there is one such set.
+    data_dir: Not used, as scikit-learn brings the images.
+  """
+  del name, data_dir
   digits = datasets.load_digits()
   images = np.rint(digits.images * (255 / _WHITE)).astype(np.uint8)[..., None]
   labels = digits.target.astype(np.int32)
@@ -29,12 +37,8 @@ def load() -> dataset.Dataset:
       random_state=_SPLIT_SEED,
     )
   )
-  return dataset.Dataset(
-    name='digits',
+  return dataset.Splits(
     num_classes=10,
     train=dataset.Split(train_images, train_labels),
     test=dataset.Split(test_images, test_labels),
-    # An eighth of the width, like the 4 pixels of CIFAR.
-    crop_padding=1,
-    flip=False,
   )

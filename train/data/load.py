@@ -1,12 +1,12 @@
-"""From a name to a data set: the one place that knows the sources."""
+"""From a name of train/sources.py to images."""
 
 import dataclasses
+import importlib
 import pathlib
 
 from train import errors
-from train.data import cifar
+from train import sources
 from train.data import dataset
-from train.data import digits
 
 
 def load(
@@ -18,8 +18,8 @@ def load(
   """Loads a data set.
 
   Args:
-    name: digits, cifar10 or cifar100.
-    data_dir: TensorFlow Datasets directory of CIFAR, ``None`` for its default.
+    name: One of :data:`train.sources.SOURCES`.
+    data_dir: Where the files are, ``None`` for the default of the source.
     train_examples: Keep the first N training examples, ``None`` for all.
     image_size: Shrink the images to this height and width, ``None`` to keep
       them as they are.
@@ -28,10 +28,24 @@ def load(
     The data set.
 
   Raises:
-    UsageError: The data cannot be had, has fewer training examples, or images
-      whose size is no multiple of ``image_size``.
+    UsageError: The data cannot be had, is not as described, has fewer training
+      examples, or images whose size is no multiple of ``image_size``.
   """
-  loaded = digits.load() if name == 'digits' else cifar.load(name, data_dir)
+  source = sources.get(name)
+  reader = importlib.import_module(f'train.data.{source.reader}')
+  splits: dataset.Splits = reader.load(name, data_dir)
+  try:
+    dataset.check(splits, source.channels)
+  except ValueError as error:
+    raise errors.UsageError(f'{name} cannot be used: {error}.') from error
+  loaded = dataset.Dataset(
+    name=name,
+    num_classes=splits.num_classes,
+    train=splits.train,
+    test=splits.test,
+    crop_padding=source.crop_padding,
+    flip=source.flip,
+  )
   if train_examples is not None:
     available = len(loaded.train)
     if train_examples > available:

@@ -92,7 +92,7 @@ def measure(
     epochs: Measured epochs of each arm, at least 1. One more comes before.
     learning_rate: The constant rate, above 0. Default: a tenth of each run's
       initial one; of 0.1 for a run of an adaptive optimizer.
-    data_dir: TensorFlow Datasets directory of CIFAR. Default: the run's.
+    data_dir: Directory of the data set's files. Default: the run's.
     console: Where progress is shown. Default: nowhere.
 
   Returns:

@@ -46,36 +46,11 @@ from train import data
 from train import errors
 from train import run_directory
 from train import schedules
+from train import sources
 from train import step as step_lib
 from train.data import dataset as dataset_lib
 from train.report import figures
 from train.report import statistics
-
-
-@dataclasses.dataclass(frozen=True)
-class Size:
-  """How much a probe trains."""
-
-  train_examples: int
-  validation_examples: int
-  image_size: int
-  """Height and width that the images are shrunk to, in pixels."""
-  epochs: int
-
-
-_CIFAR = Size(
-  train_examples=2048, validation_examples=2000, image_size=16, epochs=8
-)
-
-# What two CPU cores finish in a minute (digits) or a few.
-SIZES: dict[str, Size] = {
-  # All that is not the test set.
-  'digits': Size(
-    train_examples=1024, validation_examples=413, image_size=8, epochs=6
-  ),
-  'cifar10': _CIFAR,
-  'cifar100': _CIFAR,
-}
 
 # As in the small experiments: more steps for the same images.
 _BATCH_SIZE = 32
@@ -122,13 +97,14 @@ def probe(
   sorts them by class.
 
   Args:
-    dataset: digits, cifar10 or cifar100.
-    data_dir: TensorFlow Datasets directory of CIFAR, ``None`` for its default.
+    dataset: One of :data:`train.sources.SOURCES`.
+    data_dir: Where its files are, ``None`` for its default.
     seeds: Runs of each pair, with the seeds 0 to ``seeds - 1``; at least 2.
     accelerated: Momenta above 0.9 and below 1. With more than one, a seed's
       error is its mean over them.
-    epochs: Passes over the training images. Default: of :data:`SIZES`, as for
-      the next three.
+    epochs: Passes over the training images. Default: as
+      :class:`train.sources.ProbeSize` of the data set has it, as for the next
+      three.
     train_examples: Images to train on.
     validation_examples: Images held out to measure the error on.
     image_size: Height and width that the images are shrunk to.
@@ -177,7 +153,7 @@ def probe(
     image_size=image_size,
   )
   config = config_lib.Config(
-    dataset=dataset,  # type: ignore[arg-type]
+    dataset=dataset,
     data_dir=data_dir,
     train_examples=size.train_examples,
     image_size=size.image_size,
@@ -515,21 +491,17 @@ def _keys(seeds: Sequence[int], stream: int) -> jax.Array:
 # ------------------------------------------------------------- settings, data
 
 
-def _size(dataset: str, **given: int | None) -> Size:
-  if dataset not in SIZES:
-    raise errors.UsageError(
-      f'--dataset must be one of {", ".join(SIZES)}, got {dataset!r}.'
-      f'{errors.did_you_mean(dataset, SIZES)}'
-    )
+def _size(dataset: str, **given: int | None) -> sources.ProbeSize:
   return dataclasses.replace(
-    SIZES[dataset], **{k: v for k, v in given.items() if v is not None}
+    sources.get(dataset).probe,
+    **{k: v for k, v in given.items() if v is not None},
   )
 
 
 def _check(
   seeds: int,
   accelerated: Sequence[float],
-  size: Size,
+  size: sources.ProbeSize,
   schedule: str,
 ) -> None:
   """What :func:`train.config.check` does not know of."""
@@ -573,7 +545,7 @@ def _pairs(accelerated: Sequence[float]) -> list[Pair]:
   ]
 
 
-def _hold_out(whole: data.Dataset, size: Size) -> data.Dataset:
+def _hold_out(whole: data.Dataset, size: sources.ProbeSize) -> data.Dataset:
   """The training images of a probe, with those held out as the test split.
 
   The data set's own test split is dropped unread.

@@ -15,6 +15,7 @@ from train import config as config_lib
 from train import data
 from train import errors
 from train import loop
+from train import sources
 from train.data import dataset as dataset_lib
 from train.studies import probe
 
@@ -201,7 +202,7 @@ def test_the_images_held_out_follow_those_trained_on():
     crop_padding=1,
     flip=False,
   )
-  held_out = probe._hold_out(whole, probe.Size(20, 7, 4, 1))
+  held_out = probe._hold_out(whole, sources.ProbeSize(20, 7, 4, 1))
   for split, expected in (
     (held_out.train, range(20)),
     (held_out.test, range(20, 27)),

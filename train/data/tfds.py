@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 through TensorFlow Datasets.
+"""Images with labels through TensorFlow Datasets, such as CIFAR.
 
 A prepared ArrayRecord directory is read without TensorFlow. Preparing one needs
 it, once.
@@ -18,34 +18,31 @@ from train import errors
 from train.data import array_cache
 from train.data import dataset
 
-_SHAPE = (32, 32, 3)
 
-
-def load(name: str, data_dir: pathlib.Path | None) -> dataset.Dataset:
+def load(name: str, data_dir: pathlib.Path | None) -> dataset.Splits:
   """Loads a data set, decoded on the first call and from a cache afterwards.
 
   Args:
-    name: cifar10 or cifar100.
+    name: Of a data set with a train and a test split, whose examples have an
+      ``image``, all of one size, and a ``label``.
     data_dir: TensorFlow Datasets directory, ``None`` for its default.
 
   Returns:
-    All 50,000 training and 10,000 test images in the order of the files.
+    All images, in the order of the files.
 
   Raises:
     UsageError: The data set is neither prepared nor can be, or is damaged.
   """
   builder = _prepared_builder(name, data_dir)
+  _check(builder)
   key = (
     f'{name}-{builder.version}-{_fingerprint(pathlib.Path(builder.data_dir))}'
   )
   arrays = array_cache.load_or_build(key, lambda: _decode(builder))
-  return dataset.Dataset(
-    name=name,
+  return dataset.Splits(
     num_classes=builder.info.features['label'].num_classes,
     train=dataset.Split(arrays['train_images'], arrays['train_labels']),
     test=dataset.Split(arrays['test_images'], arrays['test_labels']),
-    crop_padding=4,
-    flip=True,
   )
 
 
@@ -82,6 +79,22 @@ def _prepared_builder(name: str, data_dir: pathlib.Path | None) -> Any:
   return builder
 
 
+def _check(builder: Any) -> None:
+  """Raises UsageError unless the data set is one of images with labels."""
+  features = builder.info.features
+  if not {'image', 'label'} <= set(features.keys()):
+    lacks = 'no examples with an image and a label'
+  elif None in features['image'].shape:
+    lacks = 'images of different sizes'
+  elif not {'train', 'test'} <= set(builder.info.splits):
+    lacks = f'the splits {", ".join(builder.info.splits)}, not train and test'
+  else:
+    return
+  raise errors.UsageError(
+    f'{builder.name} in {builder.data_dir} cannot be used: it has {lacks}.'
+  )
+
+
 def _decode(builder: Any) -> array_cache.Arrays:
   arrays = {}
   for split in ('train', 'test'):
@@ -93,28 +106,25 @@ def _decode(builder: Any) -> array_cache.Arrays:
 
 def _decode_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
   num_classes = builder.info.features['label'].num_classes
+  shape = builder.info.features['image'].shape
   try:
     source = builder.as_data_source(split=split)
     expected = builder.info.splits[split].num_examples
     if len(source) != expected:
       raise ValueError(f'it has {len(source)} examples instead of {expected}')
-    images = np.empty((expected, *_SHAPE), np.uint8)
+    images = np.empty((expected, *shape), np.uint8)
     labels = np.empty(expected, np.int32)
     for i in progress.track(
       range(expected), f'Decoding {builder.name} {split}', transient=True
     ):
       example = source[i]
-      if example['image'].shape != _SHAPE:
+      if example['image'].shape != shape:
         raise ValueError(
-          f'image {i} has shape {example["image"].shape} instead of {_SHAPE}'
+          f'image {i} has shape {example["image"].shape} instead of {shape}'
         )
       images[i] = example['image']
       labels[i] = example['label']
-    outside = (labels < 0) | (labels >= num_classes)
-    if outside.any():
-      raise ValueError(
-        f'label {labels[outside][0]} is not from 0 to {num_classes - 1}'
-      )
+    dataset.check_labels(labels, num_classes)
   except Exception as error:
     raise errors.UsageError(
       f'The {split} split of {builder.name} in {builder.data_dir} cannot be'

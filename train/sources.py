@@ -1,0 +1,66 @@
+"""The data sets by name, which `--dataset` takes: descriptions, no code.
+
+To add one, add an entry to `SOURCES` and, unless TensorFlow Datasets has it, a
+module to train/data/ that reads its files. CONTRIBUTING.md shows both.
+"""
+
+import dataclasses
+
+from train import errors
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeSize:
+  """How much a probe trains: what two CPU cores do in a minute or a few."""
+
+  train_examples: int = 2048
+  validation_examples: int = 2000
+  """Training images held out to measure the error on."""
+  image_size: int = 16
+  """Height and width that the images are shrunk to, in pixels."""
+  epochs: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+  """Where a data set comes from, and how it is augmented."""
+
+  reader: str
+  """Module of train/data/ with the function ``load(name, data_dir)``, which
+  returns :class:`train.data.dataset.Splits`. Imported when it is needed."""
+  channels: int
+  """Of an image: 1 or 3."""
+  crop_padding: int
+  """Zeros around an image before the random crop, in pixels."""
+  flip: bool
+  """Whether a mirror image is another example of the same class."""
+  probe: ProbeSize = ProbeSize()
+
+
+_CIFAR = Source(reader='tfds', channels=3, crop_padding=4, flip=True)
+
+SOURCES: dict[str, Source] = {
+  'digits': Source(
+    reader='digits',
+    channels=1,
+    # An eighth of the width, like the 4 pixels of CIFAR.
+    crop_padding=1,
+    flip=False,
+    # All that is not the test set.
+    probe=ProbeSize(
+      train_examples=1024, validation_examples=413, image_size=8, epochs=6
+    ),
+  ),
+  'cifar10': _CIFAR,
+  'cifar100': _CIFAR,
+}
+
+
+def get(name: str) -> Source:
+  """The source of this name, or UsageError with the nearest one."""
+  if name in SOURCES:
+    return SOURCES[name]
+  raise errors.UsageError(
+    f'--dataset must be one of {", ".join(SOURCES)}, got {name!r}.'
+    f'{errors.did_you_mean(name, SOURCES)}'
+  )
