@@ -1,0 +1,116 @@
+"""CONTRIBUTING.md: what it tells a newcomer to do works."""
+
+import os
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.train import tfds_directory
+
+_REPOSITORY = pathlib.Path(__file__).parents[1]
+_TEXT = (_REPOSITORY / 'CONTRIBUTING.md').read_text()
+
+
+@pytest.fixture(scope='module')
+def changed(tmp_path_factory):
+  """A copy of the program with all that the page adds to it."""
+  root = tmp_path_factory.mktemp('copy')
+  shutil.copytree(_REPOSITORY / 'train', root / 'train')
+  for diff in re.findall(r'```diff\n(.*?)```', _TEXT, re.DOTALL):
+    name, *lines = diff.splitlines()
+    file = root / name.removeprefix('+++ ')
+    context = ''.join(f'{line[1:]}\n' for line in lines if line[0] == ' ')
+    added = ''.join(f'{line[1:]}\n' for line in lines if line[0] == '+')
+    text = file.read_text()
+    assert text.count(context) == 1
+    file.write_text(text.replace(context, context + added))
+  (reader,) = re.findall(r'```python\n(.*?)```', _TEXT, re.DOTALL)
+  (name,) = re.findall(r'This file: (.*?)\.?"""', reader)
+  (root / name).write_text(reader)
+  return root
+
+
+def _train(root, *arguments):
+  return subprocess.run(
+    [sys.executable, '-m', 'train', *map(str, arguments)],
+    cwd=root,
+    env={**os.environ, 'PYTHONPATH': str(_REPOSITORY)},
+    capture_output=True,
+    text=True,
+  )
+
+
+def _run(root, dataset, data_dir, run_dir):
+  finished = _train(
+    root, 'run', '--dataset', dataset, '--data-dir', data_dir,
+    '--run-dir', run_dir, '--epochs', 1, '--batch-size', 8, '--image-size', 8,
+  )  # fmt: skip
+  return finished
+
+
+def test_an_experiment_in_one_place(changed):
+  shown = _train(changed, 'list').stdout.splitlines()
+  for size in ('', 'small-'):
+    for dataset in ('cifar10', 'cifar100'):
+      assert f'{size}ablation-{dataset}-nesterov' in shown
+
+
+def test_a_folder_of_images(changed, tmp_path):
+  rng = np.random.default_rng(0)
+  for split, count in (('train', 8), ('test', 4)):
+    for label, name in enumerate(('daisy', 'rose')):
+      folder = tmp_path / split / name
+      folder.mkdir(parents=True)
+      for i in range(count):
+        image = rng.integers(0, 64, (40, 48, 3))
+        image[..., label] += 128  # blue daisies, green roses
+        assert cv2.imwrite(str(folder / f'{i}.png'), image)
+  finished = _run(changed, 'flowers', tmp_path, tmp_path / 'run')
+  assert finished.returncode == 0, finished.stderr
+  assert (tmp_path / 'run' / 'summary.json').exists()
+
+  (tmp_path / 'test' / 'rose' / '0.png').write_bytes(b'no image')
+  finished = _run(changed, 'flowers', tmp_path, tmp_path / 'other')
+  assert finished.returncode == 2
+  assert 'rose/0.png cannot be read as an image' in finished.stderr
+  finished = _run(changed, 'flowers', tmp_path / 'no', tmp_path / 'other')
+  assert finished.returncode == 2
+  assert '--data-dir must hold the folders train and test' in finished.stderr
+  assert not (tmp_path / 'other').exists()
+
+
+def test_a_name_of_tfds(changed, tmp_path):
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (16, 32, 32, 3)).astype(np.uint8)
+  labels = np.arange(16) % 10
+  tfds_directory.write(
+    tmp_path,
+    'svhn_cropped',
+    {'train': (images, labels), 'test': (images[:8], labels[:8])},
+  )
+  finished = _run(changed, 'svhn_cropped', tmp_path, tmp_path / 'run')
+  assert finished.returncode == 0, finished.stderr
+  assert (tmp_path / 'run' / 'summary.json').exists()
+
+
+def test_help_and_messages_know_them(changed):
+  shown = _train(changed, 'probe', '--help').stdout
+  assert '{digits,cifar10,cifar100,svhn_cropped,flowers}' in shown
+  assert 'flowers 2,048' in re.sub(r'[\s│]+', ' ', shown)
+  refused = _train(changed, 'run', '--dataset', 'flower')
+  assert refused.returncode == 2
+  assert "Did you mean 'flowers'?" in refused.stderr
+
+
+def test_every_file_of_the_map_exists():
+  rows = [line for line in _TEXT.splitlines() if line.startswith('| ')]
+  names = re.findall(r'`([\w/]+(?:\.py|/))`', ''.join(rows))
+  assert len(names) > 20
+  for name in names:
+    assert (_REPOSITORY / name).exists(), name
