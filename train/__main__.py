@@ -5,7 +5,6 @@ import contextlib
 import dataclasses
 import os
 import pathlib
-import signal
 import sys
 import time
 from typing import Annotated, Any
@@ -17,6 +16,7 @@ from train import config as config_lib
 from train import errors
 from train import experiments
 from train import flags as flags_lib
+from train import interruption
 from train import jax_environment
 from train import sources
 
@@ -218,15 +218,17 @@ def main(argv: list[str]) -> int:
     # complain once more when it flushes at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
-  except KeyboardInterrupt as error:
-    # train.interruption says by what.
-    number = getattr(error, 'by', signal.SIGINT)
+  except interruption.Interrupted as error:
+    how = (
+      'starts anew'
+      if commands.get(first) in (_list, _report, _probe, _traction, _movement)
+      else 'goes on from the last checkpoint'
+    )
     print(
-      f'python -m train: stopped by {number.name}. The same command goes on'
-      ' from the last checkpoint.',
+      f'python -m train: stopped by {error.by.name}. The same command {how}.',
       file=sys.stderr,
     )
-    return 128 + number
+    return error.exit_code
   return 0
 
 
@@ -424,6 +426,7 @@ def _report(argv: list[str]) -> int:
     raise errors.UsageError('report needs at least one run directory.')
   from train import report
 
+  _check_out(flags.out)
   print(report.write(flags.directories, flags.out, flags.name))
   return 0
 
@@ -435,6 +438,7 @@ def _probe(argv: list[str]) -> int:
 
   settings = dataclasses.asdict(flags)
   out = settings.pop('out') or pathlib.Path(f'runs/probe-{flags.dataset}')
+  _check_out(out)
   record = probe.probe(**settings)
   probe.write(record, out)
   print(f'{flags.dataset}: {record["sentence"]}\nThe picture is in {out}.')
@@ -446,6 +450,7 @@ def _traction(argv: list[str]) -> int:
   jax_environment.prepare()
   from train.studies import traction
 
+  _check_out(flags.out)
   record = traction.simulate(flags.seeds, flags.steps, flags.seed)
   traction.write(record, flags.out)
   _print_claims(record, flags.out)
@@ -459,6 +464,7 @@ def _movement(argv: list[str]) -> int:
   jax_environment.prepare()
   from train.studies import movement
 
+  _check_out(flags.out)
   record = movement.measure(
     flags.runs,
     epochs=flags.epochs,
@@ -471,6 +477,13 @@ def _movement(argv: list[str]) -> int:
   return 0
 
 
+def _check_out(out: pathlib.Path) -> None:
+  """Before the work whose result is to be written there."""
+  from train import run_directory
+
+  run_directory.check_writable('--out', out)
+
+
 def _print_claims(record: dict[str, Any], out: pathlib.Path) -> None:
   for claim in record['claims']:
     print(f'- {claim["sentence"]}')
@@ -478,4 +491,5 @@ def _print_claims(record: dict[str, Any], out: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
+  interruption.raise_at_once()
   sys.exit(main(sys.argv[1:]))

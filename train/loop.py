@@ -101,7 +101,11 @@ def run_together(
   started = time.monotonic()
 
   # ------------------------------------------------------- settings and data
+  directories = [run_directory.RunDirectory(path) for path in run_dirs]
   with processes.errors_of_any():
+    # Before the data are decoded, which may take minutes.
+    for directory in directories if processes.is_first() else ():
+      directory.check_writable()
     for config in configs:
       config_lib.check(config)
     configs = [followed_run.take_over(config) for config in configs]
@@ -131,8 +135,6 @@ def run_together(
   by_batch = NamedSharding(mesh, PartitionSpec('batch'))
 
   # --------------------------------------------------------- run directories
-  directories = [run_directory.RunDirectory(path) for path in run_dirs]
-
   def claim() -> list[dict[str, Any] | None]:
     for d, given, own in zip(directories, configs, resolved, strict=True):
       d.claim(given, own, experiment=experiment, compute_dtype=dtype)
@@ -266,6 +268,8 @@ def run_together(
       f'{title}: going on after epoch {steps_done // steps_per_epoch}, step'
       f' {steps_done % steps_per_epoch} of {steps_per_epoch}.'
     )
+  elif any(summaries):
+    say(f'{title}: there is no checkpoint; it starts from the beginning.')
   epochs_done, steps_done = divmod(steps_done, steps_per_epoch)
   logs = [
     metrics.MetricsLog(directory, epochs_done) for directory in directories

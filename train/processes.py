@@ -79,10 +79,12 @@ def group(
     ) from error
   try:
     yield
-  except interruption.Interrupted:
-    raise  # All of them have stopped at the same step.
   except BaseException as error:
     code = 2 if isinstance(error, errors.UsageError) else 1
+    if isinstance(error, interruption.Interrupted):
+      if error.saved:
+        raise  # All of them have stopped at the same step.
+      code = error.exit_code
     # JAX would wait minutes for the others, and they for this one.
     atexit.register(_end_at_once, code)
     if not _is_of_the_group(error):

@@ -54,6 +54,7 @@ class RunDirectory:
     self.picture = path / 'curves.png'
     self.phases = path / 'phases.png'
     self._config = path / 'config.json'
+    self._unfinished_config = _unfinished(self._config)
     self._summary = path / 'summary.json'
 
   def claim(
@@ -72,8 +73,7 @@ class RunDirectory:
     Raises:
       UsageError: It holds something else, or cannot be written.
     """
-    if self.path.exists() and not self.path.is_dir():
-      raise errors.UsageError(f'--run-dir {self.path} is not a directory.')
+    self.check_writable()
     if self._config.exists():
       different = config_lib.differences(
         given, resolved, read_json(self._config)
@@ -83,14 +83,17 @@ class RunDirectory:
           f'--run-dir {self.path} holds another run; this one has'
           f' {", ".join(different)}. Choose another directory.'
         )
-      self._check_writable()
       return
-    if self.path.exists() and any(self.path.iterdir()):
+    # A run that was killed as it began may have left that one file.
+    if self.path.exists() and {*self.path.iterdir()} - {
+      self._unfinished_config
+    }:
       raise errors.UsageError(
         f'--run-dir {self.path} is not empty and holds no run. Choose another'
         ' directory.'
       )
-    self._check_writable()
+    with writing(self.path):
+      self.path.mkdir(parents=True, exist_ok=True)
     write_json(
       self._config,
       {
@@ -100,15 +103,9 @@ class RunDirectory:
       },
     )
 
-  def _check_writable(self) -> None:
-    try:
-      self.path.mkdir(parents=True, exist_ok=True)
-      with tempfile.TemporaryFile(dir=self.path):
-        pass
-    except OSError as error:
-      raise errors.UsageError(
-        f'--run-dir {self.path} cannot be written: {error.strerror}.'
-      ) from error
+  def check_writable(self) -> None:
+    """Raises UsageError if it cannot be written; makes nothing."""
+    check_writable('--run-dir', self.path)
 
   def read_summary(self) -> dict[str, Any] | None:
     """The summary, or ``None`` where there is none yet."""
@@ -117,6 +114,33 @@ class RunDirectory:
   def write_summary(self, summary: dict[str, Any]) -> None:
     if processes.is_first():
       write_json(self._summary, summary)
+
+
+def check_writable(flag: str, directory: pathlib.Path) -> None:
+  """Raises UsageError if there can be no such directory to write into.
+
+  Makes nothing: what is to be found wrong later leaves no trace.
+
+  Args:
+    flag: Which the directory was given by.
+    directory: It, or the first of its parents that exists, is tried.
+  """
+  place = directory.absolute()
+  try:
+    while not place.exists():
+      place = place.parent
+    if not place.is_dir():
+      raise errors.UsageError(
+        f'{flag} {directory} is not a directory.'
+        if place == directory.absolute()
+        else f'{flag} {directory} cannot be made: {place} is not a directory.'
+      )
+    with tempfile.TemporaryFile(dir=place):
+      pass
+  except OSError as error:
+    raise errors.UsageError(
+      f'{flag} {directory} cannot be written: {error.strerror}.'
+    ) from error
 
 
 def params_sha256(params: Any) -> str:
@@ -166,13 +190,18 @@ def replace_text(path: pathlib.Path, text: str) -> None:
   Raises:
     RunError: It cannot be written. What was there before is intact.
   """
-  unfinished = path.with_suffix('.tmp')
+  unfinished = _unfinished(path)
   with writing(path):
     with unfinished.open('w') as file:
       file.write(text)
       file.flush()
       os.fsync(file.fileno())
     os.replace(unfinished, path)
+
+
+def _unfinished(path: pathlib.Path) -> pathlib.Path:
+  """Where the content of a file is until it is complete."""
+  return path.with_suffix('.tmp')
 
 
 def finite(content: dict[str, Any]) -> dict[str, Any]:

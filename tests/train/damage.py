@@ -1,8 +1,18 @@
-"""What disks and people do to a checkpoint."""
+"""What disks and people do to a run."""
 
+import contextlib
+import ctypes
+import os
 import pathlib
 import resource
 import shutil
+import subprocess
+
+import pytest
+
+# From linux/prctl.h and linux/capability.h.
+_PR_CAPBSET_DROP = 24
+_CAP_DAC_OVERRIDE = 1
 
 
 def truncate(newest: pathlib.Path):
@@ -35,6 +45,65 @@ def no_room():
   As on a full disk, writing fails in the middle of a file.
   """
   resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))
+
+
+def rights_of_a_user():
+  """In a new process: root too may write only where the mode allows it."""
+  if os.geteuid() == 0:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0) != 0:
+      raise OSError(ctypes.get_errno(), 'prctl')
+
+
+def can_mount():
+  return os.geteuid() == 0 and shutil.which('mount') is not None
+
+
+@contextlib.contextmanager
+def disk(directory, megabytes):
+  """A file system of its own in a directory; skips where none can be had."""
+  options = f'size={megabytes}m'
+  if not can_mount() or _mount('-t', 'tmpfs', '-o', options, directory):
+    pytest.skip('needs the right to mount a file system')
+  try:
+    yield
+  finally:
+    subprocess.run(['umount', directory], check=True)
+
+
+@contextlib.contextmanager
+def read_only(directory):
+  """The disk of a directory allows no writing meanwhile."""
+  assert _mount('-o', 'remount,ro', directory) == 0
+  try:
+    yield
+  finally:
+    assert _mount('-o', 'remount,rw', directory) == 0
+
+
+@contextlib.contextmanager
+def full(directory, bytes_left=0):
+  """The disk of a directory has no more room than that meanwhile."""
+  filler = directory / 'filler'
+  with filler.open('wb') as file:
+    os.posix_fallocate(file.fileno(), 0, _free(directory) - bytes_left or 1)
+  try:
+    yield
+  finally:
+    filler.unlink()
+
+
+def _free(directory):
+  return shutil.disk_usage(directory).free
+
+
+def _mount(*arguments):
+  """The exit code of mount."""
+  if arguments[0] == '-t':
+    arguments = (*arguments[:-1], 'none', arguments[-1])
+  return subprocess.run(
+    ['mount', *arguments], capture_output=True, check=False
+  ).returncode
 
 
 def _largest_file(directory):

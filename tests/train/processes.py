@@ -8,7 +8,14 @@ import socket
 import subprocess
 import sys
 
+import numpy as np
+from orbax import checkpoint as ocp
+from tensorboard.backend.event_processing import event_accumulator
+
+from train.config import FREE_TO_CHANGE
+
 _REPOSITORY = pathlib.Path(__file__).parents[2]
+_TIMES = ('images_per_second', 'seconds')
 
 
 def command(*arguments):
@@ -33,6 +40,19 @@ def train(*arguments, **options):
     timeout=600,
     **options,
   )
+
+
+def train_killed_at(number, directory, *arguments):
+  """Runs it until it accesses files of a directory for the N-th time."""
+  return subprocess.run(
+    [sys.executable, '-m', 'tests.train.kill_at',
+     *map(str, (number, directory, *arguments))],
+    cwd=_REPOSITORY,
+    env=environment(),
+    capture_output=True,
+    text=True,
+    timeout=600,
+  )  # fmt: skip
 
 
 def start(*arguments):
@@ -91,7 +111,90 @@ def read_rows(directory):
     for name in ('metrics.jsonl', 'steps.jsonl')
   )
   return [
-    {k: v for k, v in row.items() if k not in ('images_per_second', 'seconds')}
-    | {'steps': of_steps}
+    without_times(row) | {'steps': of_steps}
     for row, of_steps in zip(rows, steps, strict=True)
   ]
+
+
+def assert_the_same_end(directory, undisturbed):
+  """Two run directories hold the same bytes, but for times."""
+  ours, theirs = map(_files, (directory, undisturbed))
+  assert ours == theirs
+  for name in ours - {'config.json', 'metrics.jsonl', 'summary.json'}:
+    assert (directory / name).read_bytes() == (
+      undisturbed / name
+    ).read_bytes(), name
+  assert _configuration(directory) == _configuration(undisturbed)
+  assert read_rows(directory) == read_rows(undisturbed)
+  our_summary, their_summary = map(read_summary, (directory, undisturbed))
+  assert our_summary['status'] == 'done'
+  assert without_times(our_summary) == without_times(their_summary)
+  assert _events(directory) == _events(undisturbed)
+  assert_the_same_state(directory, undisturbed)
+
+
+def assert_the_same_state(directory, undisturbed):
+  """The last checkpoints of two runs are equal, bit for bit.
+
+  Parameters, BatchNorm's statistics, trace, the sum of the losses, momentum,
+  and what the last epoch's steps have measured.
+  """
+  (our_step, ours), (their_step, theirs) = map(
+    _newest_checkpoint, (directory, undisturbed)
+  )
+  assert our_step == their_step
+  assert ours.keys() == theirs.keys()
+  for part in ('params', 'batch_stats', 'trace', 'loss_sum', 'momentum'):
+    assert any(part in name for name in ours)
+  for name, array in ours.items():
+    assert array.dtype == theirs[name].dtype
+    assert array.tobytes() == theirs[name].tobytes(), name
+
+
+def _configuration(directory):
+  """What decides on what a run computes, and what computes it."""
+  content = json.loads((directory / 'config.json').read_text())
+  return {k: v for k, v in content.items() if k not in FREE_TO_CHANGE}
+
+
+def without_times(record):
+  return {k: v for k, v in record.items() if k not in _TIMES}
+
+
+def _files(directory):
+  """The names of all files whose content is to be the same."""
+  names = {
+    path.relative_to(directory).as_posix()
+    for path in directory.rglob('*')
+    if path.is_file()
+  }
+  return {
+    name
+    for name in names
+    if not name.startswith(('checkpoints/', 'tensorboard/'))
+  }
+
+
+def _events(directory):
+  """What TensorBoard shows: values over steps, by name."""
+  events = event_accumulator.EventAccumulator(
+    str(directory / 'tensorboard'), {event_accumulator.SCALARS: 0}
+  )
+  events.Reload()
+  return {
+    tag: [(event.step, event.value) for event in events.Scalars(tag)]
+    for tag in events.Tags()['scalars']
+    if tag not in _TIMES
+  }
+
+
+def _newest_checkpoint(directory):
+  """Its step, and its arrays by name."""
+  names = [path.name for path in (directory / 'checkpoints').iterdir()]
+  # Nothing is left of writes that were cut off.
+  assert all(name.isdigit() for name in names), names
+  step = max(map(int, names))
+  arrays = ocp.StandardCheckpointer().restore(
+    directory / 'checkpoints' / str(step) / 'state'
+  )
+  return step, {name: np.asarray(array) for name, array in arrays.items()}

@@ -36,11 +36,14 @@ def undisturbed(tmp_path_factory):
   return directory
 
 
-def _assert_the_same_end(directory, undisturbed):
-  ours, theirs = map(processes.read_summary, (directory, undisturbed))
-  assert ours['status'] == 'done'
-  assert ours['params_sha256'] == theirs['params_sha256']
-  assert processes.read_rows(directory) == processes.read_rows(undisturbed)
+def test_the_same_command_twice_gives_the_same_bytes(
+  undisturbed, tmp_path, monkeypatch
+):
+  """Also where every program is compiled once more."""
+  monkeypatch.setenv('JAX_ENABLE_COMPILATION_CACHE', 'false')
+  finished = processes.train(*_FLAGS, '--run-dir', tmp_path / 'again')
+  assert finished.returncode == 0, finished.stderr
+  processes.assert_the_same_end(tmp_path / 'again', undisturbed)
 
 
 def _wait_for_checkpoints(directory, count, process):
@@ -81,7 +84,7 @@ def test_asked_to_stop_it_saves_its_step_and_goes_on_later(
   resumed = processes.train(*flags)
   assert resumed.returncode == 0, resumed.stderr
   assert 'going on after epoch' in resumed.stderr
-  _assert_the_same_end(directory, undisturbed)
+  processes.assert_the_same_end(directory, undisturbed)
 
 
 def test_killed_within_an_epoch_it_goes_on_from_there(undisturbed, tmp_path):
@@ -94,7 +97,59 @@ def test_killed_within_an_epoch_it_goes_on_from_there(undisturbed, tmp_path):
   resumed = processes.train(*flags)
   assert resumed.returncode == 0, resumed.stderr
   assert 'going on after epoch 1, step' in resumed.stderr
-  _assert_the_same_end(directory, undisturbed)
+  processes.assert_the_same_end(directory, undisturbed)
+
+
+def test_killed_before_it_has_its_configuration(undisturbed, tmp_path):
+  directory = tmp_path / 'run'
+  flags = [*_FLAGS, '--run-dir', directory]
+  number = 1
+  while not (directory / 'config.tmp').exists():
+    killed = processes.train_killed_at(number, directory, *flags)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    number += 1
+  assert not (directory / 'config.json').exists()
+  finished = processes.train(*flags)
+  assert finished.returncode == 0, finished.stderr
+  processes.assert_the_same_end(directory, undisturbed)
+
+
+@pytest.mark.slow
+def test_killed_at_each_access_to_its_files(tmp_path):
+  """One start after another, each killed one access later than the last."""
+  flags = ['run', '--epochs', 1, '--train-examples', 100]
+  directory, undisturbed = tmp_path / 'run', tmp_path / 'undisturbed'
+  for kills in range(1000):
+    finished = processes.train_killed_at(
+      kills + 1, directory, *flags, '--run-dir', directory
+    )
+    if finished.returncode != -signal.SIGKILL:
+      break
+  print(f'\nKilled at each of {kills} accesses to its files.')
+  assert finished.returncode == 0, finished.stderr
+  assert kills > 20
+  finished = processes.train(*flags, '--run-dir', undisturbed)
+  assert finished.returncode == 0, finished.stderr
+  processes.assert_the_same_end(directory, undisturbed)
+
+
+@pytest.mark.parametrize(
+  ('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+)
+def test_asked_to_stop_before_it_trains(number, code, tmp_path, monkeypatch):
+  # So that there is something to compile.
+  monkeypatch.setenv('JAX_ENABLE_COMPILATION_CACHE', 'false')
+  directory = tmp_path / 'run'
+  with processes.start(*_FLAGS, '--run-dir', directory) as process:
+    for line in process.stderr:
+      if 'WRN-10-1' in line:
+        break
+    process.send_signal(number)
+    rest = process.stderr.read()
+  assert process.returncode == code
+  assert 'epoch' not in rest
+  assert f'stopped by {number.name}. The same command goes on' in rest
+  assert 'Traceback' not in rest
 
 
 def test_a_disk_that_is_full(undisturbed, tmp_path):
@@ -110,7 +165,24 @@ def test_a_disk_that_is_full(undisturbed, tmp_path):
   resumed = processes.train(*flags)
   assert resumed.returncode == 0, resumed.stderr
   assert 'going on after epoch' in resumed.stderr
-  _assert_the_same_end(directory, undisturbed)
+  processes.assert_the_same_end(directory, undisturbed)
+
+
+def test_a_disk_that_fills_up_meanwhile(undisturbed, tmp_path):
+  flags = [*_FLAGS, '--run-dir', tmp_path / 'run']
+  with damage.disk(tmp_path, megabytes=8):
+    with processes.start(*flags) as process:
+      _wait_for_checkpoints(tmp_path / 'run', 5, process)
+      with damage.full(tmp_path):
+        _, message = process.communicate(timeout=300)
+    assert process.returncode == 1
+    assert 'cannot be written' in message
+    assert 'No space left on device' in message
+    assert 'Traceback' not in message
+    resumed = processes.train(*flags)
+    assert resumed.returncode == 0, resumed.stderr
+    assert 'going on after epoch' in resumed.stderr
+    processes.assert_the_same_end(tmp_path / 'run', undisturbed)
 
 
 @pytest.mark.parametrize(
@@ -171,28 +243,41 @@ def test_a_disk_that_is_full_of_everything_but_metrics(
   )
 
 
-def _no_rights(path):
-  """Makes a directory that this user may not write; root always may."""
-  if os.geteuid() == 0:
-    pytest.skip('root may write everywhere')
-  path.chmod(0o555)
-
-
 def test_a_run_directory_that_may_not_be_written(tmp_path):
   directory = tmp_path / 'run'
-  _run(directory, epochs=1)
-  _pretend_it_was_cut_off(directory)
-  _no_rights(directory)
+  directory.mkdir(mode=0o555)
   for used in (directory, directory / 'new'):
-    with pytest.raises(errors.UsageError, match='cannot be written'):
-      _run(used, epochs=1)
+    finished = processes.train(
+      'run', '--run-dir', used, preexec_fn=damage.rights_of_a_user
+    )
+    _assert_refused(finished, f'--run-dir {used} cannot be written: Permission')
+  assert not list(directory.iterdir())
+
+
+def test_a_run_directory_on_a_disk_that_may_not_be_written(tmp_path):
+  with damage.disk(tmp_path, megabytes=8), damage.read_only(tmp_path):
+    finished = processes.train('run', '--run-dir', tmp_path / 'run')
+  _assert_refused(finished, 'cannot be written: Read-only file system')
+
+
+def test_where_the_work_would_be_in_vain(tmp_path):
+  """Commands that write at their end look before they begin."""
+  (tmp_path / 'file').write_text('in the way')
+  for command in (['traction'], ['probe'], ['movement', tmp_path / 'no']):
+    finished = processes.train(*command, '--out', tmp_path / 'file' / 'new')
+    _assert_refused(finished, f'--out {tmp_path / "file" / "new"} cannot be')
+
+
+def _assert_refused(finished, why):
+  """Before any work, in one sentence."""
+  assert finished.returncode == 2
+  assert why in finished.stderr
+  assert len(finished.stderr.splitlines()) == 1
 
 
 def test_a_run_directory_where_there_can_be_none():
   finished = processes.train('run', '--run-dir', '/proc/run')
-  assert finished.returncode == 2
-  assert '--run-dir /proc/run cannot be written' in finished.stderr
-  assert len(finished.stderr.splitlines()) == 1
+  _assert_refused(finished, '--run-dir /proc/run cannot be written')
 
 
 def test_a_run_directory_that_vanishes(undisturbed, tmp_path):
@@ -209,7 +294,7 @@ def test_a_run_directory_that_vanishes(undisturbed, tmp_path):
   moved = tmp_path / 'elsewhere'
   resumed = processes.train(*_FLAGS, '--run-dir', moved)
   assert resumed.returncode == 0, resumed.stderr
-  _assert_the_same_end(moved, undisturbed)
+  processes.assert_the_same_end(moved, undisturbed)
 
 
 # ---------------------------------------------------------- damaged checkpoints
