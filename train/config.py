@@ -38,6 +38,12 @@ Schedule = Literal[
 _PAPER_DECAY_RATE = 0.99985
 _PAPER_DECAY_STEPS = 120 * 391
 
+# Steps are counted in int32.
+MOST_STEPS = 2**31 - 1
+
+# Each is a part of the compiled program.
+_MOST_CYCLES = 100
+
 # The settings that tell repetitions of one experiment apart.
 SEEDS = (
   'seed',
@@ -274,6 +280,13 @@ def check(config: Config) -> None:
     lambda x: 0 < x < math.inf,
     'a finite number above 0',
   )
+  require(
+    'cycle_epochs',
+    config.schedule != 'cyclical'
+    or config.cycle_epochs is None
+    or config.epochs <= _MOST_CYCLES * config.cycle_epochs,
+    f'at least {config.epochs / _MOST_CYCLES:g} for --epochs {config.epochs}',
+  )
   require_each('horizontal_probability', lambda x: 0 <= x <= 1, 'in [0, 1]')
   require(
     'horizontal_probability',
@@ -312,7 +325,15 @@ def resolve(config: Config, steps_per_epoch: int) -> Config:
     The configuration without ``None``, but for ``data_dir``,
     ``train_examples``, ``image_size``, ``loss_decay``, ``follow_run``,
     ``horizontal_probability`` and ``steps_per_dispatch``.
+
+  Raises:
+    UsageError: There are more steps than a counter can hold.
   """
+  if config.epochs * steps_per_epoch > MOST_STEPS:
+    raise errors.UsageError(
+      f'--epochs must be at most {MOST_STEPS // steps_per_epoch} of'
+      f' {steps_per_epoch} steps, got {config.epochs}.'
+    )
 
   def default(name: str, value: Any) -> Any:
     given = getattr(config, name)

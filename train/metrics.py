@@ -14,6 +14,7 @@ from tensorboardX import summary
 from tensorboardX.proto import event_pb2
 from tensorboardX.proto import summary_pb2
 
+from train import errors
 from train import processes
 from train import run_directory
 from train.step import EvalMetrics
@@ -157,7 +158,11 @@ class MetricsLog:
   """
 
   def __init__(self, directory: run_directory.RunDirectory, epochs_done: int):
-    """Opens the log of a run of which ``epochs_done`` epochs will be kept."""
+    """Opens the log of a run of which ``epochs_done`` epochs will be kept.
+
+    Raises:
+      UsageError: It lacks one of them.
+    """
     self._directory = directory
     self._events: event_file_writer.EventsWriter | None = None
 
@@ -220,6 +225,12 @@ def _cut(jsonl: pathlib.Path, epochs_done: int) -> list[dict[str, Any]]:
   """Leaves the rows of so many epochs in a file, and returns them."""
   with run_directory.writing(jsonl):
     rows = [row for row in read_rows(jsonl) if row['epoch'] <= epochs_done]
+  if len(rows) < epochs_done:
+    raise errors.UsageError(
+      f'{jsonl} is damaged: of the {epochs_done} epochs before the checkpoint'
+      f' only {len(rows)} can be read. To start from the beginning, choose'
+      ' another directory.'
+    )
   run_directory.replace_text(jsonl, ''.join(map(_line, rows)))
   return rows
 
@@ -243,7 +254,7 @@ def read_rows(jsonl: pathlib.Path) -> list[dict[str, Any]]:
   if not jsonl.exists():
     return []
   rows = []
-  for line in jsonl.read_text().splitlines():
+  for line in jsonl.read_bytes().splitlines():
     try:
       rows.append(json.loads(line))
     except ValueError:

@@ -4,6 +4,9 @@ import optax
 
 from train import config as config_lib
 
+# Of the learning rate; a normal number in float32.
+_SMALLEST_FACTOR = 1e-30
+
 
 def make_schedule(
   config: config_lib.Config, steps_per_epoch: int
@@ -25,18 +28,24 @@ def make_schedule(
   total = config.epochs * steps_per_epoch
 
   def steps(epochs: float) -> int:
-    return round(epochs * steps_per_epoch)
+    # What comes after the last step that can be counted never comes.
+    return round(min(epochs * steps_per_epoch, config_lib.MOST_STEPS))
 
   match config.schedule:
     case 'constant':
       return optax.constant_schedule(peak)
     case 'exponential':
       # Section 4.3. The first step after the start still has the full rate.
-      # A step's factor is too near to 1 for float32: an epoch's is not.
+      # A step's factor may be too near to 1 for float32, an epoch's too small.
+      # At 0 Optax would stay at the initial rate for ever.
+      decay_rate = config_lib.known(config.decay_rate)
+      span = steps_per_epoch
+      if decay_rate**span < _SMALLEST_FACTOR:
+        span = 1
       return optax.exponential_decay(
         peak,
-        transition_steps=steps_per_epoch,
-        decay_rate=config_lib.known(config.decay_rate) ** steps_per_epoch,
+        transition_steps=span,
+        decay_rate=max(decay_rate**span, _SMALLEST_FACTOR),
         transition_begin=steps(config_lib.known(config.decay_start)),
       )
     case 'steps':

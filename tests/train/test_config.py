@@ -3,11 +3,17 @@
 import dataclasses
 import pathlib
 
+from hypothesis import given
+from hypothesis import settings
+from hypothesis import strategies as st
+import jax
 import numpy as np
 import pytest
 
 from train import config as config_lib
 from train import errors
+from train import optimizers
+from train import schedules
 
 
 @pytest.mark.parametrize(
@@ -112,3 +118,90 @@ def test_where_the_data_lie_is_no_difference():
   given = config_lib.Config(data_dir=pathlib.Path('elsewhere'))
   new = config_lib.resolve(given, 10)
   assert not config_lib.differences(given, new, config_lib.to_json(old))
+
+
+def test_more_steps_than_can_be_counted():
+  config = config_lib.Config(epochs=10**9)
+  with pytest.raises(errors.UsageError, match=r'--epochs must be at most \d+'):
+    config_lib.resolve(config, 391)
+
+
+_FLOATS = st.one_of(
+  st.floats(),
+  st.floats(-1, 2),
+  st.floats(0, 50),
+  st.sampled_from([0.0, 1.0, 1e-300, 1e-30, 1e30, 1e300]),
+)
+_INTEGERS = st.one_of(st.integers(-1, 40), st.integers(-(2**33), 2**33))
+
+
+def _values(field):
+  """Values of the type of a setting, sensible and not."""
+  if field.name in ('data_dir', 'follow_run'):
+    return st.none()
+  kind = str(field.type)
+  if hasattr(field.type, '__args__') and 'Literal' in kind:
+    return st.sampled_from(field.type.__args__)
+  values = {'tuple': st.lists(_FLOATS, max_size=3).map(tuple)}
+  for name, strategy in (('int', _INTEGERS), ('float', _FLOATS)):
+    values[name] = strategy
+  values['bool'] = st.booleans()
+  own = next(values[name] for name in values if name in kind)
+  return st.one_of(st.none(), own) if 'None' in kind else own
+
+
+_CONFIGS = st.fixed_dictionaries(
+  {},
+  optional={
+    field.name: _values(field)
+    for field in dataclasses.fields(config_lib.Config)
+  },
+)
+
+
+def _fuzz(examples):
+  refused = []
+
+  @settings(
+    max_examples=examples, deadline=None, database=None, derandomize=True
+  )
+  @given(_CONFIGS, st.integers(1, 400))
+  def fuzz(changes, steps_per_epoch):
+    config = dataclasses.replace(config_lib.Config(), **changes)
+    refused.append(True)
+    try:
+      config_lib.check(config)
+      config = config_lib.resolve(config, steps_per_epoch)
+    except errors.UsageError as refusal:
+      message = str(refusal)
+    else:
+      message = None
+    if message is not None:
+      assert message.startswith('--')
+      assert '\n' not in message
+      return
+    refused[-1] = False
+    if config.horizontal_probability is None:
+      config = dataclasses.replace(config, horizontal_probability=0.5)
+    schedule = schedules.make_schedule(config, steps_per_epoch)
+    rates = np.asarray([schedule(step) for step in (0, 1, 7, 100)])
+    # What is above the largest float32 is infinite, and the run will diverge.
+    if config.learning_rate < 1e37 and config.final_learning_rate < 1e37:
+      assert np.isfinite(rates).all()
+      assert (rates >= 0).all()
+    optimizer = optimizers.make_optimizer(config, schedule, steps_per_epoch)
+    jax.eval_shape(optimizer.init, np.zeros(3, np.float32))
+
+  fuzz()
+  print(f'\n{sum(refused)} refused of {len(refused)} configurations.')
+  assert 0 < sum(refused) < len(refused)
+
+
+def test_random_configurations():
+  """What is not refused has a learning rate and an optimizer."""
+  _fuzz(100)
+
+
+@pytest.mark.slow
+def test_many_random_configurations():
+  _fuzz(5000)
