@@ -1,9 +1,13 @@
 """What is saved comes back bit for bit, also on other devices."""
 
+import pathlib
+import shutil
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
+import pytest
 
 from train import checkpoint
 from train.step import StepMetrics
@@ -82,3 +86,46 @@ def test_eight_devices_save_and_one_restores(tmp_path):
     restored, _ = again.restore(3, _state(after, scale=0.0))
     again.close()
     _assert_equal(restored, _state(after))
+
+
+def _halve(path):
+  path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _flip_a_bit(path):
+  content = bytearray(path.read_bytes())
+  random = np.random.default_rng(len(content))
+  content[random.integers(len(content))] ^= 1 << random.integers(8)
+  path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+  'harm', [pathlib.Path.unlink, _halve, _flip_a_bit, pathlib.Path.touch]
+)
+def test_whichever_file_is_damaged_what_comes_back_was_saved(harm, tmp_path):
+  """Some files hold nothing that a restored state depends on."""
+  whole = tmp_path / 'whole'
+  checkpoints = checkpoint.Checkpoints(whole, 4)
+  for step in (1, 2):
+    checkpoints.save(step, _state(1, scale=step), [_measured(step)])
+  checkpoints.close()
+  files = [path for path in (whole / '2').rglob('*') if path.is_file()]
+  assert len(files) > 10
+  found = []
+  for i, path in enumerate(files):
+    damaged = tmp_path / str(i)
+    shutil.copytree(whole, damaged)
+    harm(damaged / path.relative_to(whole))
+    said = []
+    again = checkpoint.Checkpoints(damaged, 4)
+    step, restored = checkpoint.restore_newest(
+      [again], [_state(1, scale=0.0)], said.append
+    )
+    again.close()
+    _assert_equal(restored[0][0], _state(1, scale=step))
+    if step == 1:
+      found.append(path)
+      assert f'{damaged / "2"} is damaged' in said[0]
+    else:
+      assert said == []
+  assert bool(found) == (harm is not pathlib.Path.touch)

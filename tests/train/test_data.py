@@ -9,10 +9,13 @@ import subprocess
 import sys
 from typing import get_args
 
+from array_record.python import array_record_module
+import cv2
 import numpy as np
 import platformdirs
 import pytest
 from sklearn import datasets
+from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from tests.train import tfds_directory
 from train import config as config_lib
@@ -28,6 +31,12 @@ from train.data import tfds as tfds_reader
 def cache(tmp_path, monkeypatch):
   monkeypatch.setattr(array_cache, 'root', lambda: tmp_path / 'arrays')
   return tmp_path / 'arrays'
+
+
+def _flip_a_bit(content):
+  changed = bytearray(content)
+  changed[len(content) // 2] ^= 1
+  return bytes(changed)
 
 
 class TestDigits:
@@ -165,21 +174,23 @@ class TestCifar:
       data.load('cifar10', tmp_path)
 
   @pytest.mark.parametrize(
-    ('example', 'complaint'),
+    ('name', 'content', 'complaint'),
     [
-      ({'image': np.zeros((8, 8, 3), np.uint8), 'label': 0}, r'\(8, 8, 3\)'),
-      ({'image': np.zeros((32, 32, 3), np.uint8), 'label': 10}, 'label 10'),
-      ({'image': np.zeros((32, 32, 3), np.uint8), 'label': -1}, 'label -1'),
+      ('label', 10, 'label 10 is not from 0 to 9'),
+      ('label', -1, 'label -1 is not from 0 to 9'),
+      ('image', np.zeros((8, 8, 3)), r'image 5 has shape \(8, 8, 3\)'),
+      ('image', b'not an image', 'train split of cifar10'),
     ],
+    ids=['label too large', 'label negative', 'small image', 'no image'],
   )
   def test_images_that_lie(
-    self, tmp_path, monkeypatch, cache, example, complaint
+    self, cifar_dir, tmp_path, cache, name, content, complaint
   ):
-    builder = _FakeBuilder(tmp_path, prepared=True)
-    builder.examples[2] = example
-    _use(builder, monkeypatch)
-    with pytest.raises(errors.UsageError, match=complaint):
+    (shard,) = _copy(cifar_dir, tmp_path).glob('*train*-00000-of-*')
+    _change_example(shard, 5, name, content)
+    with pytest.raises(errors.UsageError, match=complaint) as caught:
       data.load('cifar10', tmp_path)
+    assert '\n' not in str(caught.value)
     assert not list(cache.glob('*'))
 
   @pytest.mark.parametrize(
@@ -189,6 +200,7 @@ class TestCifar:
       ('*train*-00000-of-*', lambda b: b[: len(b) // 2], 'train split of'),
       ('*train*-00000-of-*', lambda b: b[:-100], 'train split of cifar10'),
       ('*train*-00000-of-*', lambda b: b'', 'train split of cifar10'),
+      ('*train*-00000-of-*', _flip_a_bit, 'train split of cifar10'),
       (
         'dataset_info.json',
         lambda b: b.replace(b'"3.0.2"', b'"4.0.0"'),
@@ -199,7 +211,7 @@ class TestCifar:
     ],
     ids=[
       'shard missing', 'shard cut in half', 'shard cut at its end',
-      'shard empty', 'other version', 'description cut',
+      'shard empty', 'bit flipped', 'other version', 'description cut',
       'description missing',
     ],
   )  # fmt: skip
@@ -212,12 +224,7 @@ class TestCifar:
       'find_spec',
       lambda name: None if name == 'tensorflow' else find_spec(name),
     )
-    source = cifar_dir / 'cifar10' / '3.0.2'
-    copy = tmp_path / 'cifar10' / '3.0.2'
-    copy.mkdir(parents=True)
-    for path in source.iterdir():
-      (copy / path.name).symlink_to(path)
-    (changed,) = copy.glob(file)
+    (changed,) = _copy(cifar_dir, tmp_path).glob(file)
     content = changed.read_bytes()
     changed.unlink()
     if change is not None:
@@ -396,6 +403,34 @@ class TestArrayCache:
 
   def test_it_lies_in_the_users_cache(self):
     assert platformdirs.user_cache_path() in array_cache.root().parents
+
+
+def _copy(cifar_dir, to):
+  """A CIFAR-10 of symbolic links, to be changed."""
+  copy = to / 'cifar10' / '3.0.2'
+  copy.mkdir(parents=True)
+  for path in (cifar_dir / 'cifar10' / '3.0.2').iterdir():
+    (copy / path.name).symlink_to(path)
+  return copy
+
+
+def _change_example(shard, number, name, content):
+  """Puts another label or image into a file of examples."""
+  records = array_record_module.ArrayRecordReader(str(shard)).read_all()
+  example = tf_example_generated_pb2.Example.FromString(records[number])
+  feature = example.features.feature[name]
+  if name == 'label':
+    feature.int64_list.value[:] = [content]
+  else:
+    if not isinstance(content, bytes):
+      content = cv2.imencode('.png', content)[1].tobytes()
+    feature.bytes_list.value[:] = [content]
+  records[number] = example.SerializeToString()
+  shard.unlink()
+  writer = array_record_module.ArrayRecordWriter(str(shard), 'group_size:1')
+  for record in records:
+    writer.write(record)
+  writer.close()
 
 
 class _FakeBuilder:
