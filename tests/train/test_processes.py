@@ -16,6 +16,7 @@ _FLAGS = (
   'run', '--epochs', 4, '--train-examples', 203, '--batch-size', 33,
   '--learning-rate', 0.01, '--checkpoint-seconds', 0,
 )  # fmt: skip
+_TOLERANCE = 1e-4
 # From the end of one process to that of the others, which includes 3 seconds
 # in which the first waits for the last words of the rest.
 _SECONDS_TO_END = 20
@@ -33,9 +34,14 @@ def _assert_alike(directory, alone):
   assert processes.read_summary(directory)['status'] == 'done'
   ours, theirs = map(processes.read_rows, (directory, alone))
   for our_row, their_row in zip(ours, theirs, strict=True):
-    assert our_row['horizontal_fraction'] == their_row['horizontal_fraction']
-    for name in ('train_loss', 'test_loss'):
-      np.testing.assert_allclose(our_row[name], their_row[name], rtol=1e-4)
+    np.testing.assert_allclose(
+      our_row['test_loss'], their_row['test_loss'], rtol=_TOLERANCE
+    )
+    our_steps, their_steps = our_row['steps'], their_row['steps']
+    assert our_steps['momentum'] == their_steps['momentum']
+    np.testing.assert_allclose(
+      our_steps['loss'], their_steps['loss'], rtol=_TOLERANCE
+    )
 
 
 def _wait_for_checkpoint(directory, step, group):
@@ -51,9 +57,10 @@ def _wait_for_checkpoint(directory, step, group):
 
 def test_two_processes_are_one_run_stopped_killed_or_not(alone, tmp_path):
   flags = [*_FLAGS, '--run-dir', tmp_path / 'run']
+  of_second = [*_FLAGS, '--run-dir', tmp_path / 'of the second']
 
   # Asked to stop: one is told, both stop at the same step.
-  with processes.start_group(flags, flags) as group:
+  with processes.start_group(flags, of_second) as group:
     _wait_for_checkpoint(tmp_path / 'run', 3, group)
     group[1].send_signal(signal.SIGTERM)
     codes, messages = processes.finish_group(group)
@@ -64,7 +71,7 @@ def test_two_processes_are_one_run_stopped_killed_or_not(alone, tmp_path):
   assert processes.read_summary(tmp_path / 'run')['status'] == 'incomplete'
 
   # Killed: the other does not wait for ever.
-  with processes.start_group(flags, flags) as group:
+  with processes.start_group(flags, of_second) as group:
     _wait_for_checkpoint(tmp_path / 'run', 15, group)
     group[1].kill()
     killed = time.monotonic()
@@ -74,9 +81,12 @@ def test_two_processes_are_one_run_stopped_killed_or_not(alone, tmp_path):
   assert 'has lost another one' in messages[0]
   assert 'Traceback' not in messages[0]
 
-  codes, messages = processes.train_group(2, *flags)
+  with processes.start_group(flags, of_second) as group:
+    codes, messages = processes.finish_group(group)
   assert codes == [0, 0], messages
   assert 'going on after epoch' in messages[0]
+  # Only the first writes.
+  assert not (tmp_path / 'of the second').exists()
   _assert_alike(tmp_path / 'run', alone)
   config = json.loads((tmp_path / 'run' / 'config.json').read_text())
   assert (config['process_count'], config['device_count']) == (2, 2)
@@ -182,6 +192,26 @@ def test_the_first_process_is_killed(alone, tmp_path):
   )
   finished = processes.train(*flags)  # One process can go on for two.
   assert finished.returncode == 0, finished.stderr
+  _assert_alike(tmp_path / 'run', alone)
+
+
+@pytest.mark.slow
+def test_one_of_four_is_killed(alone, tmp_path):
+  flags = [*_FLAGS, '--run-dir', tmp_path / 'run']
+  with processes.start_group(*[flags] * 4) as group:
+    _wait_for_checkpoint(tmp_path / 'run', 3, group)
+    group[2].kill()
+    killed = time.monotonic()
+    codes, messages = processes.finish_group(group)
+    seconds = time.monotonic() - killed
+  print(f'\nThree processes ended {seconds:.0f} s after the fourth.')
+  assert seconds < _SECONDS_TO_END
+  assert codes == [1, 1, -signal.SIGKILL, 1], messages
+  for message in messages[:2] + messages[3:]:
+    assert 'has lost another one' in message
+    assert 'Traceback' not in message
+  codes, messages = processes.train_group(4, *flags)
+  assert codes == [0] * 4, messages
   _assert_alike(tmp_path / 'run', alone)
 
 
