@@ -38,6 +38,7 @@ the flags of a run.
 
 _MAIN_EXPERIMENTS = ('digits-lcam', 'digits-fixed')
 _MAIN_SEEDS = 3
+_MOST_SEEDS = 10_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -218,6 +219,16 @@ def main(argv: list[str]) -> int:
     # complain once more when it flushes at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 1
+  except Exception as error:
+    if not _is_out_of_memory(error):
+      raise
+    print(
+      'python -m train: there is not enough memory'
+      f' ({str(error).splitlines()[0]}). A smaller --batch-size, --widen-factor'
+      ' or --depth needs less.',
+      file=sys.stderr,
+    )
+    return 1
   except interruption.Interrupted as error:
     how = (
       'starts anew'
@@ -230,6 +241,11 @@ def main(argv: list[str]) -> int:
     )
     return error.exit_code
   return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+  # JAX has no class for it.
+  return isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)
 
 
 def _main_job(argv: list[str], started: float) -> int:
@@ -346,8 +362,11 @@ def _sweep(argv: list[str]) -> int:
   flags = flags_lib.parse(SweepFlags, argv, 'python -m train sweep')
   if not flags.experiments:
     raise errors.UsageError('sweep needs the name of at least one experiment.')
-  if flags.seeds < 1:
-    raise errors.UsageError(f'--seeds must be at least 1, got {flags.seeds}.')
+  if not 1 <= flags.seeds <= _MOST_SEEDS:
+    raise errors.UsageError(
+      f'--seeds must be at least 1 and at most {_MOST_SEEDS}, got'
+      f' {flags.seeds}.'
+    )
   if flags.seeds_together is not None and flags.seeds_together < 1:
     raise errors.UsageError(
       f'--seeds-together must be at least 1, got {flags.seeds_together}.'

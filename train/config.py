@@ -251,6 +251,13 @@ def check(config: Config) -> None:
     lambda n: n >= 1,
     'at least 1',
   )
+  require('depth', config.depth <= 1000, 'at most 1000')
+  require('widen_factor', config.widen_factor <= 100, 'at most 100')
+  require_each(
+    'batch_size eval_batch_size steps_per_dispatch checkpoint_every',
+    lambda n: n <= MOST_STEPS,
+    f'at most {MOST_STEPS}',
+  )
   require_each(
     'horizontal_momentum vertical_momentum initial_momentum momentum'
     ' dropout_rate',

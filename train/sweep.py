@@ -21,6 +21,7 @@ from train import errors
 from train import experiments as experiments_lib
 from train import loop
 from train import progress
+from train import run_directory
 from train.experiments import Experiment
 
 _ERROR = 'error.txt'
@@ -60,6 +61,7 @@ def sweep(
   Raises:
     UsageError: The input is wrong, which concerns all runs.
   """
+  run_directory.check_writable('--run-dir', run_dir)
   # Every arm has its first seeds before any has its next.
   arms = [
     (arm, seeds_together or choose_together(arm.config))

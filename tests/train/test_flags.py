@@ -93,6 +93,9 @@ _WRONG = [
   ('run --coin-seed 4294967296', ['--coin-seed', '4294967296', 'from 0']),
   ('run --checkpoint-seconds -1', ['--checkpoint-seconds', '-1']),
   ('run --checkpoint-every 0', ['--checkpoint-every', 'got 0']),
+  ('run --depth 6000004', ['--depth', 'at most 1000', 'got 6000004']),
+  ('run --widen-factor 101', ['--widen-factor', 'at most 100', 'got 101']),
+  ('run --eval-batch-size 3000000000', ['--eval-batch-size', '2147483647']),
   ('run --steps-per-dispatch 0', ['--steps-per-dispatch', 'got 0']),
   # Settings that do not go together.
   ('run --normalization imagenet', ['--normalization', 'digits', 'imagenet']),
@@ -102,6 +105,10 @@ _WRONG = [
   (
     'run --schedule one-cycle --warmup-epochs 20',
     ['--warmup-epochs', '--epochs 20', 'got 20'],
+  ),
+  (
+    'run --schedule cyclical --cycle-epochs 0.01',
+    ['--cycle-epochs', 'at least 0.2 for --epochs 20', 'got 0.01'],
   ),
   # Several processes.
   ('run --process-id 0', ['--coordinator', '--process-count', '--distributed']),
@@ -124,10 +131,21 @@ _WRONG = [
   # What the data say.
   ('run --train-examples 5000', ['--train-examples', '1437', '5000']),
   ('run --image-size 3', ['--image-size', 'divide 8', 'got 3']),
+  ('run --epochs 1000000000', ['--epochs', 'at most 17', '12 steps']),
+  # Places.
+  ('run --run-dir /dev/null', ['--run-dir /dev/null is not a directory']),
+  ('run --run-dir /dev/null/run', ['/dev/null is not a directory']),
+  ('--run-dir /dev/null', ['--run-dir /dev/null is not a directory']),
+  ('sweep digits --run-dir /dev/null', ['--run-dir', 'not a directory']),
+  ('probe --out /dev/null', ['--out /dev/null is not a directory']),
+  ('traction --out /dev/null/x', ['--out', '/dev/null is not a directory']),
+  ('movement absent --out /dev/null', ['--out', 'not a directory']),
+  ('report absent --out /dev/null', ['--out', 'not a directory']),
   # Other commands.
   ('sweep', ['at least one experiment']),
   ('sweep figur2', ["'figur2'"]),
   ('sweep digits --seeds 0', ['--seeds', 'got 0']),
+  ('sweep digits --seeds 10001', ['--seeds', 'at most 10000']),
   ('sweep digits --seeds two', ['--seeds', "'two'", 'INT']),
   ('sweep digits --sedes 3', ['--sedes', "'--seeds'"]),
   ('sweep digits --seeds-together 0', ['--seeds-together', '0']),
@@ -136,12 +154,19 @@ _WRONG = [
   ('report absent --out', ['--out', 'Missing value']),
   ('probe --seeds 1', ['--seeds', '1', 'at least 2']),
   ('probe --dataset mnist', ["'mnist'", "'cifar10'"]),
+  ('probe --epochs 0', ['--epochs', 'got 0', 'at least 1']),
+  ('probe --image-size 3', ['--image-size', 'divide 8', 'got 3']),
+  ('probe --accelerated 1.5', ['--accelerated', 'got 1.5', 'below 1']),
   ('probe --accelerated', ['--accelerated']),
   ('probe --accelerated fast', ['--accelerated', "'fast'", 'FLOAT']),
   ('traction --steps 150', ['--steps', 'got 150', '100']),
+  ('traction --steps 10000000', ['--steps', 'at most 1000000']),
+  ('traction --seeds 0', ['--seeds', 'got 0', 'at least 1']),
+  ('traction --seed -1', ['--seed', 'got -1', 'at most 4294967295']),
   ('traction --steps x', ['--steps', "'x'", 'INT']),
   ('movement', ['at least one']),
   ('movement absent', ['absent']),
+  ('movement absent --epochs 0', ['--epochs', 'got 0', 'at least 1']),
   ('movement absent --epoch 3', ['--epoch', "'--epochs'"]),
 ]
 
@@ -250,12 +275,17 @@ def _assert_answered(line):
   if code == 2:
     assert re.match('python -m train: .*\n', message, re.DOTALL)
     assert 'Traceback' not in message
+    # It names a flag, or what was given.
+    assert '--' in message or any(word in message for word in line if word)
+    if all(word.isprintable() for word in line):
+      assert len(message.splitlines()) == 1
   return code
 
 
 @pytest.mark.usefixtures('_nothing_runs')
-def test_random_command_lines():
+def test_random_command_lines(tmp_path):
   _fuzz(100)
+  assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

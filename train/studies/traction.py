@@ -182,6 +182,15 @@ def simulate(
     )
   if seeds < 1:
     raise errors.UsageError(f'--seeds must be at least 1, got {seeds}.')
+  for name, given, most in (
+    ('--steps', steps, 1_000_000),
+    ('--seeds', seeds, 100_000),
+    ('--seed', seed, 2**32 - 1),
+  ):
+    if not 0 <= given <= most:
+      raise errors.UsageError(
+        f'{name} must be at least 0 and at most {most}, got {given}.'
+      )
   keys = _seed_keys(seed, seeds)
   results = _collect(valley, *_run_all(valley, keys, blocks=blocks))
   records = [
