@@ -20,11 +20,11 @@ from train import metrics
 # Of 10 kinds, 6 of which are kills.
 _FAULTS = int(os.environ.get('OPTAX_LCAM_FAULTS', '100'))
 _STEPS_PER_EPOCH = 13
-# Long enough for all of them; a checkpoint after each step. Testing 5 images at
-# once makes evaluations long enough to be hit.
+# Long enough for all of them; a checkpoint after each step. Testing one image at
+# a time makes evaluations long enough to be hit.
 _FLAGS = (
   'run', '--epochs', _FAULTS, '--train-examples', 400, '--batch-size', 32,
-  '--checkpoint-seconds', 0, '--eval-batch-size', 5,
+  '--checkpoint-seconds', 0, '--eval-batch-size', 1,
 )  # fmt: skip
 
 
@@ -96,7 +96,7 @@ class _Fault:
       before_last = self._newest() + self.rng.randint(1, _STEPS_PER_EPOCH)
       before_last += -(before_last + 1) % _STEPS_PER_EPOCH
       self._wait(process, before_last)
-      time.sleep(self.rng.uniform(0.01, 0.1))
+      time.sleep(self.rng.uniform(0, 0.15))
       process.kill()
 
     return self.run(kill, -signal.SIGKILL)
