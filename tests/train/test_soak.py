@@ -20,8 +20,8 @@ from train import metrics
 # Of 10 kinds, 6 of which are kills.
 _FAULTS = int(os.environ.get('OPTAX_LCAM_FAULTS', '100'))
 _STEPS_PER_EPOCH = 13
-# Long enough for all of them; a checkpoint after each step. Testing one image at
-# a time makes evaluations long enough to be hit.
+# Long enough for all of them; a checkpoint after each step. Testing one image
+# at a time makes evaluations long enough to be hit.
 _FLAGS = (
   'run', '--epochs', _FAULTS, '--train-examples', 400, '--batch-size', 32,
   '--checkpoint-seconds', 0, '--eval-batch-size', 1,
