@@ -167,7 +167,8 @@ class MetricsLog:
     self._events: event_file_writer.EventsWriter | None = None
 
     def reopen() -> list[dict[str, Any]]:
-      _cut(directory.steps, epochs_done)
+      # A run may have begun before there were steps.jsonl.
+      _cut(directory.steps, epochs_done, from_any=True)
       rows = _cut(directory.metrics, epochs_done)
       tensorboard = directory.tensorboard
       with run_directory.writing(tensorboard):
@@ -221,11 +222,19 @@ class MetricsLog:
     self._events.flush()
 
 
-def _cut(jsonl: pathlib.Path, epochs_done: int) -> list[dict[str, Any]]:
-  """Leaves the rows of so many epochs in a file, and returns them."""
+def _cut(
+  jsonl: pathlib.Path, epochs_done: int, from_any: bool = False
+) -> list[dict[str, Any]]:
+  """Leaves the rows of so many epochs in a file, and returns them.
+
+  Raises:
+    UsageError: One is missing. With ``from_any`` the first ones may be.
+  """
   with run_directory.writing(jsonl):
     rows = [row for row in read_rows(jsonl) if row['epoch'] <= epochs_done]
-  if len(rows) < epochs_done:
+  epochs = [row['epoch'] for row in rows]
+  first = epochs[0] if epochs and from_any else 1
+  if epochs != [*range(first, epochs_done + 1)] and (epochs or not from_any):
     raise errors.UsageError(
       f'{jsonl} is damaged: of the {epochs_done} epochs before the checkpoint'
       f' only {len(rows)} can be read. To start from the beginning, choose'

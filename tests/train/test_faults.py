@@ -297,6 +297,29 @@ def test_a_run_directory_that_vanishes(undisturbed, tmp_path):
   processes.assert_the_same_end(moved, undisturbed)
 
 
+@pytest.mark.slow
+def test_two_runs_that_decode_the_same_images_at_once(
+  cifar_dir, tmp_path, monkeypatch
+):
+  monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+  flags = [
+    'run', '--dataset', 'cifar10', '--data-dir', cifar_dir, '--epochs', 1,
+    '--train-examples', 64,
+  ]  # fmt: skip
+  directories = [tmp_path / name for name in 'abc']
+  runs = [processes.start(*flags, '--run-dir', d) for d in directories[:2]]
+  for run in runs:
+    _, message = run.communicate(timeout=600)
+    assert run.returncode == 0, message
+  (entry,) = (tmp_path / 'cache' / 'optax-lcam' / 'arrays').iterdir()
+  before = {path: path.stat().st_mtime_ns for path in entry.iterdir()}
+  third = processes.train(*flags, '--run-dir', directories[2])
+  assert third.returncode == 0, third.stderr
+  assert {path: path.stat().st_mtime_ns for path in entry.iterdir()} == before
+  for directory in directories[1:]:
+    processes.assert_the_same_end(directory, directories[0])
+
+
 # ---------------------------------------------------------- damaged checkpoints
 
 _CONFIG = config_lib.Config(
@@ -337,6 +360,15 @@ def test_a_run_never_starts_from_zero_silently(tmp_path):
     damage.flip_a_bit(tmp_path / 'checkpoints' / step)
   with pytest.raises(errors.UsageError, match='can be read'):
     _run(tmp_path)
+
+
+def test_a_run_without_checkpoints_says_that_it_starts_again(tmp_path):
+  expected, _ = _run(tmp_path)
+  _pretend_it_was_cut_off(tmp_path)
+  shutil.rmtree(tmp_path / 'checkpoints')
+  summary, shown = _run(tmp_path)
+  assert 'there is no checkpoint; it starts from the beginning' in shown
+  assert summary['params_sha256'] == expected['params_sha256']
 
 
 # ------------------------------------------------------------- losses that fail

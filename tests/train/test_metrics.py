@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
+from train import errors
 from train import metrics
 from train import run_directory
 from train.step import EvalMetrics
@@ -212,3 +213,24 @@ def test_a_log_of_before_there_were_steps(tmp_path):
   log.close()
   assert [row['epoch'] for row in log.rows] == [1, 2]
   assert [row['epoch'] for row in _lines(tmp_path / 'steps.jsonl')] == [2]
+
+
+@pytest.mark.parametrize('name', ['metrics.jsonl', 'steps.jsonl'])
+def test_rows_that_are_gone_are_missed(name, tmp_path):
+  """Those after a line that cannot be read, too."""
+  directory = run_directory.RunDirectory(tmp_path)
+  log = metrics.MetricsLog(directory, 0)
+  for epoch in (1, 2, 3):
+    log.append(_row(epoch), _steps(epoch))
+  log.close()
+  whole = (tmp_path / name).read_bytes()
+  first, second, third = whole.splitlines(keepends=True)
+  assert metrics.MetricsLog(directory, 3).rows[-1]['epoch'] == 3
+  for damaged in (first + b'\xff' + second[1:] + third, first, first + third):
+    (tmp_path / name).write_bytes(damaged)
+    with pytest.raises(errors.UsageError, match=f'{name} is damaged'):
+      metrics.MetricsLog(directory, 3)
+    # Nothing more is lost.
+    assert (tmp_path / name).read_bytes() == damaged
+  (tmp_path / name).write_bytes(whole)
+  assert len(metrics.MetricsLog(directory, 3).rows) == 3

@@ -196,6 +196,10 @@ _KINDS = (
 )
 
 
+def _name(kind):
+  return kind.__name__.replace('_', ' ')
+
+
 def _rows(directory, name='metrics.jsonl'):
   return [
     processes.without_times(row) for row in metrics.read_rows(directory / name)
@@ -232,13 +236,18 @@ def test_everything_happens(tmp_path):
         continue  # Nothing could be done to it.
       tried[kind] += 1
       survived[kind] += answered and _are_a_beginning(disturbed, undisturbed)
+      moment = fault.where_it_was()
       if kind in _KILLS:
-        struck[fault.where_it_was()] += 1
+        struck[moment] += 1
+      print(
+        f'{tried.total()}. {_name(kind)} in {moment}: {survived[kind]} of'
+        f' {tried[kind]}',
+        flush=True,
+      )
     finished = processes.train(*_FLAGS, '--run-dir', disturbed)
     print()
     for kind in _KINDS:
-      name = kind.__name__.replace('_', ' ')
-      print(f'{name}: survived {survived[kind]} of {tried[kind]}')
+      print(f'{_name(kind)}: survived {survived[kind]} of {tried[kind]}')
     kills = [sum(count[kind] for kind in _KILLS) for count in (survived, tried)]
     print(f'kills: survived {kills[0]} of {kills[1]}, which struck in')
     for moment, count in struck.most_common():
