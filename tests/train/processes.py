@@ -154,7 +154,8 @@ def assert_the_same_state(directory, undisturbed):
 def _configuration(directory):
   """What decides on what a run computes, and what computes it."""
   content = json.loads((directory / 'config.json').read_text())
-  return {k: v for k, v in content.items() if k not in FREE_TO_CHANGE}
+  free = {*FREE_TO_CHANGE, 'git_commit'}  # As a person may commit meanwhile.
+  return {k: v for k, v in content.items() if k not in free}
 
 
 def without_times(record):
