@@ -244,8 +244,10 @@ def main(argv: list[str]) -> int:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-  # JAX has no class for it.
-  return isinstance(error, MemoryError) or 'RESOURCE_EXHAUSTED' in str(error)
+  # JAX has no class for it, and names it in more than one way.
+  return isinstance(error, MemoryError) or any(
+    sign in str(error) for sign in ('RESOURCE_EXHAUSTED', 'Out of memory')
+  )
 
 
 def _main_job(argv: list[str], started: float) -> int:

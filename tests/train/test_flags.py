@@ -7,6 +7,7 @@ import re
 from hypothesis import given
 from hypothesis import settings
 from hypothesis import strategies as st
+import jax
 import pytest
 
 from train import __main__ as program
@@ -195,6 +196,19 @@ def test_a_wrong_command_line(line, parts, tmp_path):
   for part in parts:
     assert part in message
   assert list(tmp_path.iterdir()) == []
+
+
+def test_too_little_memory(monkeypatch):
+  def run(*_, **__):
+    raise jax.errors.JaxRuntimeError('INTERNAL: Out of memory allocating 9 B.')
+
+  monkeypatch.setattr(loop, 'run', run)
+  code, message = _run(['run', '--widen-factor', '100'])
+  assert code == 1
+  assert re.fullmatch(
+    r'python -m train: there is not enough memory .*9 B.*--batch-size.*\n',
+    message,
+  )
 
 
 def test_there_are_enough_of_them():
