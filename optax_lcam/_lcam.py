@@ -282,7 +282,7 @@ def lcam(
       jnp.asarray(horizontal_momentum, jnp.float32),
       jnp.asarray(vertical_momentum, jnp.float32),
     )
-    new_state = jax.tree.map(
+    new_state: LcamState = jax.tree.map(
       lambda new, old: jnp.where(usable, new, old),
       state._replace(
         loss_sum=loss_sum,

@@ -62,4 +62,5 @@ class TrainState(train_state.TrainState):
     new = super(TrainState, self.replace(tx=with_value)).apply_gradients(
       grads=grads, **kwargs
     )
-    return new.replace(tx=self.tx)
+    restored: TrainState = new.replace(tx=self.tx)
+    return restored

@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 
@@ -96,3 +97,34 @@ def test_the_wheel_holds_the_optimizer_alone(tmp_path):
   }
   assert 'optax_lcam/py.typed' in names
   assert any(name.endswith('licenses/LICENSE') for name in names)
+
+
+def test_the_source_distribution_is_small_and_builds_a_wheel(tmp_path):
+  def build(target, folder):
+    subprocess.run(
+      [
+        *f'{sys.executable} -m hatchling build -t {target} -d'.split(),
+        tmp_path,
+      ],
+      cwd=folder,
+      check=True,
+    )
+
+  build('sdist', _REPOSITORY)
+  (sdist,) = tmp_path.glob('*.tar.gz')
+  with tarfile.open(sdist) as archive:
+    names = {name.split('/', 1)[1] for name in archive.getnames()}
+    archive.extractall(tmp_path, filter='data')
+  assert names >= {
+    'optax_lcam/_lcam.py',
+    'LICENSE',
+    'README.md',
+    'CITATION.cff',
+  }
+  assert not {name.split('/')[0] for name in names} & {'results', 'docs'}
+  assert sdist.stat().st_size < 10**6
+  # Without git: the version is the one of the source distribution.
+  folder = tmp_path / sdist.name.removesuffix('.tar.gz')
+  build('wheel', folder)
+  (wheel,) = tmp_path.glob('*.whl')
+  assert wheel.name.split('-')[1] == folder.name.split('-', 1)[1]
