@@ -58,13 +58,15 @@ suppress_warnings = ['mystnb.unknown_mime_type']
 def _write_experiments(out: pathlib.Path) -> None:
   """The table of experiments, from the experiments themselves."""
   from train import experiments
+  from train.report import paper
 
   lines = [
-    '| experiment | what it is | time of one run |',
-    '| --- | --- | --- |',
+    '| experiment | what it is | time of one run | the paper, % |',
+    '| --- | --- | --- | --: |',
   ]
   lines += [
     f'| `{e.name}` | {e.summary} | {e.duration} |'
+    f' {paper.TABLE_1.get(e.name, "–")} |'
     for e in experiments.EXPERIMENTS.values()
     if not e.name.startswith('small-')
   ]
