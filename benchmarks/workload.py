@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 
-import models
 from train import config as config_lib
 from train import data
+from train import networks
 from train import optimizers
 from train import schedules
 from train import step as step_lib
@@ -102,17 +102,9 @@ class Workload:
     )
     dtype = 'float32' if config.dtype == 'auto' else config.dtype
 
-    def make_model(key: jax.Array) -> nnx.Module:
-      return models.WideResNet(
-        config.depth,
-        config.widen_factor,
-        dataset.num_classes,
-        config.dropout_rate,
-        in_channels=dataset.train.images.shape[-1],
-        dtype=jnp.dtype(dtype),
-        remat=config.remat,
-        rngs=nnx.Rngs(params=key, dropout=0),
-      )
+    make_model = functools.partial(
+      networks.make_network, config, dataset, dtype
+    )
 
     def init(key: jax.Array) -> tuple[step_lib.TrainState, Any]:
       model = make_model(key)

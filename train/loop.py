@@ -18,7 +18,6 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 import rich.console
 
-import models
 from train import augmentation
 from train import checkpoint
 from train import config as config_lib
@@ -26,6 +25,7 @@ from train import data
 from train import followed_run
 from train import interruption
 from train import metrics
+from train import networks
 from train import optimizers
 from train import processes
 from train import progress
@@ -204,19 +204,7 @@ def run_together(
   optimizer = optimizers.make_optimizer(config, schedule, steps_per_epoch)
 
   # ------------------------------------------------------------------- model
-  def make_model(key: jax.Array) -> nnx.Module:
-    return models.WideResNet(
-      config.depth,
-      config.widen_factor,
-      dataset.num_classes,
-      config.dropout_rate,
-      in_channels=dataset.train.images.shape[-1],
-      dtype=jnp.dtype(dtype),
-      remat=config.remat,
-      # The steps bring dropout keys of their own.
-      rngs=nnx.Rngs(params=key, dropout=0),
-    )
-
+  make_model = functools.partial(networks.make_network, config, dataset, dtype)
   graphdef = nnx.graphdef(nnx.eval_shape(make_model, jax.random.key(0)))
 
   def init(key: jax.Array) -> tuple[step_lib.TrainState, Any]:

@@ -50,13 +50,13 @@ import numpy as np
 import optax
 import rich.console
 
-import models
 import optax_lcam
 from train import augmentation
 from train import checkpoint
 from train import config as config_lib
 from train import data
 from train import errors
+from train import networks
 from train import optimizers
 from train import run_directory
 from train import schedules
@@ -351,17 +351,9 @@ def _restore(
   config = run.config
   steps_per_epoch = -(-len(dataset.train) // config.batch_size)
 
-  def make_model(key: jax.Array) -> nnx.Module:
-    return models.WideResNet(
-      config.depth,
-      config.widen_factor,
-      dataset.num_classes,
-      config.dropout_rate,
-      in_channels=dataset.train.images.shape[-1],
-      dtype=jnp.dtype(run.dtype),
-      rngs=nnx.Rngs(params=key, dropout=0),
-    )
-
+  make_model = functools.partial(
+    networks.make_network, config, dataset, run.dtype
+  )
   optimizer = optimizers.make_optimizer(
     config, schedules.make_schedule(config, steps_per_epoch), steps_per_epoch
   )

@@ -39,11 +39,11 @@ from matplotlib import layout_engine
 import numpy as np
 import rich.console
 
-import models
 import optax_lcam
 from train import config as config_lib
 from train import data
 from train import errors
+from train import networks
 from train import run_directory
 from train import schedules
 from train import sources
@@ -286,15 +286,9 @@ class Members:
     self._schedule = schedules.make_schedule(config, self._steps_per_epoch)
 
     # ---------------------------------------------------- one of the networks
-    def make_model(key: jax.Array) -> nnx.Module:
-      return models.WideResNet(
-        config.depth,
-        config.widen_factor,
-        dataset.num_classes,
-        in_channels=dataset.train.images.shape[-1],
-        dtype=jnp.dtype(dtype),
-        rngs=nnx.Rngs(params=key),
-      )
+    make_model = functools.partial(
+      networks.make_network, config, dataset, dtype
+    )
 
     def init(key: jax.Array) -> tuple[step_lib.TrainState, Any]:
       # The momenta are no part of the optimizer's first state.
