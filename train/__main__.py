@@ -67,6 +67,9 @@ class RunFlags:
   """Which of the processes this is, from 0."""
   process_count: int | None = None
   """How many processes there are."""
+  wandb: str | None = None
+  """Project on Weights & Biases that shows the curves live. Needs `pip install
+  wandb`. Default: nothing is sent."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +96,9 @@ class SweepFlags:
   data_dir: pathlib.Path | None = None
   """Directory of the data set's files. Default: for CIFAR, that of TensorFlow
   Datasets."""
+  wandb: str | None = None
+  """Project on Weights & Biases that shows the curves live. Needs `pip install
+  wandb`. Default: nothing is sent."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,7 +312,10 @@ def _run(argv: list[str]) -> int:
 
   with _processes_of(flags):
     summary = loop.run(
-      flags.config, run_dir, experiment=experiment.name if experiment else None
+      flags.config,
+      run_dir,
+      experiment=experiment.name if experiment else None,
+      wandb=flags.wandb,
     )
   if not processes.is_first():
     return 0
@@ -388,6 +397,7 @@ def _sweep(argv: list[str]) -> int:
     flags.run_dir,
     rich.console.Console(stderr=True),
     seeds_together=flags.seeds_together,
+    wandb=flags.wandb,
     data_dir=flags.data_dir,
   )
   runs = len(sweep.in_order(arms)) * flags.seeds

@@ -33,6 +33,7 @@ from train import report
 from train import run_directory
 from train import schedules
 from train import step as step_lib
+from train import weights_and_biases
 
 # Each kind of randomness has a stream of its own, also under one seed.
 _INIT, _ORDER, _AUGMENTATION, _DROPOUT = range(4)
@@ -69,6 +70,7 @@ def run_together(
   experiment: str | None = None,
   title: str | None = None,
   console: rich.console.Console | None = None,
+  wandb: str | None = None,
 ) -> list[dict[str, Any]]:
   """Trains networks of several seeds at once, in one vmapped program.
 
@@ -82,6 +84,7 @@ def run_together(
     title: What the progress line calls the runs. Default: the name of the first
       directory.
     console: Where progress is shown. Default: standard error.
+    wandb: Project on Weights & Biases to send the curves to, if any.
 
   Returns:
     The content of each summary.json.
@@ -106,6 +109,8 @@ def run_together(
     # Before the data are decoded, which may take minutes.
     for directory in directories if processes.is_first() else ():
       directory.check_writable()
+    if processes.is_first():
+      weights_and_biases.check(wandb)
     for config in configs:
       config_lib.check(config)
     configs = [followed_run.take_over(config) for config in configs]
@@ -154,6 +159,7 @@ def run_together(
         experiment=experiment,
         title=title,
         console=console,
+        wandb=wandb,
       )
       for i, summary in zip(open_runs, made, strict=True):
         summaries[i] = summary
@@ -374,8 +380,10 @@ def run_together(
     saved_at = time.monotonic()
 
   shown = progress.Progress(console, title, config.epochs, steps_per_epoch)
+  watched = weights_and_biases.Runs(wandb, directories, logs, say)
   with (
     interruption.Interruption() as interrupted,
+    watched,
     shown,
     jax.transfer_guard('disallow'),
   ):
@@ -439,6 +447,7 @@ def run_together(
           }
         )
         logs[i].append(row, own_steps)
+        watched.log(i)
       shown.epoch(_mean_row([log.rows[-1] for log in logs if log.rows]))
       is_last = epoch == config.epochs
       _, stop = processes.agree(False, interrupted.by)
@@ -483,6 +492,7 @@ def run_together(
       summary['diverged_at_step'] = diverged[i]
       say(f'{directory.path} diverged at step {diverged[i]}.')
     directory.write_summary(summary)
+    watched.finish(i, summary)
     written.append(summary)
   return written
 

@@ -20,8 +20,8 @@ from train import run_directory
 from train.step import EvalMetrics
 from train.step import StepMetrics
 
-# TensorBoard shows these; the rest of a row only places it.
-_CURVES = (
+# TensorBoard and Weights & Biases show these; the rest of a row only places it.
+CURVES = (
   'train_loss',
   'train_error',
   'test_loss',
@@ -210,7 +210,7 @@ class MetricsLog:
       self._events.close()
 
   def _add_events(self, row: dict[str, Any]) -> None:
-    for name in _CURVES:
+    for name in CURVES:
       if row[name] is not None:
         self._write(summary.scalar(name, row[name]), row['epoch'])
 

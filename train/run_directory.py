@@ -6,6 +6,8 @@ steps.jsonl     a row an epoch: the loss and the momentum of each of its steps
 summary.json    how it ended
 checkpoints/    the last states
 tensorboard/    the same figures for TensorBoard
+wandb.json      which run on Weights & Biases this is, if --wandb was given
+wandb/          what wandb keeps of it
 curves.png      the picture
 phases.png      losses against their running mean, of an optimizer with phases
 """
@@ -75,9 +77,7 @@ class RunDirectory:
     """
     self.check_writable()
     if self._config.exists():
-      different = config_lib.differences(
-        given, resolved, read_json(self._config)
-      )
+      different = config_lib.differences(given, resolved, self.read_config())
       if different:
         raise errors.UsageError(
           f'--run-dir {self.path} holds another run; this one has'
@@ -106,6 +106,10 @@ class RunDirectory:
   def check_writable(self) -> None:
     """Raises UsageError if it cannot be written; makes nothing."""
     check_writable('--run-dir', self.path)
+
+  def read_config(self) -> dict[str, Any]:
+    """What config.json says, once the directory is claimed."""
+    return read_json(self._config)
 
   def read_summary(self) -> dict[str, Any] | None:
     """The summary, or ``None`` where there is none yet."""

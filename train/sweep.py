@@ -38,6 +38,7 @@ def sweep(
   run_dir: pathlib.Path,
   console: rich.console.Console,
   seeds_together: int | None = None,
+  wandb: str | None = None,
   **settings: Any,
 ) -> list[pathlib.Path]:
   """Runs every experiment with every seed.
@@ -52,6 +53,7 @@ def sweep(
     console: Where progress is shown.
     seeds_together: Most seeds of an arm in one vmapped program. ``None``:
       what :func:`choose_together` says.
+    wandb: Project on Weights & Biases to send the curves to, if any.
     **settings: Settings of every run, in place of the experiment's own.
 
   Returns:
@@ -96,6 +98,7 @@ def sweep(
           experiment=arm.name,
           title=title,
           console=console,
+          wandb=wandb,
         )
       except errors.UsageError:
         raise

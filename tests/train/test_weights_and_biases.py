@@ -1,0 +1,264 @@
+"""Runs on Weights & Biases, read back from the files that it writes offline."""
+
+import io
+import json
+import subprocess
+import sys
+import time
+import types
+
+import pytest
+import rich.console
+
+from train import checkpoint
+from train import config as config_lib
+from train import loop
+from train import metrics
+from train import run_directory
+from train import weights_and_biases
+
+_CONFIG = config_lib.Config(
+  epochs=2, batch_size=64, train_examples=200, eval_batch_size=360
+)
+
+_BLOCK = 32768
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+  pytest.importorskip('wandb', reason='needs wandb: pip install wandb')
+  monkeypatch.setenv('WANDB_MODE', 'offline')
+  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+
+
+def _records(path):
+  """The records of a .wandb file, which is a log of LevelDB's kind."""
+  from wandb.proto import wandb_internal_pb2
+
+  content = path.read_bytes()
+  at, record = 7, b''  # after the header
+  while at + 7 <= len(content):
+    if _BLOCK - at % _BLOCK < 7:  # no room for a chunk in this block
+      at += _BLOCK - at % _BLOCK
+      continue
+    length = int.from_bytes(content[at + 4 : at + 6], 'little')
+    if at + 7 + length > len(content):
+      return  # not all there yet
+    kind = content[at + 6]
+    record += content[at + 7 : at + 7 + length]
+    at += 7 + length
+    if kind in (1, 4):  # whole, or the last of its chunks
+      parsed = wandb_internal_pb2.Record()
+      parsed.ParseFromString(record)
+      yield parsed
+      record = b''
+
+
+def _sent(directory):
+  """What went to Weights & Biases, over all beginnings of a run."""
+  files = sorted(
+    directory.glob('wandb/offline-run-*/*.wandb'),
+    key=lambda path: path.stat().st_mtime_ns,
+  )
+  assert files
+  # Another process writes them, and may still be at it.
+  deadline = time.monotonic() + 30
+  exits = []
+  while len(exits) < len(files) and time.monotonic() < deadline:
+    time.sleep(0.1)
+    records = [record for path in files for record in _records(path)]
+    exits = [
+      record.exit.exit_code
+      for record in records
+      if record.WhichOneof('record_type') == 'exit'
+    ]
+  rows = []
+  for record in records:
+    if record.WhichOneof('record_type') == 'history':
+      row = {
+        item.key or '/'.join(item.nested_key): json.loads(item.value_json)
+        for item in record.history.item
+      }
+      rows.append(
+        {'epoch': record.history.step.num or row['_step']}
+        | {name: row[name] for name in row if not name.startswith('_')}
+      )
+  runs = [r.run for r in records if r.WhichOneof('record_type') == 'run']
+  return rows, runs, exits
+
+
+def _curves(row):
+  placing = {'step', 'seconds'}
+  return {
+    name: value
+    for name, value in row.items()
+    if value is not None and name not in placing
+  }
+
+
+def _train(directory, **options):
+  stream = io.StringIO()
+  console = rich.console.Console(file=stream, width=1000)
+  loop.run(_CONFIG, directory, console=console, **options)
+  return stream.getvalue()
+
+
+@pytest.mark.usefixtures('offline')
+def test_a_run_that_was_cut_off_is_one_run_with_each_epoch_once(
+  tmp_path, monkeypatch
+):
+  directory = tmp_path / 'run'
+  save = checkpoint.Checkpoints.save
+
+  def killed_before_the_last(self, step, state, measured):
+    if step == 8:
+      raise RuntimeError('killed')
+    save(self, step, state, measured)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.Checkpoints, 'save', killed_before_the_last)
+    with pytest.raises(RuntimeError, match='killed'):
+      _train(directory, wandb='digits', experiment='arm')
+  before = metrics.read_rows(directory / 'metrics.jsonl')
+  shown = _train(directory, wandb='digits', experiment='arm')
+  assert f'wandb sync {directory}' in shown
+
+  rows, runs, exits = _sent(directory)
+  after = metrics.read_rows(directory / 'metrics.jsonl')
+  # The second epoch was sent before it was made again.
+  assert rows == [_curves(after[0]), _curves(before[1])]
+  assert [row['epoch'] for row in rows] == [1, 2]
+  assert exits == [1, 0]
+  assert len({run.run_id for run in runs}) == 1
+  for run in runs:
+    assert (run.project, run.run_group) == ('digits', 'arm')
+    assert run.display_name == 'arm-seed-0'
+  settings = {
+    item.key: json.loads(item.value_json) for item in runs[0].config.update
+  }
+  saved = json.loads((directory / 'config.json').read_text())
+  assert settings.items() >= saved.items()
+
+
+@pytest.mark.usefixtures('offline')
+def test_runs_of_one_program_are_one_each(tmp_path):
+  directories, logs = [], []
+  for seed in (0, 1):
+    directory = run_directory.RunDirectory(tmp_path / str(seed))
+    directory.path.mkdir()
+    (directory.path / 'config.json').write_text(
+      json.dumps({'experiment': 'arm', 'dataset': 'digits', 'seed': seed})
+    )
+    directories.append(directory)
+    logs.append(types.SimpleNamespace(rows=[]))
+  runs = weights_and_biases.Runs('digits', directories, logs, print)
+  with runs:
+    for epoch in (1, 2):
+      for i, log in enumerate(logs):
+        log.rows.append(_row(epoch) | {'test_error': 10.0 * i + epoch})
+        runs.log(i)
+  runs.finish(0, {'status': 'done'})
+  runs.finish(1, {'status': 'diverged'})
+  sent = [_sent(directory.path) for directory in directories]
+  assert [[row['test_error'] for row in rows] for rows, _, _ in sent] == [
+    [1, 2],
+    [11, 12],
+  ]
+  assert [exits for _, _, exits in sent] == [[0], [1]]
+  names = [started[0].display_name for _, started, _ in sent]
+  assert names == ['arm-seed-0', 'arm-seed-1']
+
+
+def _row(epoch):
+  return {'epoch': epoch} | dict.fromkeys(metrics.CURVES, float(epoch))
+
+
+class _Server:
+  """Stands for wandb online: it has got one epoch, and may then fail."""
+
+  def __init__(self, fails_at=None):
+    self.sent = []
+    self.fails_at = fails_at
+    self.offline = False
+    self.url = 'https://server/run'
+    self.step = 2
+
+  def init(self, **_):
+    return self
+
+  def Settings(self, **_):
+    return None
+
+  def log(self, row, step):
+    if step == self.fails_at:
+      raise ConnectionError('no\nnetwork')
+    self.sent.append(step)
+
+
+def _send_three(server, path, monkeypatch):
+  monkeypatch.setattr(weights_and_biases, '_import', lambda: server)
+  (path / 'config.json').write_text(
+    '{"experiment": null, "dataset": "digits", "seed": 0}'
+  )
+  said = []
+  log = types.SimpleNamespace(rows=[_row(1), _row(2)])
+  runs = weights_and_biases.Runs(
+    'digits', [run_directory.RunDirectory(path)], [log], said.append
+  )
+  with runs:
+    log.rows.append(_row(3))
+    runs.log(0)
+  return said
+
+
+def test_what_the_server_lacks_is_sent(tmp_path, monkeypatch):
+  server = _Server()
+  said = _send_three(server, tmp_path, monkeypatch)
+  assert server.sent == [2, 3]
+  assert said == [f'{tmp_path}: https://server/run']
+
+
+def test_a_run_goes_on_without_the_network(tmp_path, monkeypatch):
+  server = _Server(fails_at=2)
+  said = _send_three(server, tmp_path, monkeypatch)
+  assert server.sent == []
+  assert len(said) == 2
+  assert 'goes on without it: no network' in said[1]
+
+
+@pytest.mark.parametrize(
+  ('project', 'part'),
+  [('', "name of a project, got ''"), ('mine', 'pip install wandb')],
+)
+@pytest.mark.parametrize('command', [('run',), ('sweep', 'digits-lcam')])
+def test_a_project_that_cannot_be_sent_to(
+  command, project, part, tmp_path, monkeypatch, capsys
+):
+  from train import __main__ as command_line
+
+  monkeypatch.setitem(sys.modules, 'wandb', None)  # as if not installed
+  flags = ['--run-dir', str(tmp_path / 'runs'), '--wandb', project]
+  assert command_line.main([*command, *flags]) == 2
+  message = capsys.readouterr().err
+  assert '--wandb' in message
+  assert part in message
+  assert len(message.splitlines()) == 1
+  assert not (tmp_path / 'runs').exists()
+
+
+def test_without_the_flag_wandb_is_not_imported(tmp_path):
+  program = (
+    'import sys\n'
+    'from train import __main__\n'
+    'code = __main__.main(sys.argv[1:])\n'
+    "print(code, [m for m in sys.modules if m.split('.')[0] == 'wandb'])\n"
+  )
+  flags = ['--epochs', '1', '--train-examples', '64']
+  finished = subprocess.run(
+    [sys.executable, '-c', program, 'run', *flags, '--run-dir', tmp_path / 'r'],
+    capture_output=True,
+    text=True,
+    check=True,
+  )
+  assert finished.stdout.splitlines()[-1] == '0 []'
+  assert not (tmp_path / 'r' / 'wandb.json').exists()

@@ -1,0 +1,179 @@
+"""The curves of a run on Weights & Biases, if ``--wandb`` asks for them.
+
+It is only looked on: whatever fails here, the run goes on without it. Nothing
+of wandb is imported unless there is a project to send to.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import contextlib
+import secrets
+from types import ModuleType
+from typing import Any
+
+from train import errors
+from train import metrics
+from train import processes
+from train import run_directory
+
+# How long a run that has ended may wait for a network that is gone.
+_MOST_SECONDS_TO_FINISH = 60
+
+
+def check(project: str | None) -> None:
+  """Raises UsageError if nothing can be sent to this project."""
+  if project is None:
+    return
+  if not project.strip():
+    raise errors.UsageError(
+      f'--wandb must be the name of a project, got {project!r}.'
+    )
+  try:
+    _import()
+  except ImportError as error:
+    raise errors.UsageError(
+      f'--wandb {project} needs Weights & Biases, which is not installed'
+      f' ({error}): pip install wandb'
+    ) from error
+
+
+def _import() -> ModuleType:
+  # Not find_spec: it takes a directory ./wandb, where wandb keeps its files by
+  # default, for the package.
+  import wandb
+  from wandb import init  # noqa: F401
+
+  return wandb
+
+
+class Runs:
+  """Runs of one program, each of them one on Weights & Biases.
+
+  A context manager: runs that an exception ends are closed as incomplete. Only
+  the first process sends anything.
+  """
+
+  def __init__(
+    self,
+    project: str | None,
+    directories: Sequence[run_directory.RunDirectory],
+    logs: Sequence[metrics.MetricsLog],
+    say: Callable[[str], None],
+  ):
+    """Describes the runs; entering the context opens them.
+
+    Args:
+      project: Where to send them; ``None`` sends nothing.
+      directories: Of the runs, claimed.
+      logs: Of the runs. Rows that are in them already are sent first, if they
+        have not been.
+      say: Tells where the runs are shown, and what went wrong.
+    """
+    self._project = project if processes.is_first() else None
+    self._directories = directories
+    self._logs = logs
+    self._say = say
+    self._runs: dict[int, _Run] = {}
+
+  def __enter__(self) -> 'Runs':
+    if self._project is None:
+      return self
+    for i, directory in enumerate(self._directories):
+      with self._going_on_without(i):
+        self._runs[i] = _Run(self._project, directory)
+        self._say(f'{directory.path}: {self._runs[i].where}')
+      self.log(i)
+    return self
+
+  def log(self, i: int) -> None:
+    """Sends the rows of a run's log that have not been sent."""
+    if i in self._runs:
+      with self._going_on_without(i):
+        self._runs[i].log(self._logs[i].rows)
+
+  def finish(self, i: int, summary: dict[str, Any]) -> None:
+    """Closes a run with what summary.json says of it."""
+    if i in self._runs:
+      with self._going_on_without(i):
+        self._runs.pop(i).finish(summary)
+
+  def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
+    if kind is not None:
+      for i in list(self._runs):
+        self.finish(i, {'status': 'incomplete'})
+
+  @contextlib.contextmanager
+  def _going_on_without(self, i: int) -> Iterator[None]:
+    try:
+      yield
+    except Exception as error:  # Of many kinds, none of which may end a run.
+      self._runs.pop(i, None)
+      reason = ' '.join(str(error).split()) or type(error).__name__
+      self._say(
+        f'{self._directories[i].path}: Weights & Biases failed, the run goes on'
+        f' without it: {reason}'
+      )
+
+
+class _Run:
+  """One run; wandb.json in its directory says which, and what has been sent."""
+
+  def __init__(self, project: str, directory: run_directory.RunDirectory):
+    wandb = _import()
+    settings = directory.read_config()
+    self._path = directory.path / 'wandb.json'
+    self._record: dict[str, Any] = {}
+    if self._path.exists():
+      self._record = run_directory.read_json(self._path)
+    if self._record.get('project') != project:
+      self._record = {
+        'project': project,
+        'id': secrets.token_hex(8),
+        'epochs_sent': 0,
+      }
+    run_directory.write_json(self._path, self._record)
+    name = settings['experiment'] or settings['dataset']
+    self._run = wandb.init(
+      project=project,
+      id=self._record['id'],
+      # Offline it goes on too, and only warns that it cannot ask the server.
+      resume='allow',
+      group=settings['experiment'],
+      name=f'{name}-seed-{settings["seed"]}',
+      config=settings,
+      dir=directory.path,
+      # Several runs of one program are open at once.
+      reinit='create_new',
+      # Nothing is sent but settings and curves, and nothing printed into the
+      # progress line.
+      settings=wandb.Settings(
+        silent=True,
+        console='off',
+        disable_code=True,
+        disable_git=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+        finish_timeout=_MOST_SECONDS_TO_FINISH,
+        finish_timeout_raises=True,
+      ),
+    )
+    if self._run.offline:
+      self.where = f'wandb sync {self._run.settings.sync_dir}'
+    else:
+      self.where = self._run.url
+      # The server knows best what has arrived; its next step is one after.
+      self._record['epochs_sent'] = max(0, self._run.step - 1)
+
+  def log(self, rows: Sequence[dict[str, Any]]) -> None:
+    for row in rows[self._record['epochs_sent'] :]:
+      # Before it is sent: killed in between, it must not be sent twice.
+      self._record['epochs_sent'] = row['epoch']
+      run_directory.write_json(self._path, self._record)
+      curves = {
+        name: row[name] for name in metrics.CURVES if row[name] is not None
+      }
+      self._run.log(curves, step=row['epoch'])
+
+  def finish(self, summary: dict[str, Any]) -> None:
+    self._run.summary.update(summary)
+    self._run.finish(exit_code=0 if summary['status'] == 'done' else 1)
