@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import harness
+from benchmarks import torch_step
 from benchmarks import workload
 import models
 from train import augmentation
@@ -113,8 +114,10 @@ def _measure_case(
   candidates: dict[str, _Call] = {_OURS: lambda: advance(steps)}
   torch_model = None
   if importlib.util.find_spec('torch') is not None:
-    torch_model = _torch_model(depth, widen_factor)
-    torch_advance = _torch_steps(torch_model, dataset.train, batch_size)
+    torch_model = torch_step.make_model(depth, widen_factor)
+    torch_advance = torch_step.make_steps(
+      torch_model, dataset.train, batch_size
+    )
     candidates[_THEIRS] = lambda: torch_advance(steps)
   samples = harness.interleave(
     candidates, rounds=3 if quick else 9, seconds=120
@@ -288,77 +291,12 @@ def _jax_augmentation(batch_size: int) -> _Call:
 # ------------------------------------------------------------------- PyTorch
 
 
-def _torch_model(depth: int, widen_factor: int) -> Any:
-  import torch
-
-  # The tests hold it equal to `models.WideResNet`.
-  from tests.references import wide_resnet_torch
-
-  model = wide_resnet_torch.WideResNet(depth, widen_factor, 10, 3)
-  return model.train().to(memory_format=torch.channels_last)
-
-
-def _torch_augment(images: Any, chosen: Any) -> Any:
-  """Crops, flips and normalises without a loop over the images.
-
-  Args:
-    images: shape=(examples, height + 2 * padding, width + 2 * padding,
-      channels), dtype=uint8, padded already: less work than ours.
-    chosen: shape=(batch,).
-  """
-  import torch
-
-  offsets = torch.randint(0, 2 * _PADDING + 1, (2, len(chosen), 1))
-  span = torch.arange(_SIZE)
-  flipped = torch.rand(len(chosen), 1) < 0.5
-  rows = offsets[0] + span
-  columns = offsets[1] + torch.where(flipped, _SIZE - 1 - span, span)
-  cropped = images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
-  normalised = (cropped.float() / 255 - 0.5) / 0.5
-  return normalised.permute(0, 3, 1, 2)  # in memory that is channels_last
-
-
-def _torch_padded(images: np.ndarray) -> Any:
-  import torch
-
-  padding = ((0, 0), (_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0))
-  return torch.from_numpy(np.pad(images, padding))
-
-
 def _torch_augmentation(batch_size: int) -> _Call:
   import torch
 
-  images = _torch_padded(workload.noise(1024).train.images)
+  images = torch_step.pad(workload.noise(1024).train.images)
   chosen = torch.randperm(len(images))[:batch_size]
-  return lambda: _torch_augment(images, chosen)
-
-
-def _torch_steps(
-  model: Any, train: Any, batch_size: int
-) -> Callable[..., None]:
-  import torch
-
-  images = _torch_padded(train.images)
-  labels = torch.from_numpy(train.labels).long()
-  order = torch.randperm(len(images))
-  optimizer = torch.optim.SGD(
-    model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4, fused=True
-  )
-  done = 0
-
-  def advance(steps: int) -> None:
-    nonlocal done
-    for _ in range(steps):
-      start = done * batch_size % len(images)
-      chosen = order[start : start + batch_size]
-      batch = _torch_augment(images, chosen)
-      loss = torch.nn.functional.cross_entropy(model(batch), labels[chosen])
-      optimizer.zero_grad(set_to_none=True)
-      loss.backward()
-      optimizer.step()
-      done += 1
-
-  return advance
+  return lambda: torch_step.augment(images, chosen)
 
 
 def _torch_layer(
