@@ -120,7 +120,8 @@ def steps_row(epoch: int, steps: Sequence[StepMetrics]) -> dict[str, Any]:
     ``epoch``, and a list each of ``loss``, ``momentum`` (with which the step
     was taken) and ``horizontal`` (1 where that was the horizontal one). Numbers
     are float32 with no more digits than tell them apart. ``None`` stands for a
-    number that is not finite, and for a list of nothing else.
+    number that is not finite, and for a list of momenta or phases where the
+    optimizer has none.
 
   Example:
     >>> nothing = np.float32([np.nan, np.nan])
@@ -140,7 +141,7 @@ def steps_row(epoch: int, steps: Sequence[StepMetrics]) -> dict[str, Any]:
         as_number(value) if finite else None
         for value, finite in zip(values, is_finite, strict=True)
       ]
-      if is_finite.any()
+      if name == 'loss' or is_finite.any()
       else None
     )
   return row

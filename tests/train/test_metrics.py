@@ -108,10 +108,16 @@ def test_the_steps_of_an_epoch_are_kept_bit_for_bit():
   assert row['horizontal'] == [int(loss > 1) for loss in losses]
 
 
-def test_steps_without_momentum_or_phase():
+def test_steps_without_momentum_or_phase_and_with_no_finite_loss():
   nothing = np.full(2, np.float32(np.nan))
-  row = metrics.steps_row(1, [StepMetrics(nothing + 1, None, nothing, nothing)])
-  assert row == {'epoch': 1, 'loss': None, 'momentum': None, 'horizontal': None}
+  row = metrics.steps_row(1, [StepMetrics(nothing, None, nothing, nothing)])
+  assert row == {
+    'epoch': 1,
+    # As long as the epoch, whatever the losses.
+    'loss': [None, None],
+    'momentum': None,
+    'horizontal': None,
+  }
 
 
 def test_rows_are_json_lines_and_tensorboard_reads_the_same(tmp_path):
