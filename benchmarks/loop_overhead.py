@@ -34,7 +34,7 @@ def measure(quick: bool) -> harness.Results:
   cases = {
     'WRN-10-1, digits': digits,
     'WRN-10-1, CIFAR-10 at 16×16': config_lib.Config(
-      dataset='cifar10', image_size=16, train_examples=3200
+      dataset='cifar10', image_size=16, train_examples=12800
     ),
   }
   epochs = 5
