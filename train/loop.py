@@ -106,10 +106,10 @@ def run_together(
   # ------------------------------------------------------- settings and data
   directories = [run_directory.RunDirectory(path) for path in run_dirs]
   with processes.errors_of_any():
-    # Before the data are decoded, which may take minutes.
-    for directory in directories if processes.is_first() else ():
-      directory.check_writable()
     if processes.is_first():
+      # Before the data are decoded, which may take minutes.
+      for directory in directories:
+        directory.check_writable()
       weights_and_biases.check(wandb)
     for config in configs:
       config_lib.check(config)

@@ -127,10 +127,9 @@ def draw_phases(
             label=f'{label}: momentum {momentum:g}',
           )
         # Broken where an epoch begins.
-        at = np.insert(
-          number[part].astype(float), _breaks(ends, number[part]), np.nan
-        )
-        line = np.insert(mean[part], _breaks(ends, number[part]), np.nan)
+        breaks = _breaks(ends, number[part])
+        at = np.insert(number[part].astype(float), breaks, np.nan)
+        line = np.insert(mean[part], breaks, np.nan)
         axis.plot(at, line, color='black', lw=1.5, label='running mean')
         for end in ends[:-1]:
           if number[part][0] < end:
@@ -211,13 +210,8 @@ def draw_shares(
     for axis, (title, arms) in zip(axes, panels.items(), strict=False):
       for i, arm in enumerate(arms):
         band = _band(arm, 'horizontal_fraction')
-        if band is None:
-          continue
-        epochs, mean, low, high = band
-        _line(axis, epochs, mean, f'{arm.name} (n={len(arm.finished)})', i)
-        axis.fill_between(
-          epochs, low, high, color=COLORS[i % len(COLORS)], alpha=0.2, lw=0
-        )
+        if band is not None:
+          _line_with_band(axis, band, arm, i, alpha=0.2)
       axis.axhline(0.5, color='0.5', lw=0.8)
       axis.set_title(title, loc='left')
       axis.legend(fontsize=8)
@@ -300,13 +294,8 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
     for axis, (name, label) in zip(axes, panels, strict=True):
       for i, arm in enumerate(arms):
         band = _band(arm, name)
-        if band is None:
-          continue
-        epochs, mean, low, high = band
-        _line(axis, epochs, mean, f'{arm.name} (n={len(arm.finished)})', i)
-        axis.fill_between(
-          epochs, low, high, color=COLORS[i % len(COLORS)], alpha=0.2, lw=0
-        )
+        if band is not None:
+          _line_with_band(axis, band, arm, i, alpha=0.2)
       _label(axis, label)
     # On a linear scale the first epochs would flatten all the others.
     for axis in axes[:2]:
@@ -345,15 +334,12 @@ def draw_errors(
         band = _band(arm, 'test_error')
         if band is None:
           continue
-        epochs, mean, low, high = band
+        epochs, _, low, high = band
         late = epochs > 0.6 * epochs[-1]
         lowest = min(lowest, low[late].min())
         highest = max(highest, high[late].max())
         for axis in (whole, end):
-          _line(axis, epochs, mean, f'{arm.name} (n={len(arm.finished)})', i)
-          axis.fill_between(
-            epochs, low, high, color=COLORS[i % len(COLORS)], alpha=0.15, lw=0
-          )
+          _line_with_band(axis, band, arm, i, alpha=0.15)
         end.set_xlim(0.6 * epochs[-1], epochs[-1])
       whole.set_title(title, loc='left')
       end.set_title(
@@ -443,6 +429,20 @@ def _line(axis: mpl_axes.Axes, x: Any, y: Any, label: str, i: int) -> None:
     linestyle=LINE_STYLES[i % len(LINE_STYLES)],
     # A run of one epoch has a point and no line.
     marker='o' if len(x) == 1 else None,
+  )
+
+
+def _line_with_band(
+  axis: mpl_axes.Axes,
+  band: tuple[Any, Any, Any, Any],
+  arm: Arm,
+  i: int,
+  alpha: float,
+) -> None:
+  epochs, mean, low, high = band
+  _line(axis, epochs, mean, f'{arm.name} (n={len(arm.finished)})', i)
+  axis.fill_between(
+    epochs, low, high, color=COLORS[i % len(COLORS)], alpha=alpha, lw=0
   )
 
 

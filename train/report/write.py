@@ -147,10 +147,11 @@ def _phases_section(arms: Sequence[Arm], out: pathlib.Path) -> list[str]:
   """One run, whatever the number of runs: each has its own picture already."""
   for arm in arms:
     for run in arm.finished:
-      if not any(row['horizontal'] for row in run.steps):
+      steps = run.steps  # From its file.
+      if not any(row['horizontal'] for row in steps):
         continue
       title = f'{arm.name}, seed {run.seed}'
-      figures.draw_phases(run.steps, run.config, out / 'phases.png', title)
+      figures.draw_phases(steps, run.config, out / 'phases.png', title)
       return [
         '## Loss and running mean',
         f'The steps of one run, {title}. Below the line, which begins anew with'
