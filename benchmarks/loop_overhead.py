@@ -7,11 +7,13 @@ and checkpoints, against the same number of jitted steps and nothing else.
 from collections.abc import Callable
 import dataclasses
 import io
+import itertools
 import json
 import pathlib
 import tempfile
 import time
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.monitoring
@@ -24,6 +26,7 @@ from train import config as config_lib
 from train import data
 from train import errors
 from train import loop
+from train import progress
 
 _COMPILATION = '/jax/core/compile/backend_compile_duration'
 
@@ -37,7 +40,7 @@ def measure(quick: bool) -> harness.Results:
       dataset='cifar10', image_size=16, train_examples=12800
     ),
   }
-  epochs = 5
+  epochs = 9
   if quick:
     cases = {
       'WRN-10-1, digits': dataclasses.replace(
@@ -94,24 +97,27 @@ def _measure_case(
   examples = len(dataset.train)
   bare, looped, extra = [], [], []
   for _ in range(rounds):
-    # Bare epochs before and after, as the run's own.
-    before = [_time(epoch) for _ in range(epochs)]
-    rows, seconds, late_compilations = run(config, epochs)
+    between: list[float] = []
+
+    def make_bare_epoch(between: list[float] = between) -> None:
+      between.append(_time(epoch))
+
+    rows, seconds, late_compilations = run(config, epochs, make_bare_epoch)
     _, seconds_of_one, _ = run(config, 1)
-    after = [_time(epoch) for _ in range(epochs)]
-    bare_seconds = harness.summarize(before + after)['median']
-    rates = [row['images_per_second'] for row in rows[1:] or rows]
-    bare.append(examples / bare_seconds)
-    looped.append(harness.summarize(rates)['median'])
+    # Each epoch of the run but the first lies between two bare ones: a machine
+    # that others use is now and then slower for half a minute.
+    bare += [sum(pair) / 2 for pair in itertools.pairwise(between)]
+    own = [examples / row['images_per_second'] for row in rows[1:]]
+    looped += own
     evaluation = min(_time(evaluate) for _ in range(3))
-    whole_epoch = (seconds - seconds_of_one) / (epochs - 1)
-    extra.append(whole_epoch - examples / looped[-1] - evaluation)
+    whole_epoch = (seconds - sum(between) - seconds_of_one) / (epochs - 1)
+    extra.append(whole_epoch - sum(own) / len(own) - evaluation)
   return {
     'steps_per_epoch': prepared.steps_per_epoch,
     'epochs': epochs,
-    'bare_images_per_second': harness.summarize(bare),
-    'loop_images_per_second': harness.summarize(looped),
-    'bare_to_loop': harness.ratio(bare, looped),
+    'bare_images_per_second': harness.rate(examples, bare),
+    'loop_images_per_second': harness.rate(examples, looped),
+    'bare_to_loop': harness.ratio(looped, bare),
     'extra_seconds': harness.summarize(extra),
     'late_compilations': late_compilations,
   }
@@ -144,11 +150,14 @@ def _time(call: Callable[[], None]) -> float:
 
 
 def run(
-  config: config_lib.Config, epochs: int
+  config: config_lib.Config,
+  epochs: int,
+  after_epoch: Callable[[], None] = lambda: None,
 ) -> tuple[list[dict[str, Any]], float, int]:
   """The rows of a run, the seconds that it took, its late compilations.
 
-  Late are those after the first row of figures.
+  Late are those after the first row of figures. What is done after each epoch
+  is in the run's seconds and in no row's.
   """
   with tempfile.TemporaryDirectory() as directory:
     run_dir = pathlib.Path(directory) / 'run'
@@ -160,13 +169,20 @@ def run(
       is_late = metrics.exists() and metrics.stat().st_size > 0
       late += event == _COMPILATION and is_late
 
+    show = progress.Progress.epoch
+
+    def show_and_call(*arguments: Any) -> None:
+      show(*arguments)
+      after_epoch()
+
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
-      summary = loop.run(
-        dataclasses.replace(config, epochs=epochs),
-        run_dir,
-        console=rich.console.Console(file=io.StringIO()),
-      )
+      with mock.patch.object(progress.Progress, 'epoch', show_and_call):
+        summary = loop.run(
+          dataclasses.replace(config, epochs=epochs),
+          run_dir,
+          console=rich.console.Console(file=io.StringIO()),
+        )
     finally:
       jax.monitoring.unregister_event_duration_listener(listen)
     lines = metrics.read_text(encoding='utf-8').splitlines()

@@ -42,7 +42,8 @@ def test_what_the_user_has_set_stays(monkeypatch):
 
 
 @pytest.mark.parametrize(
-  ('version', 'set_'), [('0.10.2', True), ('0.10.1', False), ('0.11.2', False)]
+  ('version', 'set_'),
+  [('0.10.2', True), ('0.12.0.1', True), ('0.10.1', False), ('0.11.2', False)],
 )
 def test_the_flag_is_for_the_versions_that_gain_by_it(
   version, set_, monkeypatch
