@@ -9,7 +9,6 @@ and named. On a CPU the same is done with a tiny network, as a trial.
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 import dataclasses
-import io
 import json
 import os
 import pathlib
@@ -652,11 +651,10 @@ def _torch(
 
 
 def _epoch(size: Size, spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-  import rich.console
-
+  from benchmarks import loop_overhead
   from benchmarks import workload
   from train import config as config_lib
-  from train import loop
+  from train import data
 
   epochs = 3 if size.steps > 1 else 2
   dataset = workload.noise(size.examples)
@@ -664,18 +662,11 @@ def _epoch(size: Size, spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     dataset='cifar10',
     depth=size.depth,
     widen_factor=size.widen_factor,
-    epochs=epochs,
     **spec,
   )
-  with (
-    tempfile.TemporaryDirectory() as directory,
-    # What the images show changes no time, and CIFAR may not be at hand.
-    mock.patch.object(loop.data, 'load', return_value=dataset),
-  ):
-    run_dir = pathlib.Path(directory) / 'run'
-    loop.run(config, run_dir, console=rich.console.Console(file=io.StringIO()))
-    lines = (run_dir / 'metrics.jsonl').read_text(encoding='utf-8')
-  rows = [json.loads(line) for line in lines.splitlines()][1:]
+  # What the images show changes no time, and CIFAR may not be at hand.
+  with mock.patch.object(data, 'load', return_value=dataset):
+    (_, *rows), _, _ = loop_overhead.run(config, epochs)
 
   prepared = workload.Workload(config, dataset)
   epoch = prepared.start_epochs()

@@ -96,12 +96,13 @@ def _measure_case(
   run(config, 1)  # what a process does but once
   examples = len(dataset.train)
   bare, looped, extra = [], [], []
+  between: list[float] = []
+
+  def make_bare_epoch() -> None:
+    between.append(_time(epoch))
+
   for _ in range(rounds):
-    between: list[float] = []
-
-    def make_bare_epoch(between: list[float] = between) -> None:
-      between.append(_time(epoch))
-
+    between.clear()
     rows, seconds, late_compilations = run(config, epochs, make_bare_epoch)
     _, seconds_of_one, _ = run(config, 1)
     # Each epoch of the run but the first lies between two bare ones: a machine

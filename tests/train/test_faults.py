@@ -74,8 +74,6 @@ def test_asked_to_stop_it_saves_its_step_and_goes_on_later(
     time.sleep(random.random() / 5)
     process.send_signal(number)
     rest = process.stderr.read()
-  if process.returncode == 0:
-    pytest.skip('The run was over before the signal.')
   assert process.returncode == code
   assert f'stopped by {number.name}' in rest
   assert 'goes on' in rest
