@@ -559,21 +559,21 @@ def _steps(
       dtype=spec['dtype'],
       remat=spec.get('remat', False),
     )
-    prepared = workload.Workload(
+    prepared = workload.of_run(
       config,
       workload.noise(4 * spec['batch_size']),
       param_dtype=spec.get('param_dtype', 'float32'),
     )
     steps = spec.get('steps', size.steps)
     started = time.perf_counter()
-    lowered = prepared.lower(steps=steps, donate=spec.get('donate', True))
+    lowered = prepared.lower_train(steps=steps, donate=spec.get('donate', True))
     then = time.perf_counter()
     program = lowered.compile(
       {'xla_gpu_deterministic_ops': spec.get('deterministic', False)}
     )
     compiled = time.perf_counter()
     plan = program.memory_analysis()
-    advance = prepared.start(program)
+    advance = workload.start(prepared, program)
     samples = harness.interleave(
       {'step': lambda advance=advance: advance(1)},  # type: ignore[misc]
       rounds=size.rounds,
@@ -596,8 +596,8 @@ def _steps(
       # Of the process so far: of this program only where it is the first.
       found['peak_bytes'] = statistics['peak_bytes_in_use']
     if spec.get('profile'):
-      one = prepared.lower().compile()
-      found |= profile(prepared.start(one), one.as_text())
+      one = prepared.lower_train().compile()
+      found |= profile(workload.start(prepared, one), one.as_text())
     yield {_key(spec): found}
 
 
@@ -668,8 +668,8 @@ def _epoch(size: Size, spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
   with mock.patch.object(data, 'load', return_value=dataset):
     (_, *rows), _, _ = loop_overhead.run(config, epochs)
 
-  prepared = workload.Workload(config, dataset)
-  epoch = prepared.start_epochs()
+  prepared = workload.of_run(config, dataset)
+  epoch = workload.start_epochs(prepared)
   samples = harness.interleave({'epoch': epoch}, rounds=epochs)['epoch']
   bare = harness.rate(size.examples, samples)
   looped = harness.summarize([row['images_per_second'] for row in rows])

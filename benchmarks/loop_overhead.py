@@ -17,7 +17,6 @@ from unittest import mock
 
 import jax
 import jax.monitoring
-import jax.numpy as jnp
 import rich.console
 
 from benchmarks import harness
@@ -90,9 +89,9 @@ def _measure_case(
   dataset = data.load(
     config.dataset, config.data_dir, config.train_examples, config.image_size
   )
-  prepared = workload.Workload(config, dataset, devices=jax.devices())
-  epoch = prepared.start_epochs()
-  evaluate = _start_evaluation(prepared)
+  program = workload.of_run(config, dataset, devices=jax.devices())
+  epoch = workload.start_epochs(program)
+  evaluate = workload.start_evaluation(program)
   run(config, 1)  # what a process does but once
   examples = len(dataset.train)
   bare, looped, extra = [], [], []
@@ -114,7 +113,7 @@ def _measure_case(
     whole_epoch = (seconds - sum(between) - seconds_of_one) / (epochs - 1)
     extra.append(whole_epoch - sum(own) / len(own) - evaluation)
   return {
-    'steps_per_epoch': prepared.steps_per_epoch,
+    'steps_per_epoch': program.steps_per_epoch,
     'epochs': epochs,
     'bare_images_per_second': harness.rate(examples, bare),
     'loop_images_per_second': harness.rate(examples, looped),
@@ -122,26 +121,6 @@ def _measure_case(
     'extra_seconds': harness.summarize(extra),
     'late_compilations': late_compilations,
   }
-
-
-def _start_evaluation(prepared: workload.Workload) -> Callable[[], None]:
-  evaluate = prepared.compile_eval()
-  state, *_ = prepared.make_arguments()
-  test = prepared.dataset.test
-  images = jax.device_put(
-    type(prepared.shape_arguments()[1])(test.images, test.labels)
-  )
-  starts = range(0, len(test), prepared.config.eval_batch_size)
-  starts_on_device = [jnp.int32(start) for start in starts]
-
-  def call() -> None:
-    for start in starts_on_device:
-      jax.block_until_ready(
-        evaluate(state.params, state.batch_stats, images, start)
-      )
-
-  call()
-  return call
 
 
 def _time(call: Callable[[], None]) -> float:

@@ -64,7 +64,7 @@ def _measure_case(
   )
 
   def start(seeds: int) -> Callable[[int], None]:
-    return workload.Workload(config, dataset, seeds=seeds).start()
+    return workload.start(workload.of_run(config, dataset, seeds=seeds))
 
   alone = start(1)
   case: dict[str, Any] = {}

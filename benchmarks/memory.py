@@ -20,11 +20,11 @@ def measure(quick: bool) -> harness.Results:
   for dtype in ('float32', 'bfloat16'):
     for name, remat in _REMAT.items():
       prepared = workload.of_network(*network, dtype=dtype, remat=remat)
-      programs[f'{dtype}, {name}'] = _plan(prepared.lower().compile())
+      programs[f'{dtype}, {name}'] = _plan(prepared.lower_train().compile())
 
   small = (10, 1, 8) if quick else (16, 2, 64)
   steps = {
-    name: workload.of_network(*small, remat=remat).start()
+    name: workload.start(workload.of_network(*small, remat=remat))
     for name, remat in _REMAT.items()
   }
   samples = harness.interleave(

@@ -333,7 +333,7 @@ def compile_step(
   """The training step on the first devices, compiled."""
   some = jax.devices()[:devices]
   prepared = workload.of_network(depth, widen_factor, batch_size, devices=some)
-  return prepared.lower().compile()
+  return prepared.lower_train().compile()
 
 
 def _measure_here(quick: bool) -> dict[str, Any]:
@@ -358,8 +358,8 @@ def _measure_here(quick: bool) -> dict[str, Any]:
   for depth, widen_factor, batch_size in sizes:
     name = f'WRN-{depth}-{widen_factor}, batch {batch_size}'
     prepared = workload.of_network(depth, widen_factor, batch_size)
-    costs[name] = prepared.lower().compile().cost_analysis()
-    advance = prepared.start()
+    costs[name] = prepared.lower_train().compile().cost_analysis()
+    advance = workload.start(prepared)
     calls[name] = lambda advance=advance: advance(1)
   samples = harness.interleave(calls, rounds=3 if quick else 15, seconds=30)
   flops = harness.rate(2 * side**3, samples.pop('product'))

@@ -133,7 +133,7 @@ def compile_step(
 
   prepared = workload.of_network(depth, widen_factor, batch_size)
   started = time.perf_counter()
-  lowered = prepared.lower()
+  lowered = prepared.lower_train()
   then = time.perf_counter()
   lowered.compile()
   return {

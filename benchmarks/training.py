@@ -19,8 +19,8 @@ from benchmarks import harness
 from benchmarks import torch_step
 from benchmarks import workload
 import models
-from train import augmentation
 from train import config as config_lib
+from train.program import augmentation
 
 _SIZE = 32
 _PADDING = 4
@@ -110,7 +110,7 @@ def _measure_case(
     optimizer='lcam',
   )
   steps = 1 if quick else 4
-  advance = workload.Workload(config, dataset).start()
+  advance = workload.start(workload.of_run(config, dataset))
   candidates: dict[str, _Call] = {_OURS: lambda: advance(steps)}
   torch_model = None
   if importlib.util.find_spec('torch') is not None:
@@ -274,14 +274,14 @@ def _jax_layer(
 
 def _jax_augmentation(batch_size: int) -> _Call:
   images = jnp.asarray(workload.noise(1024).train.images)
-  mean, deviation = np.full((2, 3), 0.5, np.float32)
+  mean, std = np.full((2, 3), 0.5, np.float32)
 
   @jax.jit
   def augment(key: jax.Array, chosen: jax.Array) -> jax.Array:
     cropped = augmentation.crop_and_flip(
       key, images[chosen], padding=_PADDING, flip=True
     )
-    return augmentation.normalize(cropped, mean, deviation)
+    return augmentation.normalize(cropped, mean, std)
 
   key = jax.random.key(0)
   chosen = jax.random.permutation(key, len(images))[:batch_size]

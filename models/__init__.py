@@ -1,5 +1,70 @@
-"""Networks to train, in Flax NNX."""
+"""Networks to train, in Flax NNX, and the register of them.
 
-from models.wide_resnet import WideResNet
+To add one, write its file and add a line to :data:`NETWORKS`; CONTRIBUTING.md
+shows how.
+"""
 
-__all__ = ['WideResNet']
+import dataclasses
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from models.mlp import MLP as MLP
+  from models.wide_resnet import WideResNet as WideResNet
+
+__all__ = ['MLP', 'NETWORKS', 'Network', 'WideResNet']
+
+_CLASSES = {'MLP': 'mlp', 'WideResNet': 'wide_resnet'}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """An entry of the register.
+
+  Its file in models/, imported when it is needed, has three functions, which
+  take the settings as keywords:
+
+  * ``build(*, image_shape, num_classes, dtype, rngs, **settings)``: the model,
+    an :class:`flax.nnx.Module` that maps images of shape=(batch,
+    *image_shape) to logits of shape=(batch, num_classes), and whose call takes
+    ``rngs`` for dropout.
+  * ``flop(*, image_shape, num_classes, **settings)``: floating-point operations
+    of the forward pass of one image.
+  * ``title(**settings)``: a short name, such as WRN-28-10.
+  """
+
+  module: str
+  """The file, without ``.py``."""
+  settings: tuple[str, ...]
+  """Names of the settings of a run that it takes."""
+
+  def build(self, **arguments: Any) -> Any:
+    return self._load().build(**arguments)
+
+  def flop(self, **arguments: Any) -> int:
+    return self._load().flop(**arguments)
+
+  def settings_of(self, config: Any) -> dict[str, Any]:
+    """Its settings, from an object that has them as attributes."""
+    return {name: getattr(config, name) for name in self.settings}
+
+  def title_of(self, config: Any) -> str:
+    return self._load().title(**self.settings_of(config))
+
+  def _load(self) -> Any:
+    return importlib.import_module(f'models.{self.module}')
+
+
+NETWORKS: dict[str, Network] = {
+  'wrn': Network(
+    'wide_resnet', ('depth', 'widen_factor', 'dropout_rate', 'remat')
+  ),
+  'mlp': Network('mlp', ('hidden_layers', 'hidden_size', 'dropout_rate')),
+}
+
+
+def __getattr__(name: str) -> Any:
+  # Flax takes seconds to import, and the command line needs only the names.
+  if name in _CLASSES:
+    return getattr(importlib.import_module(f'models.{_CLASSES[name]}'), name)
+  raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

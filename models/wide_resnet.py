@@ -78,11 +78,10 @@ class WideResNet(nnx.Module):
     self.stem = _conv(in_channels, _STEM_CHANNELS, 3, 1, dtype, rngs)
     blocks = []
     channels = _STEM_CHANNELS
-    blocks_per_group = (depth - 4) // (3 * _CONVS_PER_BLOCK)
     for group_channels, group_stride in zip(
       _GROUP_CHANNELS, _GROUP_STRIDES, strict=True
     ):
-      for i in range(blocks_per_group):
+      for i in range(_blocks_per_group(depth)):
         out_channels = group_channels * widen_factor
         stride = group_stride if i == 0 else 1
         blocks.append(
@@ -130,6 +129,54 @@ class WideResNet(nnx.Module):
     return self.head(x)
 
 
+def build(
+  *,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+  dtype: Any,
+  rngs: nnx.Rngs,
+  **settings: Any,
+) -> WideResNet:
+  """See :class:`models.Network`."""
+  return WideResNet(
+    num_classes=num_classes,
+    in_channels=image_shape[-1],
+    dtype=dtype,
+    rngs=rngs,
+    **settings,
+  )
+
+
+def flop(
+  *,
+  image_shape: tuple[int, int, int],
+  num_classes: int,
+  depth: int,
+  widen_factor: int,
+  **_: Any,
+) -> int:
+  """See :class:`models.Network`. Counts convolutions and the linear layer."""
+  height, width, channels = image_shape
+  outputs = _STEM_CHANNELS
+  total = 2 * height * width * 9 * channels * outputs
+  for group_channels, stride in zip(
+    _GROUP_CHANNELS, _GROUP_STRIDES, strict=True
+  ):
+    inputs, outputs = outputs, group_channels * widen_factor
+    height, width = -(-height // stride), -(-width // stride)
+    convolutions = _CONVS_PER_BLOCK * _blocks_per_group(depth)
+    total += 2 * height * width * 9 * inputs * outputs
+    total += 2 * height * width * 9 * outputs**2 * (convolutions - 1)
+    if inputs != outputs or stride != 1:
+      total += 2 * height * width * inputs * outputs
+  return total + 2 * outputs * num_classes
+
+
+def title(*, depth: int, widen_factor: int, **_: Any) -> str:
+  """See :class:`models.Network`."""
+  return f'WRN-{depth}-{widen_factor}'
+
+
 class WideBlock(nnx.Module):
   """A pre-activation block of two 3x3 convolutions."""
 
@@ -166,6 +213,10 @@ class WideBlock(nnx.Module):
     if self.dropout is not None:
       y = self.dropout(y, rngs=rngs)
     return shortcut + self.conv2(y)
+
+
+def _blocks_per_group(depth: int) -> int:
+  return (depth - 4) // (len(_GROUP_CHANNELS) * _CONVS_PER_BLOCK)
 
 
 def _apply(block: WideBlock, x: jax.Array, rngs: nnx.Rngs | None) -> jax.Array:

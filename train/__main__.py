@@ -89,10 +89,10 @@ class SweepFlags:
   """See --horizontal-momenta."""
   run_dir: pathlib.Path = pathlib.Path('runs')
   """Each run is written to RUN_DIR/EXPERIMENT/seed-N."""
-  seeds_together: int | None = None
-  """Most seeds of an experiment in one vmapped program. Default: 1 on a CPU,
-  where one after another is faster; on a GPU or TPU 8 of networks up to the
-  size of WRN-16-4, and 1 of larger ones."""
+  runs_together: int | None = None
+  """Most runs in one vmapped program. Default: 1 on a CPU, where one after
+  another is faster; on a GPU or TPU 8 of networks up to the size of WRN-16-4,
+  and 1 of larger ones."""
   data_dir: pathlib.Path | None = None
   """Directory of the data set's files. Default: for CIFAR, that of TensorFlow
   Datasets."""
@@ -378,9 +378,9 @@ def _sweep(argv: list[str]) -> int:
       f'--seeds must be at least 1 and at most {_MOST_SEEDS}, got'
       f' {flags.seeds}.'
     )
-  if flags.seeds_together is not None and flags.seeds_together < 1:
+  if flags.runs_together is not None and flags.runs_together < 1:
     raise errors.UsageError(
-      f'--seeds-together must be at least 1, got {flags.seeds_together}.'
+      f'--runs-together must be at least 1, got {flags.runs_together}.'
     )
   selected = {
     experiment.name: experiment
@@ -396,7 +396,7 @@ def _sweep(argv: list[str]) -> int:
     flags.seeds,
     flags.run_dir,
     rich.console.Console(stderr=True),
-    seeds_together=flags.seeds_together,
+    runs_together=flags.runs_together,
     wandb=flags.wandb,
     data_dir=flags.data_dir,
   )

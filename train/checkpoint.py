@@ -25,8 +25,8 @@ from orbax import checkpoint as ocp
 from train import errors
 from train import processes
 from train import run_directory
-from train.step import StepMetrics
-from train.step import TrainState
+from train.program.step import StepMetrics
+from train.program.step import TrainState
 
 _KEEP = 2
 
@@ -152,17 +152,13 @@ class Checkpoints:
     Args:
       step: Where the arrays are from.
       leaves: From :meth:`read`.
-      like: A state of the same structure, shapes, dtypes and shardings.
+      like: A state of the same structure.
 
     Returns:
-      The state and metrics of shape=(steps of its epoch,).
+      The state, of NumPy arrays, and metrics of shape=(steps of its epoch,).
     """
     state = jax.tree.unflatten(
-      jax.tree.structure(like),
-      [
-        processes.replicate(leaves[name], leaf.sharding)
-        for name, leaf in _by_name(like).items()
-      ],
+      jax.tree.structure(like), [leaves[name] for name in _by_name(like)]
     )
     in_epoch = step % self._steps_per_epoch
     measured: dict[str, Any] = {
@@ -209,14 +205,14 @@ class Checkpoints:
 
 def restore_newest(
   of_runs: Sequence[Checkpoints],
-  like: Sequence[TrainState],
+  like: TrainState,
   say: Callable[[str], Any],
 ) -> tuple[int, list[tuple[TrainState, StepMetrics]]]:
   """The newest state that all of some runs have.
 
   Args:
     of_runs: The checkpoints of each.
-    like: A state of each.
+    like: A state of any, or its shapes and dtypes.
     say: Told of each checkpoint that is damaged, and therefore removed.
 
   Returns:
@@ -231,16 +227,16 @@ def restore_newest(
   if step == 0:
     return 0, []
   restored = []
-  for i, (saved, own) in enumerate(zip(of_runs, like, strict=True)):
-    leaves = found[i] if found else saved.blank(own)
+  for i, saved in enumerate(of_runs):
+    leaves = found[i] if found else saved.blank(like)
     leaves = processes.arrays_from_first(leaves)
-    restored.append(saved.unpack(step, leaves, own))
+    restored.append(saved.unpack(step, leaves, like))
   return step, restored
 
 
 def _find_newest(
   of_runs: Sequence[Checkpoints],
-  like: Sequence[TrainState],
+  like: TrainState,
   say: Callable[[str], Any],
   found: list[dict[str, np.ndarray]],
 ) -> int:
@@ -248,9 +244,9 @@ def _find_newest(
   common = set.intersection(*(saved.steps() for saved in of_runs))
   for step in sorted(common, reverse=True):
     found.clear()
-    for saved, own in zip(of_runs, like, strict=True):
+    for saved in of_runs:
       try:
-        found.append(saved.read(step, own))
+        found.append(saved.read(step, like))
       except DamagedError as error:
         say(
           f'The checkpoint {saved.directory / str(step)} is damaged ({error});'

@@ -9,18 +9,22 @@ import math
 import pathlib
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import models
 from train import errors
 from train import sources
+from train.program import optimizers
 
 _T = TypeVar('_T')
 
+# The choices of these flags are what is registered.
 if TYPE_CHECKING:
   Dataset = str
+  Model = str
+  Optimizer = str
 else:
-  Dataset = Literal[tuple(sources.SOURCES)]  # the choices of the flag
-Optimizer = Literal[
-  'lcam', 'coin', 'sgd', 'adam', 'adamw', 'rmsprop', 'adagrad'
-]
+  Dataset = Literal[tuple(sources.SOURCES)]
+  Model = Literal[tuple(models.NETWORKS)]
+  Optimizer = Literal[tuple(optimizers.OPTIMIZERS)]
 Schedule = Literal[
   'exponential',
   'steps',
@@ -41,9 +45,6 @@ _PAPER_DECAY_STEPS = 120 * 391
 # Steps are counted in int32.
 MOST_STEPS = 2**31 - 1
 
-# Each is a part of the compiled program.
-_MOST_CYCLES = 100
-
 # The settings that tell repetitions of one experiment apart.
 SEEDS = (
   'seed',
@@ -54,20 +55,10 @@ SEEDS = (
   'coin_seed',
 )
 
-_LEARNING_RATES: dict[Optimizer, float] = {
-  'lcam': 0.1,
-  'coin': 0.1,
-  'sgd': 0.1,
-  'adam': 1e-3,
-  'adamw': 1e-3,
-  'rmsprop': 1e-3,
-  'adagrad': 1e-2,
-}
-
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-  """Train one Wide ResNet on one data set with one seed."""
+  """Train one network on one data set with one seed."""
 
   dataset: Dataset = 'digits'
   """The images: digits is scikit-learn's and needs no files."""
@@ -85,20 +76,30 @@ class Config:
   normalization: Literal['dataset', 'imagenet'] = 'dataset'
   """Whose channel means and deviations: imagenet is the authors' choice."""
 
+  model: Model = 'wrn'
+  """The network: a Wide ResNet, or a small multilayer perceptron."""
+
   depth: int = 10
-  """Depth of the network, 6n + 4."""
+  """wrn: depth, 6n + 4."""
 
   widen_factor: int = 1
-  """Width of the network, a factor on 16, 32 and 64 channels."""
+  """wrn: width, a factor on 16, 32 and 64 channels."""
+
+  hidden_layers: int = 1
+  """mlp: layers before the last one."""
+
+  hidden_size: int = 64
+  """mlp: units of each hidden layer."""
 
   dropout_rate: float = 0.0
-  """Dropout between the convolutions of a block."""
+  """Dropout: of wrn between the convolutions of a block, of mlp after each
+  hidden layer."""
 
   dtype: Literal['auto', 'float32', 'bfloat16'] = 'auto'
   """Arithmetic of the network. auto: float32 on a CPU, else bfloat16."""
 
   remat: bool = False
-  """Compute the activations of a block again for the gradients, instead of
+  """wrn: compute the activations of a block again for the gradients, instead of
   keeping them. Less memory, slower."""
 
   epochs: int = 20
@@ -111,15 +112,16 @@ class Config:
   """Method of optimization."""
 
   learning_rate: float | None = None
-  """Initial learning rate. Default: 0.1 for lcam, coin and sgd, 0.001 for adam,
-  adamw and rmsprop, 0.01 for adagrad."""
+  """Initial learning rate. Default: that of the optimizer, 0.1 for momentum
+  SGD."""
 
   weight_decay: float = 5e-4
-  """Factor of the parameters added to the gradients (adamw: to the update)."""
+  """Factor of the parameters that is added to the gradients (adamw: to the
+  update)."""
 
   horizontal_momentum: float = 0.93
-  """lcam: momentum after a loss at or below the epoch's mean. coin: one of its
-  two momenta."""
+  """lcam: momentum (of Adam: b1) after a loss at or below the epoch's mean.
+  coin: one of its two momenta."""
 
   vertical_momentum: float = 0.9
   """lcam: momentum after a loss above the epoch's mean. coin: the other of its
@@ -234,6 +236,7 @@ def check(config: Config) -> None:
       given = getattr(config, name)
       require(name, given is None or test(given), allowed)
 
+  numbers = optimizers.get(config).numbers
   require(
     'depth',
     config.depth >= 10 and (config.depth - 4) % 6 == 0,
@@ -246,13 +249,15 @@ def check(config: Config) -> None:
     f'dataset for {config.dataset}, whose images have one channel',
   )
   require_each(
-    'train_examples image_size widen_factor epochs batch_size eval_batch_size'
-    ' steps_per_dispatch checkpoint_every',
+    'train_examples image_size widen_factor hidden_size epochs batch_size'
+    ' eval_batch_size steps_per_dispatch checkpoint_every',
     lambda n: n >= 1,
     'at least 1',
   )
   require('depth', config.depth <= 1000, 'at most 1000')
   require('widen_factor', config.widen_factor <= 100, 'at most 100')
+  require('hidden_layers', 0 <= config.hidden_layers <= 1000, 'from 0 to 1000')
+  require('hidden_size', config.hidden_size <= 100_000, 'at most 100000')
   require_each(
     'batch_size eval_batch_size steps_per_dispatch checkpoint_every',
     lambda n: n <= MOST_STEPS,
@@ -287,25 +292,20 @@ def check(config: Config) -> None:
     lambda x: 0 < x < math.inf,
     'a finite number above 0',
   )
-  require(
-    'cycle_epochs',
-    config.schedule != 'cyclical'
-    or config.cycle_epochs is None
-    or config.epochs <= _MOST_CYCLES * config.cycle_epochs,
-    f'at least {config.epochs / _MOST_CYCLES:g} for --epochs {config.epochs}',
-  )
   require_each('horizontal_probability', lambda x: 0 <= x <= 1, 'in [0, 1]')
   require(
     'horizontal_probability',
-    config.optimizer != 'coin'
+    'horizontal_probability' not in numbers
     or config.horizontal_probability is not None
     or config.follow_run is not None,
-    'given for --optimizer coin, or taken from a run with --follow-run',
+    f'given for --optimizer {config.optimizer}, or taken from a run with'
+    ' --follow-run',
   )
   require(
     'follow_run',
-    config.follow_run is None or config.optimizer in ('coin', 'sgd'),
-    'left out unless --optimizer is coin or sgd',
+    config.follow_run is None
+    or not {'horizontal_probability', 'momentum'}.isdisjoint(numbers),
+    'left out unless --optimizer is a coin or sgd',
   )
   require_each('loss_decay', lambda x: 0 < x < 1, 'in (0, 1)')
   require_each('decay_rate milestone_factor', lambda x: 0 < x <= 1, 'in (0, 1]')
@@ -351,7 +351,9 @@ def resolve(config: Config, steps_per_epoch: int) -> Config:
   decay_steps = max(1.0, (epochs - decay_start) * steps_per_epoch)
   return dataclasses.replace(
     config,
-    learning_rate=default('learning_rate', _LEARNING_RATES[config.optimizer]),
+    learning_rate=default(
+      'learning_rate', optimizers.get(config).learning_rate
+    ),
     decay_start=decay_start,
     decay_rate=default(
       'decay_rate', _PAPER_DECAY_RATE ** (_PAPER_DECAY_STEPS / decay_steps)

@@ -12,6 +12,7 @@ from train import config as config_lib
 from train import errors
 from train import metrics
 from train import run_directory
+from train.program import optimizers
 
 
 def take_over(config: config_lib.Config) -> config_lib.Config:
@@ -42,7 +43,7 @@ def take_over(config: config_lib.Config) -> config_lib.Config:
       f'--follow-run {config.follow_run} must be a run of lcam.'
     )
   # Epochs have the same number of steps each.
-  if config.optimizer == 'coin':
+  if 'horizontal_probability' in optimizers.get(config).numbers:
     share = float(np.mean(shares))
     return dataclasses.replace(config, horizontal_probability=share)
   mean = float(np.mean([row['mean_momentum'] for row in rows]))

@@ -17,8 +17,8 @@ from tensorboardX.proto import summary_pb2
 from train import errors
 from train import processes
 from train import run_directory
-from train.step import EvalMetrics
-from train.step import StepMetrics
+from train.program.step import EvalMetrics
+from train.program.step import StepMetrics
 
 # TensorBoard and Weights & Biases show these; the rest of a row only places it.
 CURVES = (

@@ -5,17 +5,18 @@ that was interrupted goes on with the same command: runs that are done are
 skipped, one that was cut off resumes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 import contextlib
 import dataclasses
 import pathlib
 import time
 import traceback
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import rich.console
 
+import models
 from train import config as config_lib
 from train import errors
 from train import experiments as experiments_lib
@@ -27,8 +28,8 @@ from train.experiments import Experiment
 _ERROR = 'error.txt'
 
 # On an accelerator a step of a network up to WRN-16-4 is too small to fill the
-# device. The time of a step grows with the depth and the square of the width.
-_SMALL = 16 * 4**2
+# device.
+_LARGEST_SMALL_NETWORK = {'depth': 16, 'widen_factor': 4}
 _MOST_TOGETHER = 8
 
 
@@ -37,7 +38,7 @@ def sweep(
   seeds: int,
   run_dir: pathlib.Path,
   console: rich.console.Console,
-  seeds_together: int | None = None,
+  runs_together: int | None = None,
   wandb: str | None = None,
   **settings: Any,
 ) -> list[pathlib.Path]:
@@ -51,8 +52,8 @@ def sweep(
     seeds: Runs of each.
     run_dir: Each run gets run_dir/EXPERIMENT/seed-N.
     console: Where progress is shown.
-    seeds_together: Most seeds of an arm in one vmapped program. ``None``:
-      what :func:`choose_together` says.
+    runs_together: Most runs in one vmapped program. ``None``: what
+      :func:`choose_together` says.
     wandb: Project on Weights & Biases to send the curves to, if any.
     **settings: Settings of every run, in place of the experiment's own.
 
@@ -64,67 +65,105 @@ def sweep(
     UsageError: The input is wrong, which concerns all runs.
   """
   run_directory.check_writable('--run-dir', run_dir)
-  # Every arm has its first seeds before any has its next.
-  arms = [
-    (arm, seeds_together or choose_together(arm.config))
+  # Every arm has its first seed before any has its next.
+  plan = [
+    _Run(
+      arm,
+      seed,
+      _configure(arm, seed, run_dir, settings),
+      run_dir / arm.name / f'seed-{seed}',
+    )
+    for seed in range(seeds)
     for arm in in_order(experiments)
   ]
-  plan = [
-    (arm, range(first, min(first + together, seeds)))
-    for first in range(seeds)
-    for arm, together in arms
-    if first % together == 0
-  ]
-  failed = []
+  failed: list[pathlib.Path] = []
+  done = 0
   started = time.monotonic()
-  for i, (arm, group) in enumerate(plan, start=1):
-    configs = [_configure(arm, seed, run_dir, settings) for seed in group]
-    directories = [run_dir / arm.name / f'seed-{seed}' for seed in group]
-    as_one = len(group) > 1 and loop.can_run_together(configs)
-    parts = (
-      [(configs, directories)]
-      if as_one
-      else [([c], [d]) for c, d in zip(configs, directories, strict=True)]
-    )
-    for own_configs, own_directories in parts:
-      own_seeds = ', '.join(str(c.seed) for c in own_configs)
-      title = f'{i}/{len(plan)} {arm.name} seed {own_seeds}'
-      for directory in own_directories:
-        (directory / _ERROR).unlink(missing_ok=True)
-      try:
-        loop.run_together(
-          own_configs,
-          own_directories,
-          experiment=arm.name,
-          title=title,
-          console=console,
-          wandb=wandb,
-        )
-      except errors.UsageError:
-        raise
-      except Exception as error:
-        failed += own_directories
-        console.print(
-          f'{title} failed: {error!r}', markup=False, soft_wrap=True
-        )
-        for directory in own_directories:
-          if directory.is_dir():
-            with contextlib.suppress(OSError):  # The disk may be full.
-              (directory / _ERROR).write_text(traceback.format_exc())
-    left = (time.monotonic() - started) / i * (len(plan) - i)
-    if i < len(plan):
+  for group in _groups(plan, runs_together):
+    directories = [run.directory for run in group]
+    title = f'{done + 1}/{len(plan)} {_title(group)}'
+    for directory in directories:
+      (directory / _ERROR).unlink(missing_ok=True)
+    try:
+      loop.run_together(
+        [run.config for run in group],
+        directories,
+        experiments=[run.arm.name for run in group],
+        title=title,
+        console=console,
+        wandb=wandb,
+      )
+    except errors.UsageError:
+      raise
+    except Exception as error:
+      failed += directories
+      console.print(f'{title} failed: {error!r}', markup=False, soft_wrap=True)
+      for directory in directories:
+        if directory.is_dir():
+          with contextlib.suppress(OSError):  # The disk may be full.
+            (directory / _ERROR).write_text(traceback.format_exc())
+    done += len(group)
+    left = (time.monotonic() - started) / done * (len(plan) - done)
+    if done < len(plan):
       console.print(
-        f'{i} of {len(plan)} done, about {progress.duration(left)} left.',
+        f'{done} of {len(plan)} done, about {progress.duration(left)} left.',
         highlight=False,
       )
   return failed
 
 
+class _Run(NamedTuple):
+  """A run of a sweep."""
+
+  arm: Experiment
+  seed: int
+  config: config_lib.Config
+  directory: pathlib.Path
+
+
+def _title(group: Sequence[_Run]) -> str:
+  arms = list(dict.fromkeys(run.arm.name for run in group))
+  seeds = list(dict.fromkeys(str(run.seed) for run in group))
+  others = f' and {len(arms) - 1} more' if len(arms) > 1 else ''
+  return f'{arms[0]}{others} seed {", ".join(seeds)}'
+
+
+def _groups(
+  plan: Sequence[_Run], runs_together: int | None
+) -> Iterator[list[_Run]]:
+  """Splits a plan into runs that are made by one program each.
+
+  Args:
+    plan: All runs in order.
+    runs_together: Most runs in one program, ``None`` for
+      :func:`choose_together`.
+
+  Yields:
+    Groups in the order of their first runs. A run that follows another is in a
+    later group than that.
+  """
+  left = list(plan)
+  while left:
+    first = left[0]
+    most = runs_together or choose_together(first.config)
+    waiting = {run.directory for run in left}
+    group = [first]
+    for run in left[1:]:
+      if (
+        len(group) < most
+        and run.config.follow_run not in waiting
+        and loop.can_run_together([first.config, run.config])
+      ):
+        group.append(run)
+    left = [run for run in left if run not in group]
+    yield group
+
+
 def choose_together(config: config_lib.Config) -> int:
-  """How many seeds of a run are best made by one vmapped program.
+  """How many runs are best made by one vmapped program.
 
   One on a CPU: benchmarks/README.md has what was measured, and from no number
-  of seeds on is one program faster there. On a GPU or TPU eight of a small
+  of runs on is one program faster there. On a GPU or TPU eight of a small
   network, which alone leaves most of the device idle, and one of a large
   network.
 
@@ -132,11 +171,15 @@ def choose_together(config: config_lib.Config) -> int:
     config: The settings of the run.
 
   Returns:
-    Most seeds in one program.
+    Most runs in one program.
   """
   if jax.default_backend() == 'cpu':
     return 1
-  is_small = config.depth * config.widen_factor**2 <= _SMALL
+  shape = {'image_shape': (32, 32, 3), 'num_classes': 10}
+  network = models.NETWORKS[config.model]
+  cost = network.flop(**shape, **network.settings_of(config))
+  largest = models.NETWORKS['wrn'].flop(**shape, **_LARGEST_SMALL_NETWORK)
+  is_small = cost <= largest
   return _MOST_TOGETHER if is_small else 1
 
 

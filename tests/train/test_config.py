@@ -12,8 +12,9 @@ import pytest
 
 from train import config as config_lib
 from train import errors
-from train import optimizers
-from train import schedules
+from train.program import optimizers
+from train.program import schedules
+from train.program import step as step_lib
 
 
 @pytest.mark.parametrize(
@@ -183,13 +184,15 @@ def _fuzz(examples):
     refused[-1] = False
     if config.horizontal_probability is None:
       config = dataclasses.replace(config, horizontal_probability=0.5)
-    schedule = schedules.make_schedule(config, steps_per_epoch)
-    rates = np.asarray([schedule(step) for step in (0, 1, 7, 100)])
+    rates = schedules.learning_rates(config, steps_per_epoch, [0, 1, 7, 100])
     # What is above the largest float32 is infinite, and the run will diverge.
     if config.learning_rate < 1e37 and config.final_learning_rate < 1e37:
       assert np.isfinite(rates).all()
       assert (rates >= 0).all()
-    optimizer = optimizers.make_optimizer(config, schedule, steps_per_epoch)
+    entry = optimizers.get(config)
+    rule = step_lib.Rule(entry, entry.options_of(config), steps_per_epoch)
+    seeds = step_lib.Seeds(*[0] * len(step_lib.Seeds._fields))
+    optimizer = rule.build(0.1, entry.numbers_of(config), seeds)
     jax.eval_shape(optimizer.init, np.zeros(3, np.float32))
 
   fuzz()

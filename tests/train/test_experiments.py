@@ -9,7 +9,7 @@ import pytest
 from train import config as config_lib
 from train import errors
 from train import experiments
-from train import schedules
+from train.program import schedules
 
 
 @pytest.mark.parametrize('name', sorted(experiments.EXPERIMENTS))
@@ -59,9 +59,9 @@ def test_the_authors_decay_starts_an_epoch_later_and_before_the_step():
   config = config_lib.resolve(
     experiments.get('authors-cifar10-lcam').config, 391
   )
-  schedule = schedules.make_schedule(config, 391)
   first = 31 * 391
-  rates = [float(schedule(step)) for step in (first - 1, first, first + 1)]
+  steps = (first - 1, first, first + 1)
+  rates = schedules.learning_rates(config, 391, steps)
   expected = [0.1, 0.1 * 0.99985, 0.1 * 0.99985**2]
   np.testing.assert_allclose(rates, expected, rtol=1e-6)
   assert not config.inclusive
@@ -75,17 +75,16 @@ def test_small_runs_keep_the_proportions(name):
   small = experiments.get(name).config
   full = experiments.get(name.removeprefix('small-')).config
   rates = [
-    np.asarray(
+    schedules.learning_rates(
+      config_lib.resolve(config, steps),
+      steps,
       [
-        float(schedule(int(share * config.epochs * steps)))
+        int(share * config.epochs * steps)
         for share in (0.0, 0.1, 0.25, 0.45, 0.65, 0.85, 0.95)
-      ]
+      ],
     )
     for config, images in ((small, 5_000), (full, 50_000))
     for steps in [-(-images // config.batch_size)]
-    for schedule in [
-      schedules.make_schedule(config_lib.resolve(config, steps), steps)
-    ]
   ]
   # The small steps are coarser.
   np.testing.assert_allclose(rates[0], rates[1], rtol=0.2, atol=1e-6)

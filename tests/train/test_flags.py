@@ -149,7 +149,7 @@ _WRONG = [
   ('sweep digits --seeds 10001', ['--seeds', 'at most 10000']),
   ('sweep digits --seeds two', ['--seeds', "'two'", 'INT']),
   ('sweep digits --sedes 3', ['--sedes', "'--seeds'"]),
-  ('sweep digits --seeds-together 0', ['--seeds-together', '0']),
+  ('sweep digits --runs-together 0', ['--runs-together', '0']),
   ('report', ['directory']),
   ('report absent', ['absent']),
   ('report absent --out', ['--out', 'Missing value']),

@@ -361,9 +361,9 @@ def test_what_differs_in_more_than_seeds_is_no_one_program(tmp_path):
     loop.run_together(configs, [tmp_path / '0', tmp_path / '1'])
 
 
-def test_a_sweep_of_seeds_together(tmp_path):
+def test_a_sweep_of_runs_together(tmp_path):
   console = rich.console.Console(file=io.StringIO())
-  assert sweep.sweep(_digits(), 3, tmp_path, console, seeds_together=2) == []
+  assert sweep.sweep(_digits(), 3, tmp_path, console, runs_together=2) == []
   together = {
     path.parent.relative_to(tmp_path).as_posix(): json.loads(path.read_text())[
       'runs_together'

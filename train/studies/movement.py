@@ -39,10 +39,8 @@ import math
 import pathlib
 from typing import Any, NamedTuple
 
-from flax import nnx
 import jax
 import jax.numpy as jnp
-from jax.sharding import SingleDeviceSharding
 import matplotlib
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
@@ -50,18 +48,19 @@ import numpy as np
 import optax
 import rich.console
 
-import optax_lcam
-from train import augmentation
+import models
 from train import checkpoint
 from train import config as config_lib
 from train import data
 from train import errors
-from train import networks
-from train import optimizers
 from train import run_directory
-from train import schedules
-from train import step as step_lib
 from train.data import dataset as dataset_lib
+from train.program import build
+from train.program import optimizers
+from train.program.step import Epoch
+from train.program.step import Images
+from train.program.step import Seeds
+from train.program.step import TrainState
 from train.report import figures
 from train.studies import marks
 from train.studies import verdicts
@@ -166,10 +165,8 @@ def _read_run(path: pathlib.Path) -> _Run:
 class _Program(NamedTuple):
   """What the arms of a run share."""
 
-  start: step_lib.TrainState
-  train_step: Callable[
-    [step_lib.TrainState, np.ndarray], tuple[step_lib.TrainState, '_Movement']
-  ]
+  start: TrainState
+  train_step: Callable[[TrainState, np.ndarray], tuple[TrainState, '_Movement']]
   """(state, momenta of shape=(2,)) -> (state, movement)."""
   groups: dict[str, Any]
   """``quick`` and ``slow``: trees like the parameters, true at the group's."""
@@ -217,7 +214,7 @@ def _measure_run(
   return {
     'run': str(run.path),
     'dataset': config.dataset,
-    'network': f'WRN-{config.depth}-{config.widen_factor}',
+    'network': models.NETWORKS[config.model].title_of(config),
     'seed': config.seed,
     'learning_rate': verdicts.rounded(learning_rate),
     'steps_per_epoch': program.steps_per_epoch,
@@ -243,100 +240,90 @@ def _prepare(
     config.train_examples,
     config.image_size,
   )
-  examples = len(dataset.train)
-  graphdef, rest, restored = _restore(run, dataset)
+  params, batch_stats = _restore(run, dataset)
 
   # A last, short batch would be noisier than the others.
-  batch_size = min(config.batch_size, examples)
-  steps_per_epoch = examples // batch_size
-  images = jax.device_put(
-    step_lib.Images(dataset.train.images, dataset.train.labels)
+  batch_size = min(config.batch_size, len(dataset.train))
+  steps_per_epoch = len(dataset.train) // batch_size
+  examples = steps_per_epoch * batch_size
+  whole_batches = dataclasses.replace(
+    dataset,
+    train=dataset_lib.Split(
+      dataset.train.images[:examples], dataset.train.labels[:examples]
+    ),
   )
-  mean, deviation = dataset.channel_statistics()
-  if config.normalization == 'imagenet':
-    mean = np.asarray(augmentation.IMAGENET_MEAN, np.float32)
-    deviation = np.asarray(augmentation.IMAGENET_DEVIATION, np.float32)
-  augmentation_key, dropout_key, order_key = jax.random.split(
-    # Not the batches that the run has seen.
-    jax.random.fold_in(jax.random.key(config.seed), config.epochs),
-    3,
-  )
-  keys = step_lib.Keys(augmentation_key, dropout_key)
-
-  def train_step(
-    optimizer: optax.GradientTransformationExtraArgs,
-    name: config_lib.Optimizer,
-    state: step_lib.TrainState,
-    images: step_lib.Images,
-  ) -> tuple[step_lib.TrainState, step_lib.StepMetrics]:
-    settings = dataclasses.replace(
-      config, optimizer=name, reaction='next', batch_size=batch_size
-    )
-    epoch_key = jax.random.fold_in(order_key, state.step // steps_per_epoch)
-    step = step_lib.make_train_step(
-      settings,
-      graphdef,
-      rest,
-      optimizer,
-      steps_per_epoch=steps_per_epoch,
-      crop_padding=dataset.crop_padding,
-      flip=dataset.flip,
-      mean=mean,
-      deviation=deviation,
-      batch_sharding=SingleDeviceSharding(jax.devices()[0]),
-    )
-    order = jax.random.permutation(epoch_key, examples)
-    return step(state, images, order, keys, batch_size)
+  lcam = _as_lcam(run, learning_rate, batch_size)
 
   # ------------------------------------------------------ variance of gradients
-  recorder = _gradient_recorder()
-  record = jax.jit(functools.partial(train_step, recorder, 'adam'))
-  state = restored._replace(
-    step=jnp.zeros([], jnp.int32), opt_state=recorder.init(restored.params)
+  recording = build.Program(
+    [lcam], whole_batches, devices=_one_device(), optimizer=_RECORDER
+  )
+  images, _ = recording.place(dataset)
+  state = recording.init_from(params, batch_stats)
+  epoch = recording.epoch(1)
+  record = jax.jit(
+    functools.partial(recording.train_step, size=batch_size), donate_argnums=0
   )
   for _ in range(steps_per_epoch):
     # The optimizer moves no weight, and training does not read the running
     # statistics.
-    state, _ = record(state, images)
-  groups, layers = _divide(state.params, state.opt_state.squares)
+    state, _ = record(state, images, recording.seeds, epoch)
+  squares = build.by_member(jax.device_get(state.opt_state.squares))[0]
+  groups, layers = _divide(build.by_member(params)[0], squares)
 
   # ------------------------------------------------------------------- training
-  def lcam(momenta: Any) -> optax.GradientTransformationExtraArgs:
-    return optax_lcam.lcam_sgd(
-      learning_rate,
-      momenta[0],
-      momenta[1],
-      weight_decay=config.weight_decay,
-      steps_per_epoch=steps_per_epoch,
-    )
+  training = build.Program([lcam], whole_batches, devices=_one_device())
 
   @jax.jit
   def measured_step(
-    state: step_lib.TrainState,
-    images: step_lib.Images,
+    state: TrainState,
+    images: Images,
+    seeds: Seeds,
+    epoch: Epoch,
     groups: dict[str, Any],
-    momenta: jax.Array,
-  ) -> tuple[step_lib.TrainState, _Movement]:
-    after, metrics = train_step(lcam(momenta), 'lcam', state, images)
-    movement = jax.tree.map(jnp.subtract, after.params, state.params)
+  ) -> tuple[TrainState, _Movement]:
+    after, metrics = training.train_step(
+      state, images, seeds, epoch, size=batch_size
+    )
+    movement = jax.tree.map(
+      lambda new, old: (new - old)[0], after.params, state.params
+    )
     return after, _Movement(
-      horizontal=metrics.horizontal == 1,
-      momentum=metrics.momentum,
+      horizontal=metrics.horizontal[0] == 1,
+      momentum=metrics.momentum[0],
       **{
         name: _mean_square(movement, groups[name]) for name in verdicts.GROUPS
       },
     )
 
-  start = restored._replace(
-    # The first epoch has been used.
-    step=jnp.asarray(steps_per_epoch, jnp.int32),
-    opt_state=lcam(_SYMMETRIC).init(restored.params),
-  )
+  epochs: dict[int, Epoch] = {}
+
+  def train_step(
+    state: TrainState, momenta: np.ndarray
+  ) -> tuple[TrainState, _Movement]:
+    # The epochs are counted from 1, and the first has been used.
+    number = 1 + int(state.step[0]) // steps_per_epoch
+    if number not in epochs:
+      epochs[number] = training.epoch(number)
+    horizontal, vertical = np.asarray(momenta, np.float32)
+    epoch = epochs[number]
+    numbers = {
+      **epoch.numbers,
+      'horizontal_momentum': horizontal[None],
+      'vertical_momentum': vertical[None],
+    }
+    return measured_step(
+      state,
+      images,
+      training.seeds,
+      epoch._replace(numbers=numbers),
+      groups,
+    )
+
+  start = training.init_from(params, batch_stats)
   program = _Program(
-    start=start,
-    train_step=lambda state, momenta: measured_step(
-      state, images, groups, momenta
-    ),
+    start=start._replace(step=start.step + steps_per_epoch),
+    train_step=train_step,
     groups=groups,
     steps_per_epoch=steps_per_epoch,
     seed=config.seed,
@@ -344,48 +331,62 @@ def _prepare(
   return program, layers
 
 
-def _restore(
-  run: _Run, dataset: dataset_lib.Dataset
-) -> tuple[nnx.GraphDef, Any, step_lib.TrainState]:
-  """The structure, what does not train, and the state of a run at its end."""
-  config = run.config
-  steps_per_epoch = -(-len(dataset.train) // config.batch_size)
+def _one_device() -> list[jax.Device]:
+  return jax.devices()[:1]
 
-  make_model = functools.partial(
-    networks.make_network, config, dataset, run.dtype
-  )
-  optimizer = optimizers.make_optimizer(
-    config, schedules.make_schedule(config, steps_per_epoch), steps_per_epoch
+
+def _as_lcam(
+  run: _Run, learning_rate: float, batch_size: int
+) -> config_lib.Config:
+  """The settings of a run, trained on by LCAM with batches of its own."""
+  # Not the batches that the run has seen.
+  own = np.random.SeedSequence((run.config.seed, run.config.epochs))
+  order, augmentation, dropout = map(int, own.generate_state(3))
+  return dataclasses.replace(
+    run.config,
+    dtype=run.dtype,
+    optimizer='lcam',
+    inclusive=True,
+    reaction='next',
+    nesterov=False,
+    loss_decay=None,
+    initial_momentum=0.9,
+    follow_run=None,
+    schedule='constant',
+    learning_rate=learning_rate,
+    batch_size=batch_size,
+    order_seed=order,
+    augmentation_seed=augmentation,
+    dropout_seed=dropout,
   )
 
-  def init(key: jax.Array) -> tuple[step_lib.TrainState, Any]:
-    return step_lib.init_state(make_model(key), optimizer)
 
-  # New parameters are needed for their shapes alone, and to compile what makes
-  # them takes as long as all of the restoring.
-  key = jax.random.key(0)
-  device = SingleDeviceSharding(jax.devices()[0])
-  like = jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=device),
-    jax.eval_shape(init, key)[0],
+def _restore(run: _Run, dataset: dataset_lib.Dataset) -> tuple[Any, Any]:
+  """The parameters and batch statistics of a run at its end.
+
+  With the leading axis of members of :class:`train.program.build.Program`.
+  """
+  program = build.Program(
+    [dataclasses.replace(run.config, dtype=run.dtype)],
+    dataset,
+    devices=_one_device(),
   )
-  rest = jax.jit(lambda key: init(key)[1])(key)
   checkpoints = checkpoint.Checkpoints(
-    run_directory.RunDirectory(run.path).checkpoints, steps_per_epoch
+    run_directory.RunDirectory(run.path).checkpoints, program.steps_per_epoch
   )
   try:
     steps = checkpoints.steps()
     if not steps:
       raise _no_checkpoint(run.path)
-    state, _ = checkpoints.restore(max(steps), like)
+    state, _ = checkpoints.restore(max(steps), program.shape_member())
   except checkpoint.DamagedError as error:
     raise errors.UsageError(
       f'The last checkpoint of {run.path} is damaged: {error}.'
     ) from error
   finally:
     checkpoints.close()
-  graphdef = nnx.graphdef(nnx.eval_shape(make_model, key))
-  return graphdef, rest, state
+  stacked = program.stack([state])
+  return stacked.params, stacked.batch_stats
 
 
 def _no_checkpoint(path: pathlib.Path) -> errors.UsageError:
@@ -424,6 +425,11 @@ def _gradient_recorder() -> optax.GradientTransformationExtraArgs:
     return zeros, _Gradients(count, mean, squares)
 
   return optax.GradientTransformationExtraArgs(init, update)
+
+
+_RECORDER = optimizers.Optimizer(
+  build=lambda rate, **_: _gradient_recorder(), learning_rate=0.0, numbers=()
+)
 
 
 def _divide(params: Any, variances: Any) -> tuple[dict[str, Any], Any]:

@@ -7,8 +7,8 @@ section 4.1), on a horizontal one to the horizontal phase, and on a neutral one
 neither is ahead. A probe trains a small network under both, and under the
 momenta without asymmetry, with several seeds, and compares the errors in pairs.
 
-All runs of a probe are members of one program: a step is `jax.vmap` over the
-seeds inside of `jax.vmap` over the pairs of momenta. A seed has the same
+All runs of a probe share one compiled program, see :mod:`train.program.build`:
+on a CPU one after another, on a GPU or TPU all at once. A seed has the same
 initial parameters, order of images, crops and flips under every pair.
 
 More than half of the steps are horizontal, so that accelerating that phase also
@@ -20,7 +20,7 @@ set. The test set is not looked at, so that it can still judge what the answer
 is used for.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import dataclasses
 import functools
 import math
@@ -28,10 +28,7 @@ import pathlib
 import time
 from typing import Any, NamedTuple, get_args
 
-from flax import nnx
 import jax
-import jax.numpy as jnp
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import matplotlib
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
@@ -39,16 +36,15 @@ from matplotlib import layout_engine
 import numpy as np
 import rich.console
 
-import optax_lcam
 from train import config as config_lib
 from train import data
 from train import errors
-from train import networks
+from train import metrics
+from train import progress
 from train import run_directory
-from train import schedules
 from train import sources
-from train import step as step_lib
 from train.data import dataset as dataset_lib
+from train.program import build
 from train.report import figures
 from train.report import statistics
 
@@ -57,10 +53,6 @@ _BATCH_SIZE = 32
 _EVAL_BATCH_SIZE = 250
 
 _BASE = 0.9
-
-# Each kind of randomness has a stream of its own, numbered as in train.loop:
-# a member of a probe is the run of train.loop with the same seed.
-_INIT, _ORDER, _AUGMENTATION, _DROPOUT = range(4)
 
 _POWER = 0.8
 
@@ -167,61 +159,47 @@ def probe(
   pairs = _pairs(accelerated)
   held_out = _hold_out(data.load(dataset, data_dir), size)
   steps_per_epoch = -(-size.train_examples // config.batch_size)
-  config = config_lib.resolve(config, steps_per_epoch)
-  on_cpu = jax.devices()[0].platform == 'cpu'
-  dtype = 'float32' if on_cpu else 'bfloat16'
 
   # ----------------------------------------------------------------- members
-  say(
-    f'{dataset}: {len(pairs)} pairs of momenta x {seeds} seeds,'
-    f' WRN-{config.depth}-{config.widen_factor} in {dtype},'
-    f' {size.train_examples:,} training and {size.validation_examples:,}'
-    f' validation images, 1 x {jax.devices()[0].device_kind}'
-  )
-  members = Members(
-    config,
-    held_out,
-    pairs,
-    range(seeds),
-    dtype=dtype,
-    # Convolutions in a loop are slow on a CPU.
-    steps_per_dispatch=1 if on_cpu else steps_per_epoch,
-  )
-  fractions = []
-  epoch_seconds = []
-  for epoch in range(1, size.epochs + 1):
-    epoch_started = time.monotonic()
-    losses, fraction = members.train_epoch(epoch)
-    seconds = time.monotonic() - epoch_started
-    fractions.append(fraction)
-    epoch_seconds.append(seconds)
-    rate = losses.size * size.train_examples / seconds
-    say(
-      f'{dataset}  epoch {epoch}/{size.epochs}  loss {losses.mean():.4f} '
-      f' {rate:,.0f} images/s  {seconds * (size.epochs - epoch):.0f}s left'
+  members = [
+    config_lib.resolve(
+      dataclasses.replace(
+        config,
+        horizontal_momentum=pair.horizontal,
+        vertical_momentum=pair.vertical,
+        seed=seed,
+      ),
+      steps_per_epoch,
     )
-  measured = members.validation_errors()
+    for pair in pairs
+    for seed in range(seeds)
+  ]
+  measured = _train(members, held_out, say)
+  dtype = measured.dtype
 
   # ------------------------------------------------------------------ record
   arms = [
     _arm(pair, *figures_of_seeds)
     for pair, *figures_of_seeds in zip(
-      pairs, measured, losses, np.mean(fractions, 0), strict=True
+      pairs,
+      *(
+        values.reshape(len(pairs), seeds)
+        for values in (measured.errors, measured.losses, measured.fractions)
+      ),
+      strict=True,
     )
   ]
-  # The first epoch has the compilation in it.
-  usual_seconds = float(np.mean(epoch_seconds[1:] or epoch_seconds))
   return {
     'dataset': dataset,
     **_answer(arms, seeds),
     'pairs': arms,
     'seeds': list(range(seeds)),
     'validation_examples': size.validation_examples,
-    'settings': _shared_settings(config),
+    'settings': _shared_settings(members[0]),
     'compute_dtype': dtype,
     'seconds': time.monotonic() - started,
     'images_per_second': (
-      len(pairs) * seeds * size.train_examples / usual_seconds
+      len(members) * size.epochs * size.train_examples / measured.train_seconds
     ),
     **run_directory.environment(),
   }
@@ -247,239 +225,88 @@ def write(record: dict[str, Any], out: pathlib.Path) -> None:
     ) from error
 
 
-# -------------------------------------------------------------------- members
+# ------------------------------------------------------------------- training
 
 
-class Members:
-  """Runs that differ in momenta and seed, trained side by side.
+class _Measured(NamedTuple):
+  """What was measured of the members. Arrays of shape=(members,), float64."""
 
-  Arrays of results have shape=(pairs, seeds), dtype=float64.
+  errors: np.ndarray
+  """On the images held out, in percent; NaN after divergence."""
+  losses: np.ndarray
+  """Mean over the images of the last epoch, as they were trained on."""
+  fractions: np.ndarray
+  """Share of all steps that were taken after a loss at or below the mean."""
+  train_seconds: float
+  dtype: str
+
+
+def _train(
+  configs: Sequence[config_lib.Config],
+  dataset: dataset_lib.Dataset,
+  say: Callable[[str], None],
+) -> _Measured:
+  """Trains every member from its start to its end.
+
+  Args:
+    configs: Their resolved settings.
+    dataset: What to train on, and, as its test split, what to measure on.
+    say: Is told of the progress.
   """
-
-  def __init__(
-    self,
-    config: config_lib.Config,
-    dataset: data.Dataset,
-    pairs: Sequence[Pair],
-    seeds: Sequence[int],
-    *,
-    dtype: str,
-    steps_per_dispatch: int,
-  ):
-    """Initialises all members.
-
-    Args:
-      config: A resolved configuration; its momenta and seeds are not used.
-      dataset: What to train on, and, as its test split, what to measure on.
-      pairs: The momenta.
-      seeds: The seeds.
-      dtype: Arithmetic of the network.
-      steps_per_dispatch: Most training steps in one compiled program.
-    """
-    self._config = config
-    self._examples = len(dataset.train)
-    self._held_out = len(dataset.test)
-    self._steps_per_epoch = -(-self._examples // config.batch_size)
-    self._dispatches = _dispatches(
-      self._examples, config.batch_size, steps_per_dispatch
-    )
-    self._schedule = schedules.make_schedule(config, self._steps_per_epoch)
-
-    # ---------------------------------------------------- one of the networks
-    make_model = functools.partial(
-      networks.make_network, config, dataset, dtype
-    )
-
-    def init(key: jax.Array) -> tuple[step_lib.TrainState, Any]:
-      # The momenta are no part of the optimizer's first state.
-      return step_lib.init_state(make_model(key), self._optimizer(_BASE, _BASE))
-
-    key = jax.random.key(0)
-    graphdef = nnx.graphdef(nnx.eval_shape(make_model, key))
-    # Without dropout it has no arrays.
-    _, rest = jax.eval_shape(init, key)
-    mean, deviation = dataset.channel_statistics()
-    # The steps spread a batch over devices; members share one device.
-    mesh = jax.make_mesh(
-      (1,),
-      ('batch',),
-      axis_types=(AxisType.Auto,),
-      devices=jax.devices()[:1],
-    )
-    replicated = NamedSharding(mesh, PartitionSpec())
-    by_batch = NamedSharding(mesh, PartitionSpec('batch'))
-
-    def train_one(
-      horizontal: jax.Array,
-      vertical: jax.Array,
-      state: step_lib.TrainState,
-      images: step_lib.Images,
-      order: jax.Array,
-      keys: step_lib.Keys,
-      batch_size: int,
-      steps: int,
-    ) -> tuple[step_lib.TrainState, step_lib.StepMetrics]:
-      train_steps = step_lib.repeat(
-        step_lib.make_train_step(
-          config,
-          graphdef,
-          rest,
-          self._optimizer(horizontal, vertical),
-          steps_per_epoch=self._steps_per_epoch,
-          crop_padding=dataset.crop_padding,
-          flip=dataset.flip,
-          mean=mean,
-          deviation=deviation,
-          batch_sharding=by_batch,
+  # A probe is small: one device has room for all of it.
+  devices = jax.devices()[:1]
+  together = 1 if devices[0].platform == 'cpu' else len(configs)
+  config = configs[0]
+  examples, held_out = len(dataset.train), len(dataset.test)
+  rows: list[tuple[float, float, float]] = []
+  train_seconds = 0.0
+  for first in range(0, len(configs), together):
+    group = configs[first : first + together]
+    program = build.Program(group, dataset, devices=devices)
+    if first == 0:
+      say(
+        f'{dataset.name}: {len(configs)} runs of {program.title} in'
+        f' {program.dtype}, {examples:,} training and {held_out:,} validation'
+        f' images, 1 x {devices[0].device_kind}'
+      )
+    program.compile()
+    images, validation = program.place()
+    state = program.init()
+    of_epochs = []
+    for epoch in range(1, config.epochs + 1):
+      epoch_started = time.monotonic()
+      state, of_steps = program.train_epoch(state, images, epoch)
+      train_seconds += time.monotonic() - epoch_started
+      of_epochs.append(
+        [
+          metrics.summarize_epoch([own], config.batch_size, examples)
+          for own in build.by_member(of_steps)
+        ]
+      )
+      trained = first * config.epochs + len(group) * epoch
+      left = train_seconds * (len(configs) * config.epochs / trained - 1)
+      if epoch == config.epochs or together > 1:
+        mean = np.mean([own['train_loss'] for own in of_epochs[-1]])
+        say(
+          f'{dataset.name}  run {first + len(group)}/{len(configs)}  epoch'
+          f' {epoch}/{config.epochs}  loss {mean:.4f} '
+          f' {trained * examples / train_seconds:,.0f} images/s '
+          f' {progress.duration(left)} left'
+        )
+    tested = jax.device_get(program.evaluate(state, validation))
+    for i, own in enumerate(zip(*map(build.by_member, tested), strict=True)):
+      of_test = metrics.summarize_test(own, held_out)
+      # Parameters that are not finite have an error all the same.
+      is_finite = math.isfinite(of_test['test_loss'])
+      rows.append(
+        (
+          of_test['test_error'] if is_finite else math.nan,
+          of_epochs[-1][i]['train_loss'],
+          float(np.mean([of[i]['horizontal_fraction'] for of in of_epochs])),
         )
       )
-      return train_steps(state, images, order, keys, batch_size, steps)
-
-    # ------------------------------------------------------------ all of them
-    def train_all(
-      *arguments: Any, batch_size: int, steps: int
-    ) -> tuple[step_lib.TrainState, step_lib.StepMetrics]:
-      train = functools.partial(train_one, batch_size=batch_size, steps=steps)
-      # Order and keys have no axis of pairs: a seed's are the same under all.
-      over_seeds = jax.vmap(train, in_axes=(None, None, 0, None, 0, 0))
-      over_pairs = jax.vmap(over_seeds, in_axes=(0, 0, 0, None, None, None))
-      return over_pairs(*arguments)
-
-    self._train = jax.jit(
-      train_all,
-      static_argnames=('batch_size', 'steps'),
-      donate_argnums=2,
-      # As they come in, or the second step would be compiled anew.
-      out_shardings=replicated,
-    )
-    eval_one = functools.partial(
-      step_lib.make_eval_step(
-        graphdef,
-        rest,
-        examples=self._held_out,
-        mean=mean,
-        deviation=deviation,
-        batch_sharding=by_batch,
-      ),
-      batch_size=config.eval_batch_size,
-    )
-    over_members = (0, 0, None, None)
-    self._eval = jax.jit(
-      jax.vmap(jax.vmap(eval_one, over_members), over_members)
-    )
-    self._orders = jax.jit(
-      jax.vmap(
-        lambda key, epoch: jax.random.permutation(
-          jax.random.fold_in(key, epoch), self._examples
-        ),
-        in_axes=(0, None),
-      ),
-      out_shardings=replicated,
-    )
-
-    # --------------------------------------------------------- on the device
-    self._train_images, self._test_images = jax.device_put(
-      tuple(
-        step_lib.Images(split.images, split.labels)
-        for split in (dataset.train, dataset.test)
-      ),
-      replicated,
-    )
-    self._momenta = jax.device_put(
-      tuple(np.asarray(pairs, np.float32).T), replicated
-    )
-    self._order_keys, self._keys = jax.device_put(
-      (
-        _keys(seeds, _ORDER),
-        step_lib.Keys(_keys(seeds, _AUGMENTATION), _keys(seeds, _DROPOUT)),
-      ),
-      replicated,
-    )
-    init_of_seed = jax.jit(lambda key: init(key)[0])
-    starts = jax.device_get([init_of_seed(k) for k in _keys(seeds, _INIT)])
-    self.state = jax.device_put(
-      jax.tree.map(
-        # Equal seeds start alike.
-        lambda *x: np.broadcast_to(x, (len(pairs), len(seeds), *x[0].shape)),
-        *starts,
-      ),
-      replicated,
-    )
-
-  def train_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Trains all members for the epoch of this number, from 1.
-
-    Returns:
-      The mean loss over the images as they were trained on, and the share of
-      the steps that were taken after a loss at or below the mean.
-    """
-    orders = self._orders(self._order_keys, epoch)
-    measured = []
-    sizes = []
-    for batch_size, steps in self._dispatches:
-      self.state, metrics = self._train(
-        *self._momenta,
-        self.state,
-        self._train_images,
-        orders,
-        self._keys,
-        batch_size=batch_size,
-        steps=steps,
-      )
-      measured.append(metrics)
-      sizes += [batch_size] * steps
-    fetched = jax.device_get(measured)
-    loss = np.concatenate([m.loss for m in fetched], -1, dtype=np.float64)
-    horizontal = np.concatenate([m.horizontal for m in fetched], -1)
-    return (
-      np.average(loss, axis=-1, weights=sizes),
-      horizontal.mean(-1, dtype=np.float64),
-    )
-
-  def validation_errors(self) -> np.ndarray:
-    """The errors on the images held out, in percent; NaN after divergence."""
-    measured = [
-      self._eval(
-        self.state.params, self.state.batch_stats, self._test_images, start
-      )
-      for start in range(0, self._held_out, self._config.eval_batch_size)
-    ]
-    loss, correct = np.sum(jax.device_get(measured), 0)
-    error = 100 * (self._held_out - correct) / self._held_out
-    # Parameters that are not finite have an error all the same.
-    return np.where(np.isfinite(loss), error, np.nan)
-
-  def _optimizer(
-    self,
-    horizontal: jax.typing.ArrayLike,
-    vertical: jax.typing.ArrayLike,
-  ) -> Any:
-    # Equal momenta are fixed momentum, in the same program.
-    return optax_lcam.lcam_sgd(
-      self._schedule,
-      horizontal,
-      vertical,
-      weight_decay=self._config.weight_decay,
-      steps_per_epoch=self._steps_per_epoch,
-    )
-
-
-def _dispatches(
-  examples: int, batch_size: int, most_steps: int
-) -> list[tuple[int, int]]:
-  """Batch size and number of steps of each dispatch of an epoch."""
-  full, last = divmod(examples, batch_size)
-  whole, part = divmod(full, most_steps)
-  plan = [(batch_size, most_steps)] * whole
-  plan += [(batch_size, part)] if part else []
-  return [*plan, (last, 1)] if last else plan
-
-
-def _keys(seeds: Sequence[int], stream: int) -> jax.Array:
-  """Keys of shape=(seeds,)."""
-  return jnp.stack(
-    [jax.random.fold_in(jax.random.key(seed), stream) for seed in seeds]
-  )
+  errors_, losses, fractions = np.asarray(rows).T
+  return _Measured(errors_, losses, fractions, train_seconds, program.dtype)
 
 
 # ------------------------------------------------------------- settings, data

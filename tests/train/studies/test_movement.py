@@ -69,7 +69,7 @@ def test_a_run_is_left_as_it_was(measured):
 
 def test_it_goes_on_from_the_end_of_the_run(run_dir, program):
   summary = json.loads((run_dir / 'summary.json').read_text())
-  start = program.start
+  start = jax.tree.map(lambda x: x[0], program.start)
   assert run_directory.params_sha256(start.params) == summary['params_sha256']
   # A new network's are zero.
   means = [

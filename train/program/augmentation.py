@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 # The channels' statistics of ImageNet, which the authors use for CIFAR.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_DEVIATION = (0.229, 0.224, 0.225)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def crop_and_flip(
@@ -50,16 +50,16 @@ def crop_and_flip(
 def normalize(
   images: jax.Array,
   mean: jax.typing.ArrayLike,
-  deviation: jax.typing.ArrayLike,
+  std: jax.typing.ArrayLike,
 ) -> jax.Array:
   """Pixels of 0 to 255 as float32 with the given statistics taken out.
 
   Args:
     images: shape=(batch, height, width, channels), dtype=uint8.
     mean: shape=(channels,), on a scale of 0 to 1.
-    deviation: shape=(channels,), on a scale of 0 to 1.
+    std: shape=(channels,), on a scale of 0 to 1.
 
   Returns:
     shape=(batch, height, width, channels), dtype=float32.
   """
-  return (images.astype(jnp.float32) / 255 - mean) / deviation
+  return (images.astype(jnp.float32) / 255 - mean) / std

@@ -13,9 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from train import augmentation
-from train import optimizers
-from train.config import Config
+from train.program import augmentation
+from train.program import optimizers
+
+# Each kind of randomness has a stream of its own, also under one seed.
+_INIT, _ORDER, _AUGMENTATION, _DROPOUT = range(4)
 
 
 class TrainState(NamedTuple):
@@ -34,13 +36,48 @@ class Images(NamedTuple):
   images: jax.Array | np.ndarray
   # shape=(examples,), dtype=int32.
   labels: jax.Array | np.ndarray
+  # shape=(channels,), dtype=float32: what normalisation takes out.
+  mean: jax.Array | np.ndarray
+  std: jax.Array | np.ndarray
 
 
-class Keys(NamedTuple):
-  """PRNG keys of what is random in a step, the same for the whole run."""
+class Seeds(NamedTuple):
+  """The seeds of a run. shape=(), dtype=uint32 each."""
 
-  augmentation: jax.Array
-  dropout: jax.Array
+  init: Any
+  order: Any
+  augmentation: Any
+  dropout: Any
+  coin: Any
+
+  def init_key(self) -> jax.Array:
+    return jax.random.fold_in(jax.random.key(self.init), _INIT)
+
+  def order_key(self, epoch: jax.Array) -> jax.Array:
+    key = jax.random.fold_in(jax.random.key(self.order), _ORDER)
+    return jax.random.fold_in(key, epoch)
+
+  def augmentation_key(self, step: jax.Array) -> jax.Array:
+    key = jax.random.fold_in(jax.random.key(self.augmentation), _AUGMENTATION)
+    return jax.random.fold_in(key, step)
+
+  def dropout_key(self, step: jax.Array) -> jax.Array:
+    key = jax.random.fold_in(jax.random.key(self.dropout), _DROPOUT)
+    return jax.random.fold_in(key, step)
+
+  def coin_key(self) -> jax.Array:
+    return jax.random.key(self.coin)
+
+
+class Epoch(NamedTuple):
+  """What an epoch is trained with."""
+
+  # shape=(examples,), dtype=int32: a permutation of the training set.
+  order: Any
+  # shape=(steps,), dtype=float32.
+  learning_rates: Any
+  # shape=(), dtype=float32 each: the optimizer's numbers by name.
+  numbers: dict[str, Any]
 
 
 class StepMetrics(NamedTuple):
@@ -59,87 +96,100 @@ class EvalMetrics(NamedTuple):
   correct: jax.Array  # int32.
 
 
-def init_state(
-  model: nnx.Module, optimizer: optax.GradientTransformationExtraArgs
-) -> tuple[TrainState, Any]:
-  """Splits a new model into the state that trains and the rest.
+class Network(NamedTuple):
+  """A network without its parameters."""
 
-  Args:
-    model: A freshly initialised model.
-    optimizer: The optimizer of its parameters.
+  graphdef: Any
+  rest: Callable[[], Any]
+  """Gives what of the model does not train: dropout streams of its own, from
+  which no step draws."""
 
-  Returns:
-    The state at step 0, and what of the model does not train: its own dropout
-    streams.
-  """
-  _, params, batch_stats, rest = nnx.split(  # type: ignore[misc]
-    model, nnx.Param, nnx.BatchStat, ...
-  )
-  state = TrainState(
-    step=jnp.zeros([], jnp.int32),
-    params=params,
-    batch_stats=batch_stats,
-    opt_state=optimizer.init(params),
-  )
-  return state, rest
+  def merge(self, params: Any, batch_stats: Any) -> Any:
+    return nnx.merge(self.graphdef, params, batch_stats, self.rest(), copy=True)
+
+
+class Rule(NamedTuple):
+  """The optimizer of a run without its numbers."""
+
+  entry: optimizers.Optimizer
+  options: dict[str, Any]
+  steps_per_epoch: int
+
+  def build(
+    self, learning_rate: Any, numbers: dict[str, Any], seeds: Seeds
+  ) -> optax.GradientTransformationExtraArgs:
+    return optax.with_extra_args_support(
+      self.entry.build(
+        learning_rate,
+        steps_per_epoch=self.steps_per_epoch,
+        coin_key=seeds.coin_key(),
+        **self.options,
+        **numbers,
+      )
+    )
+
+  def log(
+    self, before: Any, after: Any, numbers: dict[str, Any]
+  ) -> tuple[jax.Array, jax.Array]:
+    """The momentum of a step, and 1 where it is the horizontal one, else 0.
+
+    Returns:
+      shape=(), dtype=float32 each; NaN where the optimizer has no such thing.
+    """
+    if self.entry.log is None:
+      return jnp.float32(jnp.nan), jnp.float32(jnp.nan)
+    return self.entry.log(before, after, **self.options, **numbers)
 
 
 def make_train_step(
-  config: Config,
-  graphdef: nnx.GraphDef,
-  rest: Any,
-  optimizer: optax.GradientTransformationExtraArgs,
+  network: Network,
+  rule: Rule,
   *,
-  steps_per_epoch: int,
+  batch_size: int,
   crop_padding: int,
   flip: bool,
-  mean: jax.typing.ArrayLike,
-  deviation: jax.typing.ArrayLike,
   batch_sharding: jax.sharding.Sharding,
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
   """Builds the training step of a run.
 
   Args:
-    config: A resolved configuration.
-    graphdef: Structure of the model.
-    rest: From :func:`init_state`.
-    optimizer: The optimizer.
-    steps_per_epoch: Training steps of one epoch.
+    network: The network.
+    rule: The optimizer.
+    batch_size: Images of each step but the last of an epoch.
     crop_padding: See :func:`augmentation.crop_and_flip`.
     flip: See :func:`augmentation.crop_and_flip`.
-    mean: See :func:`augmentation.normalize`.
-    deviation: See :func:`augmentation.normalize`.
     batch_sharding: How a batch is spread over the devices.
 
   Returns:
-    A function ``(state, data, order, keys, batch_size) -> (state, metrics)``,
-    where ``order`` has shape=(examples,), dtype=int32: the epoch's permutation
-    of the training set. ``batch_size`` is static: the configuration's, or
-    less for the last step of an epoch.
+    A function ``(state, data, seeds, epoch, size) -> (state, metrics)`` of
+    :class:`TrainState`, :class:`Images`, :class:`Seeds` and :class:`Epoch`.
+    ``size`` is static: ``batch_size``, or less for the last step of an epoch.
   """
 
   def train_step(
     state: TrainState,
     data: Images,
-    order: jax.Array,
-    keys: Keys,
-    batch_size: int,
+    seeds: Seeds,
+    epoch: Epoch,
+    size: int,
   ) -> tuple[TrainState, StepMetrics]:
-    start = (state.step % steps_per_epoch) * config.batch_size
-    chosen = jax.lax.dynamic_slice(order, (start,), (batch_size,))
+    position = state.step % rule.steps_per_epoch
+    chosen = jax.lax.dynamic_slice(
+      epoch.order, (position * batch_size,), (size,)
+    )
     chosen = jax.lax.with_sharding_constraint(chosen, batch_sharding)
     labels = data.labels[chosen]
     images = augmentation.crop_and_flip(
-      jax.random.fold_in(keys.augmentation, state.step),
+      seeds.augmentation_key(state.step),
       data.images[chosen],
       padding=crop_padding,
       flip=flip,
     )
-    images = augmentation.normalize(images, mean, deviation)
-    dropout_key = jax.random.fold_in(keys.dropout, state.step)
+    images = augmentation.normalize(images, data.mean, data.std)
+    dropout_key = seeds.dropout_key(state.step)
 
     def loss_fn(params: Any) -> tuple[jax.Array, tuple[jax.Array, Any]]:
-      model = nnx.merge(graphdef, params, state.batch_stats, rest, copy=True)
+      model = network.merge(params, state.batch_stats)
       model.train()
       logits = model(images, rngs=nnx.Rngs(dropout=dropout_key))
       losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -148,12 +198,11 @@ def make_train_step(
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(
       loss_fn, has_aux=True
     )(state.params)
+    optimizer = rule.build(epoch.learning_rates[position], epoch.numbers, seeds)
     updates, opt_state = optimizer.update(
       grads, state.opt_state, state.params, value=loss
     )
-    momentum, horizontal = optimizers.step_momentum(
-      config, before=state.opt_state, after=opt_state
-    )
+    momentum, horizontal = rule.log(state.opt_state, opt_state, epoch.numbers)
     new_state = TrainState(
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
@@ -180,21 +229,20 @@ def repeat(
     train_step: From :func:`make_train_step`.
 
   Returns:
-    ``(state, data, order, keys, batch_size, steps) -> (state, metrics)``, where
-    each of the metrics has shape=(steps,). ``batch_size`` and ``steps`` are
-    static.
+    ``(state, data, seeds, epoch, size, steps) -> (state, metrics)``, where each
+    of the metrics has shape=(steps,). ``size`` and ``steps`` are static.
   """
 
   def train_steps(
     state: TrainState,
     data: Images,
-    order: jax.Array,
-    keys: Keys,
-    batch_size: int,
+    seeds: Seeds,
+    epoch: Epoch,
+    size: int,
     steps: int,
   ) -> tuple[TrainState, StepMetrics]:
     def one(carry: TrainState, _: None) -> tuple[TrainState, StepMetrics]:
-      return train_step(carry, data, order, keys, batch_size)
+      return train_step(carry, data, seeds, epoch, size)
 
     if steps == 1:
       # Not a loop: on a CPU the convolutions of a loop are slow.
@@ -206,44 +254,34 @@ def repeat(
 
 
 def make_eval_step(
-  graphdef: nnx.GraphDef,
-  rest: Any,
+  network: Network,
   *,
-  examples: int,
-  mean: jax.typing.ArrayLike,
-  deviation: jax.typing.ArrayLike,
+  batch_size: int,
   batch_sharding: jax.sharding.Sharding,
 ) -> Callable[..., EvalMetrics]:
   """Builds the evaluation step of a run.
 
   Args:
-    graphdef: Structure of the model.
-    rest: From :func:`init_state`.
-    examples: Images of the split.
-    mean: See :func:`augmentation.normalize`.
-    deviation: See :func:`augmentation.normalize`.
+    network: The network.
+    batch_size: Images of a step.
     batch_sharding: How a batch is spread over the devices.
 
   Returns:
-    A function ``(params, batch_stats, data, start, batch_size) -> metrics`` on
-    the images from ``start`` on, of which there may be less than
-    ``batch_size``, which is static.
+    A function ``(params, batch_stats, data, start) -> metrics`` on the images
+    from ``start`` on, of which there may be fewer than ``batch_size``.
   """
 
   def eval_step(
-    params: Any,
-    batch_stats: Any,
-    data: Images,
-    start: jax.Array,
-    batch_size: int,
+    params: Any, batch_stats: Any, data: Images, start: jax.Array
   ) -> EvalMetrics:
+    examples = len(data.labels)
     positions = start + jnp.arange(batch_size)
     positions = jax.lax.with_sharding_constraint(positions, batch_sharding)
     exists = positions < examples
     chosen = jnp.minimum(positions, examples - 1)
     labels = data.labels[chosen]
-    images = augmentation.normalize(data.images[chosen], mean, deviation)
-    model = nnx.merge(graphdef, params, batch_stats, rest, copy=True)
+    images = augmentation.normalize(data.images[chosen], data.mean, data.std)
+    model = network.merge(params, batch_stats)
     model.eval()
     logits = model(images)
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)

@@ -1,22 +1,23 @@
-"""Learning rates against the paper's words, in float64, and against PyTorch."""
+"""Learning rates against the paper's words, Optax and PyTorch, in float64."""
 
 import math
 
+import jax
 import numpy as np
+import optax
 import pytest
 
 from train import config as config_lib
-from train import schedules
+from train.program import schedules
 
 _STEPS = 391
 
 
 def _rates(steps_per_epoch=_STEPS, steps=None, **settings):
   config = config_lib.resolve(config_lib.Config(**settings), steps_per_epoch)
-  schedule = schedules.make_schedule(config, steps_per_epoch)
   if steps is None:
     steps = np.arange(config.epochs * steps_per_epoch)
-  return np.asarray([float(schedule(step)) for step in steps])
+  return schedules.learning_rates(config, steps_per_epoch, steps)
 
 
 def test_the_papers_decay_starts_after_the_first_step_of_epoch_31():
@@ -30,7 +31,7 @@ def test_the_papers_decay_starts_after_the_first_step_of_epoch_31():
     decay_rate=0.99985,
   )
   expected = [0.1 * 0.99985 ** max(0, step - first) for step in steps]
-  np.testing.assert_allclose(rates, expected, rtol=1e-5)
+  np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-16)
   assert rates[2] == rates[0]
   assert rates[3] < rates[2]
 
@@ -41,14 +42,16 @@ def test_steps_drop_with_the_first_step_after_a_milestone():
   ]
   rates = _rates(steps=steps, epochs=150, schedule='steps')
   expected = [0.1, 0.02, 0.02, 0.004, 0.004, 0.0008]
-  np.testing.assert_allclose(rates, expected, rtol=1e-6)
+  np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-16)
 
 
 def test_steps_that_fall_together_all_count():
   rates = _rates(
     steps_per_epoch=1, epochs=4, schedule='steps', milestones=(1.6, 1.9, 2.1)
   )
-  np.testing.assert_allclose(rates, [0.1, 0.1, 0.0008, 0.0008], rtol=1e-6)
+  np.testing.assert_allclose(
+    rates, [0.1, 0.1, 0.0008, 0.0008], rtol=1e-12, atol=1e-16
+  )
 
 
 def test_cosine():
@@ -58,7 +61,7 @@ def test_cosine():
   expected = [
     0.01 + 0.09 * (1 + math.cos(math.pi * t / 100)) / 2 for t in range(100)
   ]
-  np.testing.assert_allclose(rates, expected, rtol=1e-5)
+  np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-16)
 
 
 def test_polynomial():
@@ -66,7 +69,7 @@ def test_polynomial():
     steps_per_epoch=10, epochs=10, schedule='polynomial', polynomial_power=2
   )
   expected = [0.1 * (1 - t / 100) ** 2 for t in range(100)]
-  np.testing.assert_allclose(rates, expected, rtol=1e-4)
+  np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-16)
 
 
 def test_constant():
@@ -76,12 +79,12 @@ def test_constant():
 def test_warm_up_rises_in_a_line_and_stays():
   rates = _rates(10, epochs=4, schedule='warm-up', warmup_epochs=2)
   expected = [0.1 * min(t / 20, 1) for t in range(40)]
-  np.testing.assert_allclose(rates, expected, rtol=1e-5)
+  np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-16)
 
 
 def test_a_warm_up_of_no_step_is_none():
   rates = _rates(10, epochs=2, schedule='warm-up', warmup_epochs=0.01)
-  np.testing.assert_allclose(rates, 0.1, rtol=1e-6)
+  np.testing.assert_allclose(rates, 0.1, rtol=1e-12, atol=1e-16)
 
 
 def test_warm_restarts_double_each_cycle():
@@ -91,13 +94,13 @@ def test_warm_restarts_double_each_cycle():
     expected += [
       0.1 * (1 + math.cos(math.pi * t / cycle)) / 2 for t in range(cycle)
     ]
-  np.testing.assert_allclose(rates, expected, rtol=1e-4, atol=1e-7)
+  np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-16)
 
 
 def test_one_cycle_rises_to_its_peak_and_ends_near_zero():
   rates = _rates(10, epochs=10, schedule='one-cycle', warmup_epochs=3)
   assert rates.argmax() == 30
-  np.testing.assert_allclose(rates[30], 0.1, rtol=1e-5)
+  np.testing.assert_allclose(rates[30], 0.1, rtol=1e-12, atol=1e-16)
   assert (np.diff(rates[:31]) > 0).all()
   assert (np.diff(rates[30:]) < 0).all()
   assert rates[-1] < 1e-4
@@ -106,7 +109,75 @@ def test_one_cycle_rises_to_its_peak_and_ends_near_zero():
 def test_cyclical_goes_up_and_down_in_lines():
   rates = _rates(10, epochs=4, schedule='cyclical', cycle_epochs=2)
   expected = [0.1 * (1 - abs((t % 20) / 10 - 1)) for t in range(40)]
-  np.testing.assert_allclose(rates, expected, rtol=1e-5, atol=1e-8)
+  np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-16)
+
+
+@pytest.mark.parametrize(
+  ('settings', 'make'),
+  [
+    (
+      {'schedule': 'exponential', 'decay_start': 2.0, 'decay_rate': 0.99},
+      lambda: optax.exponential_decay(0.1, 1, 0.99, transition_begin=20),
+    ),
+    (
+      {'schedule': 'steps', 'milestones': (2.0, 4.0, 6.0)},
+      lambda: optax.piecewise_constant_schedule(
+        0.1, {20: 0.2, 40: 0.2, 60: 0.2}
+      ),
+    ),
+    (
+      {'schedule': 'cosine', 'final_learning_rate': 0.01},
+      lambda: optax.cosine_decay_schedule(0.1, 100, alpha=0.1),
+    ),
+    (
+      {'schedule': 'warm-restarts', 'cycle_epochs': 1.0},
+      lambda: optax.sgdr_schedule(
+        [
+          {
+            'init_value': 0.1,
+            'peak_value': 0.1,
+            'warmup_steps': 0,
+            'decay_steps': length,
+          }
+          for length in (10, 20, 40, 80)
+        ]
+      ),
+    ),
+    (
+      {'schedule': 'one-cycle', 'warmup_epochs': 3.0},
+      lambda: optax.cosine_onecycle_schedule(100, 0.1, pct_start=0.3),
+    ),
+    (
+      {'schedule': 'polynomial', 'polynomial_power': 3.0},
+      lambda: optax.polynomial_schedule(0.1, 0.0, 3.0, 100),
+    ),
+    (
+      {'schedule': 'warm-up', 'warmup_epochs': 2.0},
+      lambda: optax.warmup_constant_schedule(0.0, 0.1, 20),
+    ),
+  ],
+  ids=lambda value: value['schedule'] if isinstance(value, dict) else '',
+)
+def test_against_optax(settings, make):
+  with jax.enable_x64():
+    schedule = make()
+    expected = [float(schedule(step)) for step in range(100)]
+  np.testing.assert_allclose(
+    _rates(10, epochs=10, **settings), expected, rtol=1e-12, atol=1e-16
+  )
+
+
+def test_a_decay_to_nothing_is_zero_and_not_an_error():
+  rates = _rates(
+    10, epochs=10, schedule='exponential', decay_start=0.0, decay_rate=1e-300
+  )
+  assert rates[0] == 0.1
+  assert not rates[2:].any()
+
+
+def test_as_many_cycles_as_there_are_steps():
+  rates = _rates(1000, epochs=3, schedule='cyclical', cycle_epochs=0.001)
+  np.testing.assert_allclose(rates, [0.0, 0.1] * 1500, atol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -150,5 +221,5 @@ def test_against_pytorch(settings, make):
     optimizer.step()
     scheduler.step()
   np.testing.assert_allclose(
-    _rates(10, epochs=10, **settings), expected, rtol=1e-4, atol=1e-8
+    _rates(10, epochs=10, **settings), expected, rtol=1e-9, atol=1e-12
   )

@@ -8,8 +8,8 @@ import pytest
 
 import optax_lcam
 from train import config as config_lib
-from train import optimizers
-from train import schedules
+from train.program import optimizers
+from train.program import step as step_lib
 
 _STEPS = 12
 _RATE = 0.05
@@ -21,15 +21,34 @@ def _problem():
   return matrix, rng.normal(size=20).astype(np.float32), np.ones(5, np.float32)
 
 
-def _train(**settings):
-  config = config_lib.resolve(
-    config_lib.Config(
-      learning_rate=_RATE, weight_decay=0.01, schedule='constant', **settings
-    ),
-    steps_per_epoch=4,
+def _seeds(config):
+  return step_lib.Seeds(
+    *(np.uint32(getattr(config, f'{n}_seed')) for n in step_lib.Seeds._fields)
   )
-  schedule = schedules.make_schedule(config, 4)
-  optimizer = optimizers.make_optimizer(config, schedule, steps_per_epoch=4)
+
+
+class _Optimizer:
+  """The optimizer of a run, with its numbers as the program passes them."""
+
+  def __init__(self, steps_per_epoch=4, rate=_RATE, **settings):
+    config = config_lib.resolve(config_lib.Config(**settings), steps_per_epoch)
+    self.entry = optimizers.get(config)
+    self.numbers = {
+      name: jnp.float32(value)
+      for name, value in self.entry.numbers_of(config).items()
+    }
+    self.rule = step_lib.Rule(
+      self.entry, self.entry.options_of(config), steps_per_epoch
+    )
+    optimizer = self.rule.build(jnp.float32(rate), self.numbers, _seeds(config))
+    self.init, self.update = optimizer.init, optimizer.update
+
+  def log(self, before, after):
+    return self.rule.log(before, after, self.numbers)
+
+
+def _train(**settings):
+  optimizer = _Optimizer(weight_decay=0.01, **settings)
   matrix, target, params = _problem()
 
   def loss_fn(params):
@@ -42,7 +61,7 @@ def _train(**settings):
     losses.append(float(loss))
     before = state
     updates, state = optimizer.update(grads, state, params, value=loss)
-    momenta.append(optimizers.step_momentum(config, before, state))
+    momenta.append(optimizer.log(before, state))
     params = optax.apply_updates(params, updates)
   return np.asarray(params), np.asarray(momenta), np.asarray(losses)
 
@@ -91,8 +110,7 @@ def test_lcam_with_one_momentum_is_sgd():
 
 
 def test_lcam_is_told_the_length_of_an_epoch():
-  config = config_lib.resolve(config_lib.Config(), steps_per_epoch=4)
-  optimizer = optimizers.make_optimizer(config, 0.1, steps_per_epoch=4)
+  optimizer = _Optimizer()
   state = optimizer.init(jnp.zeros(2))
   counts = []
   for _ in range(5):
@@ -153,34 +171,27 @@ def test_others_have_no_phases():
 
 
 def test_the_chain_is_made_of_lcam_sgd():
-  config = config_lib.resolve(config_lib.Config(), 4)
-  ours = optimizers.make_optimizer(config, 0.1, 4).init(jnp.zeros(2))
+  ours = _Optimizer().init(jnp.zeros(2))
   theirs = optax_lcam.lcam_sgd(0.1, weight_decay=5e-4).init(jnp.zeros(2))
   assert jax.tree.structure(ours) == jax.tree.structure(theirs)
 
 
 def test_a_coin_takes_lcams_momenta_without_looking_at_the_loss():
-  config = config_lib.resolve(
-    config_lib.Config(
-      optimizer='coin',
-      schedule='constant',
-      horizontal_probability=0.3,
-      horizontal_momentum=0.5,
-      vertical_momentum=0.25,
-      initial_momentum=0.75,
-      weight_decay=0.0,
-    ),
-    steps_per_epoch=4,
-  )
-  optimizer = optimizers.make_optimizer(
-    config, schedules.make_schedule(config, 4), steps_per_epoch=4
+  optimizer = _Optimizer(
+    rate=0.1,
+    optimizer='coin',
+    horizontal_probability=0.3,
+    horizontal_momentum=0.5,
+    vertical_momentum=0.25,
+    initial_momentum=0.75,
+    weight_decay=0.0,
   )
   params = jnp.zeros(1)
 
   @jax.jit
   def one(state, loss):
     updates, after = optimizer.update(jnp.ones(1), state, params, value=loss)
-    return after, (updates, *optimizers.step_momentum(config, state, after))
+    return after, (updates, *optimizer.log(state, after))
 
   steps = 2_000
   runs = [

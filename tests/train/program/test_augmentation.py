@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from train import augmentation
+from train.program import augmentation
 
 
 def _images(count, size=32, channels=3, seed=0):

@@ -1,0 +1,174 @@
+"""A program has members, and what they differ in is not compiled into it."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+
+from train import config as config_lib
+from train import data
+from train.program import build
+
+_STEPS_PER_EPOCH = 6
+
+
+def _digits(examples=96):
+  digits = data.load('digits', train_examples=examples)
+  test = data.Split(digits.test.images[:40], digits.test.labels[:40])
+  return dataclasses.replace(digits, test=test)
+
+
+_DIGITS = _digits()
+_CONFIG = config_lib.Config(
+  model='mlp', hidden_size=16, batch_size=16, eval_batch_size=40, epochs=2
+)
+
+
+def _config(**changes):
+  return config_lib.resolve(
+    dataclasses.replace(_CONFIG, **changes), _STEPS_PER_EPOCH
+  )
+
+
+def _program(*configs, **options):
+  return build.Program(configs, _DIGITS, devices=jax.devices()[:1], **options)
+
+
+def _train(program):
+  """Parameters after two epochs, metrics of all steps, test metrics."""
+  images, test = program.place()
+  state = program.init()
+  measured = []
+  for epoch in (1, 2):
+    state, of_steps = program.train_epoch(state, images, epoch)
+    measured.append(of_steps)
+  tested = jax.device_get(program.evaluate(state, test))
+  return (
+    [own.params for own in program.fetch(state)],
+    jax.tree.map(lambda *x: np.concatenate(x, -1), *measured),
+    tested,
+  )
+
+
+# Members of one program: LCAM with several momenta, weight decays, seeds and
+# schedules.
+_LCAM = (
+  {'seed': 0},
+  {'seed': 1, 'horizontal_momentum': 0.5, 'vertical_momentum': 0.8},
+  {'seed': 2, 'weight_decay': 0.1, 'learning_rate': 0.01},
+  {'seed': 3, 'schedule': 'steps', 'milestones': (0.5,)},
+)
+_COINS = (
+  {'seed': 0, 'horizontal_probability': 0.2},
+  {'seed': 1, 'horizontal_probability': 0.8, 'horizontal_momentum': 0.5},
+)
+
+
+@pytest.mark.parametrize(
+  'members',
+  [_LCAM, [{'optimizer': 'coin', **coin} for coin in _COINS]],
+  ids=['lcam', 'coin'],
+)
+def test_a_member_is_the_run_alone(members):
+  configs = [_config(**member) for member in members]
+  params, measured, tested = _train(_program(*configs))
+  assert measured.loss.shape == (len(members), 2 * _STEPS_PER_EPOCH)
+  for i, config in enumerate(configs):
+    alone_params, alone, alone_tested = _train(_program(config))
+    np.testing.assert_allclose(measured.loss[i], alone.loss[0], rtol=1e-4)
+    np.testing.assert_array_equal(measured.momentum[i], alone.momentum[0])
+    np.testing.assert_allclose(
+      [m.loss[i] for m in tested], [m.loss[0] for m in alone_tested], rtol=1e-3
+    )
+    for ours, theirs in zip(
+      jax.tree.leaves(params[i]), jax.tree.leaves(alone_params[0]), strict=True
+    ):
+      np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
+  # They are not all the same run.
+  assert len({round(float(loss), 5) for loss in measured.loss[:, -1]}) == len(
+    members
+  )
+
+
+def _hlo(program):
+  return program.lower_train().as_text()
+
+
+def test_what_members_differ_in_is_not_in_the_program():
+  first = _program(_config())
+  for changes in _LCAM[1:]:
+    other = _program(_config(**changes))
+    assert _hlo(other) == _hlo(first)
+    assert other.compile_train(16) is first.compile_train(16)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'optimizer': 'sgd'},
+    {'inclusive': False},
+    {'loss_decay': 0.9},
+    {'hidden_size': 17},
+    {'reaction': 'current'},
+  ],
+  ids=str,
+)
+def test_what_changes_the_program_does(changes):
+  first, other = _program(_config()), _program(_config(**changes))
+  assert other.compile_train(16) is not first.compile_train(16)
+  with pytest.raises(ValueError, match='must differ in seeds'):
+    _program(_config(), _config(**changes))
+
+
+def test_fixed_momenta_share_a_program():
+  programs = [
+    _program(_config(optimizer='sgd', momentum=momentum))
+    for momentum in (0.9, 0.95)
+  ]
+  assert programs[0].compile_train(16) is programs[1].compile_train(16)
+
+
+def test_a_state_survives_the_host():
+  program = _program(_config(seed=0), _config(seed=1))
+  state = program.init()
+  again = program.stack(program.fetch(state))
+  for ours, theirs in zip(
+    jax.tree.leaves(again), jax.tree.leaves(state), strict=True
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+    assert ours.sharding.is_equivalent_to(theirs.sharding, ours.ndim)
+  shapes = jax.tree.map(lambda x: (x.shape, x.dtype), program.shape_member())
+  own = jax.tree.map(lambda x: (x.shape, x.dtype), program.fetch(state)[0])
+  assert shapes == own
+
+
+def test_seeds_over_int31_are_those_of_jax():
+  """An array of uint32 gives the key that the Python integer gives."""
+  seed = 2**32 - 1
+  program = _program(_config(seed=seed))
+  expected = jax.random.permutation(
+    jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), 1), 7), 96
+  )
+  np.testing.assert_array_equal(program.epoch(7).order[0], expected)
+
+
+def test_finite_parameters_are_told_apart_by_member():
+  program = _program(_config(seed=0), _config(seed=1))
+  states = program.fetch(program.init())
+  states[1] = states[1]._replace(
+    params=jax.tree.map(lambda x: x * np.nan, states[1].params)
+  )
+  found = program.are_finite(program.stack(states))
+  np.testing.assert_array_equal(found, [True, False])
+
+
+def test_a_plan_covers_an_epoch():
+  program = build.Program(
+    [_config(steps_per_dispatch=4)],
+    _digits(105),
+    devices=jax.devices()[:1],
+  )
+  # Six full batches in dispatches of one length, and one of nine images.
+  assert list(program.plan()) == [(16, 3), (16, 3), (9, 1)]
+  assert list(program.plan(2)) == [(16, 1), (16, 3), (9, 1)]

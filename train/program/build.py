@@ -1,0 +1,602 @@
+"""The compiled program of a run, or of several runs side by side.
+
+Everything that trains a network in this repository does it with a
+:class:`Program`: the loop, the sweep, the studies, the benchmarks and the
+tests. Nothing else merges a network, makes a mesh or compiles a step.
+
+A program has *members*: runs that differ in their seeds, their learning rates
+and the numbers of their optimizer (momenta, weight decay, the probability of a
+random control). These are arguments of the compiled code, not constants, so
+that all arms of one network and one kind of optimizer share it: within a
+process by :func:`_functions`, across processes by JAX's compilation cache.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import functools
+from typing import Any, TypeVar
+
+from flax import nnx
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+import numpy as np
+
+import models
+from train import config as config_lib
+from train import processes
+from train.data import dataset as dataset_lib
+from train.program import augmentation
+from train.program import optimizers
+from train.program import schedules
+from train.program import step as step_lib
+from train.program.step import Epoch
+from train.program.step import EvalMetrics
+from train.program.step import Images
+from train.program.step import Seeds
+from train.program.step import StepMetrics
+from train.program.step import TrainState
+
+_Tree = TypeVar('_Tree')
+
+_MOST_STEPS_PER_DISPATCH = 100
+
+# A sweep of the paper's experiments alternates between fewer kinds than this.
+_MOST_KEPT = 32
+
+# Settings of the schedule: they end up in the learning rates.
+_OF_SCHEDULES = (
+  'learning_rate',
+  'schedule',
+  'decay_start',
+  'decay_rate',
+  'milestones',
+  'milestone_factor',
+  'warmup_epochs',
+  'cycle_epochs',
+  'polynomial_power',
+  'final_learning_rate',
+)
+
+
+def can_share(configs: Sequence[config_lib.Config]) -> bool:
+  """Whether runs can be members of one program, trained side by side.
+
+  They can if they differ in nothing but seeds, schedules and the numbers of
+  their optimizer.
+  """
+
+  def shared(config: config_lib.Config) -> Any:
+    optimizer = optimizers.get(config)
+    free = {
+      *config_lib.SEEDS,
+      *_OF_SCHEDULES,
+      *optimizer.numbers,
+      'follow_run',
+    }
+    settings = {
+      name: value
+      for name, value in config_lib.to_json(config).items()
+      if name not in free
+    }
+    return settings, optimizer.options_of(config)
+
+  return all(shared(config) == shared(configs[0]) for config in configs)
+
+
+def by_member(tree: _Tree) -> list[_Tree]:
+  """Splits the axis of members of NumPy arrays."""
+  members = len(jax.tree.leaves(tree)[0])
+  return [jax.tree.map(lambda x: x[i], tree) for i in range(members)]
+
+
+class Program:
+  """What one or more runs compute.
+
+  Every array of a state, of metrics and of an :class:`Epoch` has a leading
+  axis of members, of length 1 for a single run. Inside the compiled code a
+  single run has no such axis: `jax.vmap` makes convolutions slower on a CPU.
+
+  Args:
+    configs: The resolved settings of the members, see :func:`can_share`.
+    dataset: Their images.
+    devices: The devices that a batch is spread over. Default: all.
+    optimizer: In place of the one that the settings name.
+    param_dtype: dtype of the parameters and of the optimizer's state.
+
+  Raises:
+    ValueError: The runs cannot be one program.
+  """
+
+  def __init__(
+    self,
+    configs: Sequence[config_lib.Config],
+    dataset: dataset_lib.Dataset,
+    *,
+    devices: Sequence[jax.Device] | None = None,
+    optimizer: optimizers.Optimizer | None = None,
+    param_dtype: str = 'float32',
+  ):
+    if not can_share(configs):
+      raise ValueError(
+        'Runs of one program must differ in seeds, schedules and the numbers of'
+        ' their optimizer alone.'
+      )
+    self.configs = list(configs)
+    self.devices = tuple(jax.devices() if devices is None else devices)
+    self.dataset = dataset
+    self.examples = len(dataset.train)
+    config = configs[0]
+    self.steps_per_epoch = -(-self.examples // config.batch_size)
+    self._on_cpu = self.devices[0].platform == 'cpu'
+    self.dtype: str = config.dtype
+    if self.dtype == 'auto':
+      self.dtype = 'float32' if self._on_cpu else 'bfloat16'
+    self._optimizer = optimizer or optimizers.get(config)
+    network = models.NETWORKS[config.model]
+    self.title = network.title_of(config)
+    self._of = _functions(
+      _Structure(
+        model=config.model,
+        network=tuple(network.settings_of(config).items()),
+        image_shape=dataset.train.images.shape[1:],
+        num_classes=dataset.num_classes,
+        dtype=self.dtype,
+        param_dtype=param_dtype,
+        optimizer=self._optimizer,
+        options=tuple(self._optimizer.options_of(config).items()),
+        numbers=tuple(self._optimizer.numbers_of(config)),
+        batch_size=config.batch_size,
+        eval_batch_size=config.eval_batch_size,
+        examples=self.examples,
+        crop_padding=dataset.crop_padding,
+        flip=dataset.flip,
+        deterministic=config.deterministic,
+        members=len(configs),
+        devices=self.devices,
+      )
+    )
+    self.replicated = self._of.replicated
+
+  # ------------------------------------------------------------------- inputs
+
+  def place(
+    self, dataset: dataset_lib.Dataset | None = None
+  ) -> tuple[Images, Images]:
+    """Puts the training and the test images on the devices.
+
+    Args:
+      dataset: In place of the program's own, with images of the same shape.
+    """
+    dataset = dataset or self.dataset
+    mean, std = dataset.channel_statistics()
+    if self.configs[0].normalization == 'imagenet':
+      mean = np.asarray(augmentation.IMAGENET_MEAN, np.float32)
+      std = np.asarray(augmentation.IMAGENET_STD, np.float32)
+    train, test = (
+      Images(split.images, split.labels, mean, std)
+      for split in (dataset.train, dataset.test)
+    )
+    return processes.replicate((train, test), self.replicated)
+
+  @functools.cached_property
+  def seeds(self) -> Seeds:
+    """The members' seeds, on the devices."""
+    seeds = Seeds(
+      *(
+        np.asarray([getattr(c, f'{name}_seed') for c in self.configs]).astype(
+          np.uint32
+        )
+        for name in Seeds._fields
+      )
+    )
+    return processes.replicate(seeds, self.replicated)
+
+  def epoch(self, number: int) -> Epoch:
+    """What the members are trained with in an epoch, counted from 1."""
+    rates = self.learning_rates(number).astype(np.float32)
+    numbers = self._numbers()
+    number_, rates, numbers = processes.replicate(
+      (np.int32(number), rates, numbers), self.replicated
+    )
+    return Epoch(self._compile_order()(self.seeds, number_), rates, numbers)
+
+  def learning_rates(self, epoch: int) -> np.ndarray:
+    """The rates of the steps of an epoch, counted from 1.
+
+    Returns:
+      shape=(members, steps), dtype=float64.
+    """
+    steps = (epoch - 1) * self.steps_per_epoch + np.arange(self.steps_per_epoch)
+    return np.stack(
+      [
+        schedules.learning_rates(config, self.steps_per_epoch, steps)
+        for config in self.configs
+      ]
+    )
+
+  def _numbers(self) -> dict[str, np.ndarray]:
+    of_members = [self._optimizer.numbers_of(c) for c in self.configs]
+    return {
+      name: np.asarray([numbers[name] for numbers in of_members], np.float32)
+      for name in of_members[0]
+    }
+
+  # -------------------------------------------------------------------- steps
+
+  def init(self) -> TrainState:
+    """The members' states at step 0."""
+    numbers = processes.replicate(self._numbers(), self.replicated)
+    return self._of.init(self.seeds, numbers)
+
+  def init_from(self, params: Any, batch_stats: Any) -> TrainState:
+    """The members' states at step 0, with given parameters and statistics."""
+    numbers = processes.replicate(self._numbers(), self.replicated)
+    return self._of.init_from(self.seeds, numbers, params, batch_stats)
+
+  def plan(self, steps_done: int = 0) -> Iterator[tuple[int, int]]:
+    """The dispatches of an epoch, or of its rest.
+
+    Args:
+      steps_done: Steps of the epoch that are done.
+
+    Yields:
+      Batch size and number of steps of each.
+    """
+    batch_size = self.configs[0].batch_size
+    most = self.configs[0].steps_per_dispatch or (
+      1 if self._on_cpu else _MOST_STEPS_PER_DISPATCH
+    )
+    full, last = divmod(self.examples, batch_size)
+    # Dispatches of one length, so that they share one compiled program.
+    length = max(
+      n for n in range(1, min(most, max(full, 1)) + 1) if full % n == 0
+    )
+    while steps_done < full:
+      # One by one up to where a longer dispatch begins.
+      steps = length if steps_done % length == 0 else 1
+      yield batch_size, steps
+      steps_done += steps
+    if last and steps_done == full:
+      yield last, 1
+
+  def train(
+    self,
+    state: TrainState,
+    data: Images,
+    epoch: Epoch,
+    size: int,
+    steps: int = 1,
+  ) -> tuple[TrainState, StepMetrics]:
+    """Trains for some steps, and gives up the memory of the old state.
+
+    Args:
+      state: The members' states.
+      data: The training images, from :meth:`place`.
+      epoch: From :meth:`epoch`.
+      size: Images of each step: the batch size, or less for the last step.
+      steps: Number of steps.
+
+    Returns:
+      The states after them, and metrics of shape=(members, steps).
+    """
+    return self.compile_train(size, steps)(state, data, self.seeds, epoch)
+
+  def train_epoch(
+    self, state: TrainState, data: Images, number: int
+  ) -> tuple[TrainState, StepMetrics]:
+    """Trains for an epoch, counted from 1.
+
+    Returns:
+      The states after it, and metrics of shape=(members, steps), on the host.
+    """
+    epoch = self.epoch(number)
+    measured = []
+    for size, steps in self.plan():
+      state, of_steps = self.train(state, data, epoch, size, steps)
+      measured.append(of_steps)
+    fetched = jax.device_get(measured)
+    return state, jax.tree.map(lambda *x: np.concatenate(x, -1), *fetched)
+
+  def evaluate(self, state: TrainState, data: Images) -> list[EvalMetrics]:
+    """Sums over the images of each evaluation step, of shape=(members,)."""
+    compiled = self.compile_eval()
+    return [
+      compiled(state.params, state.batch_stats, data, start)
+      for start in self._eval_starts
+    ]
+
+  @functools.cached_property
+  def _eval_starts(self) -> list[jax.Array]:
+    starts = range(0, len(self.dataset.test), self.configs[0].eval_batch_size)
+    return processes.replicate([np.int32(x) for x in starts], self.replicated)
+
+  def are_finite(self, state: TrainState) -> np.ndarray:
+    """shape=(members,), dtype=bool: whether all their parameters are finite."""
+    return jax.device_get(self._compile_are_finite()(state.params))
+
+  @property
+  def train_step(self) -> Callable[..., tuple[TrainState, StepMetrics]]:
+    """One training step to be called inside another compiled program.
+
+    ``(state, data, seeds, epoch, size) -> (state, metrics)``.
+    """
+    return self._of.train_step
+
+  # --------------------------------------------------------------- host copies
+
+  def fetch(self, state: TrainState) -> list[TrainState]:
+    """The state of each member, without the leading axis, as NumPy arrays."""
+    return by_member(jax.device_get(state))
+
+  def stack(self, states: Sequence[TrainState]) -> TrainState:
+    """The inverse of :meth:`fetch`, on the devices."""
+    stacked = jax.tree.map(lambda *x: np.stack(x), *states)
+    return processes.replicate(stacked, self.replicated)
+
+  # ------------------------------------------------------ shapes, compilation
+
+  def shape_member(self) -> TrainState:
+    """Shapes and dtypes of the state of one member; nothing is computed."""
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._shapes()[0]
+    )
+
+  def count_parameters(self) -> int:
+    """Parameters of one member."""
+    return sum(x.size for x in jax.tree.leaves(self.shape_member().params))
+
+  def compile(self, steps_done: int = 0) -> None:
+    """Compiles all that a run needs, from so many steps of an epoch on."""
+    for size, steps in {*self.plan(), *self.plan(steps_done)}:
+      self.compile_train(size, steps)
+    self.compile_eval()
+    self._compile_order()
+    self._compile_are_finite()
+
+  def compile_train(self, size: int, steps: int = 1) -> Any:
+    """The compiled steps ``(state, data, seeds, epoch)``, kept for the next
+    program of the same structure.
+    """
+    key = ('train', size, steps, self._data_shapes())
+    return self._of.compile(key, lambda: self.lower_train(size, steps))
+
+  def compile_eval(self) -> Any:
+    """The compiled evaluation step ``(params, batch_stats, data, start)``."""
+    key = ('eval', self._data_shapes())
+    return self._of.compile(key, self.lower_eval)
+
+  def lower_train(
+    self, size: int | None = None, steps: int = 1, *, donate: bool = True
+  ) -> Any:
+    """The lowered steps, for the devices of this program, present or not."""
+    state, train, _, seeds, epoch = self._shapes()
+    program = functools.partial(
+      self._of.train_steps,
+      size=size or self.configs[0].batch_size,
+      steps=steps,
+    )
+    donated = 0 if donate else ()
+    return self._of.jit(program, donate_argnums=donated).lower(
+      state, train, seeds, epoch
+    )
+
+  def lower_eval(self) -> Any:
+    """The lowered evaluation step."""
+    state, _, test, *_ = self._shapes()
+    return self._of.jit(self._of.eval_step).lower(
+      state.params, state.batch_stats, test, self._shape_number()
+    )
+
+  def _compile_order(self) -> Any:
+    def lower() -> Any:
+      seeds = self._shapes()[3]
+      return self._of.jit(self._of.order).lower(seeds, self._shape_number())
+
+    return self._of.compile('order', lower)
+
+  def _compile_are_finite(self) -> Any:
+    def lower() -> Any:
+      state = self._shapes()[0]
+      return self._of.jit(self._of.are_finite).lower(state.params)
+
+    return self._of.compile('are_finite', lower)
+
+  def _shape_number(self) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((), jnp.int32, sharding=self.replicated)
+
+  def _shapes(self) -> tuple[TrainState, Images, Images, Seeds, Epoch]:
+    members = len(self.configs)
+    numbers = self._numbers()
+    seeds = Seeds(*[np.zeros(members, np.uint32)] * len(Seeds._fields))
+    epoch = Epoch(
+      np.zeros((members, self.examples), np.int32),
+      np.zeros((members, self.steps_per_epoch), np.float32),
+      numbers,
+    )
+    state = self._of.shape_state(seeds, numbers)
+    dataset = self.dataset
+    statistic = np.zeros(dataset.train.images.shape[-1], np.float32)
+    train, test = (
+      Images(split.images, split.labels, statistic, statistic)
+      for split in (dataset.train, dataset.test)
+    )
+    return jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(
+        x.shape, x.dtype, sharding=self.replicated
+      ),
+      (state, train, test, seeds, epoch),
+    )
+
+  def _data_shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    return self.dataset.train.images.shape, self.dataset.test.images.shape
+
+
+@dataclasses.dataclass(frozen=True)
+class _Structure:
+  """What compiled code depends on: programs with equal ones share it."""
+
+  model: str
+  network: tuple[tuple[str, Any], ...]
+  image_shape: tuple[int, ...]
+  num_classes: int
+  dtype: str
+  param_dtype: str
+  optimizer: optimizers.Optimizer
+  options: tuple[tuple[str, Any], ...]
+  numbers: tuple[str, ...]
+  batch_size: int
+  eval_batch_size: int
+  examples: int
+  crop_padding: int
+  flip: bool
+  deterministic: bool
+  members: int
+  devices: tuple[jax.Device, ...]
+
+
+class _Functions:
+  """The functions of a structure, and what of them is compiled."""
+
+  def __init__(self, structure: _Structure):
+    mesh = jax.make_mesh(
+      (len(structure.devices),),
+      ('batch',),
+      axis_types=(AxisType.Auto,),
+      devices=structure.devices,
+    )
+    self.replicated = NamedSharding(mesh, PartitionSpec())
+    by_batch = NamedSharding(mesh, PartitionSpec('batch'))
+    self._structure = structure
+    self._compiled: dict[Any, Any] = {}
+    self._network = self._make_network()
+    self._rule = step_lib.Rule(
+      structure.optimizer,
+      dict(structure.options),
+      steps_per_epoch=-(-structure.examples // structure.batch_size),
+    )
+
+    train_step = step_lib.make_train_step(
+      self._network,
+      self._rule,
+      batch_size=structure.batch_size,
+      crop_padding=structure.crop_padding,
+      flip=structure.flip,
+      batch_sharding=by_batch,
+    )
+    over_members = functools.partial(_over_members, structure.members)
+    self.train_step = over_members(train_step, (0, None, 0, 0))
+    self.train_steps = over_members(
+      step_lib.repeat(train_step), (0, None, 0, 0)
+    )
+    self.eval_step = over_members(
+      step_lib.make_eval_step(
+        self._network,
+        batch_size=structure.eval_batch_size,
+        batch_sharding=by_batch,
+      ),
+      (0, 0, None, None),
+    )
+    init = over_members(self._init, (0, 0))
+    self.shape_state = functools.partial(jax.eval_shape, init)
+    self.jit = functools.partial(jax.jit, out_shardings=self.replicated)
+    self.init = self.jit(init)
+    self.init_from = self.jit(over_members(self._init_from, (0, 0, 0, 0)))
+    self.order = over_members(self._order, (0, None))
+    self.are_finite = over_members(_all_finite, (0,))
+
+  def compile(self, key: Any, lower: Callable[[], Any]) -> Any:
+    if key not in self._compiled:
+      # Also keeps XLA from choosing algorithms by how fast they happen to be.
+      options = {'xla_gpu_deterministic_ops': self._structure.deterministic}
+      self._compiled[key] = lower().compile(options)
+    return self._compiled[key]
+
+  def _make_model(self, key: jax.Array) -> nnx.Module:
+    structure = self._structure
+    model = models.NETWORKS[structure.model].build(
+      image_shape=structure.image_shape,
+      num_classes=structure.num_classes,
+      dtype=jnp.dtype(structure.dtype),
+      rngs=nnx.Rngs(params=key, dropout=0),
+      **dict(structure.network),
+    )
+    if structure.param_dtype != 'float32':
+      dtype = jnp.dtype(structure.param_dtype)
+      params = nnx.state(model, nnx.Param)
+      nnx.update(model, jax.tree.map(lambda x: x.astype(dtype), params))
+    return model
+
+  def _make_network(self) -> step_lib.Network:
+    abstract = nnx.eval_shape(self._make_model, jax.random.key(0))
+    graphdef, _, _, rest = nnx.split(  # type: ignore[misc]
+      abstract, nnx.Param, nnx.BatchStat, ...
+    )
+
+    def blank(leaf: Any) -> jax.Array:
+      if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jnp.broadcast_to(jax.random.key(0), leaf.shape)
+      return jnp.zeros(leaf.shape, leaf.dtype)
+
+    return step_lib.Network(graphdef, lambda: jax.tree.map(blank, rest))
+
+  def _init(self, seeds: Seeds, numbers: dict[str, Any]) -> TrainState:
+    model = self._make_model(seeds.init_key())
+    params, batch_stats = nnx.state(model, nnx.Param, nnx.BatchStat)
+    return self._init_from(seeds, numbers, params, batch_stats)
+
+  def _init_from(
+    self,
+    seeds: Seeds,
+    numbers: dict[str, Any],
+    params: Any,
+    batch_stats: Any,
+  ) -> TrainState:
+    # No learning rate is a part of a state.
+    optimizer = self._rule.build(0.0, numbers, seeds)
+    return TrainState(
+      step=jnp.zeros([], jnp.int32),
+      params=params,
+      batch_stats=batch_stats,
+      opt_state=optimizer.init(params),
+    )
+
+  def _order(self, seeds: Seeds, epoch: jax.Array) -> jax.Array:
+    return jax.random.permutation(
+      seeds.order_key(epoch), self._structure.examples
+    )
+
+
+_functions = functools.lru_cache(_MOST_KEPT)(_Functions)
+
+
+def _all_finite(params: Any) -> jax.Array:
+  leaves = jax.tree.leaves(params)
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in leaves]).all()
+
+
+def _over_members(
+  members: int, fn: Callable[..., Any], in_axes: tuple[int | None, ...]
+) -> Callable[..., Any]:
+  """Gives a function an axis of members, in its arguments and results.
+
+  Args:
+    members: How many there are.
+    fn: A function of one member.
+    in_axes: As of :func:`jax.vmap`, of the positional arguments. Keywords are
+      static.
+  """
+
+  def over_members(*arguments: Any, **static: Any) -> Any:
+    of_one = functools.partial(fn, **static)
+    if members > 1:
+      return jax.vmap(of_one, in_axes)(*arguments)
+    own = [
+      argument
+      if axis is None
+      else jax.tree.map(lambda x: jnp.squeeze(x, 0), argument)
+      for argument, axis in zip(arguments, in_axes, strict=True)
+    ]
+    return jax.tree.map(lambda x: x[None], of_one(*own))
+
+  return over_members
