@@ -5,17 +5,21 @@ from optax_lcam._accumulation import multi_steps
 from optax_lcam._inspection import Reading
 from optax_lcam._inspection import read
 from optax_lcam._lcam import LcamState
-from optax_lcam._lcam import Phase
 from optax_lcam._lcam import lcam
+from optax_lcam._loss_controlled import LossControlledState
+from optax_lcam._loss_controlled import Phase
+from optax_lcam._loss_controlled import loss_controlled
 from optax_lcam._optimizer import lcam_sgd
 
 __all__ = [
   'LcamState',
+  'LossControlledState',
   'MultiStepsState',
   'Phase',
   'Reading',
   'lcam',
   'lcam_sgd',
+  'loss_controlled',
   'multi_steps',
   'read',
 ]

@@ -1,4 +1,4 @@
-"""Is a number at most the mean of a sequence? Exactly, in float32.
+"""The mean of a sequence, and which of its numbers lie below it: exactly.
 
 Momentum choices hang on comparing a loss with a mean that it belongs to, and
 ties are the rule where losses repeat. A float32 sum divided by a count calls
@@ -9,11 +9,14 @@ significant bits), and the comparison is made without dividing: the sign of
 
 The building block is Knuth's TwoSum (The Art of Computer Programming, vol. 2,
 section 4.2.2, theorem B). It relies on additions being rounded one by one,
-which XLA keeps.
+which XLA keeps, but for its fast-math flags.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 # Counts up to here are exact in float32, and split into two 12-bit halves.
 MAX_COUNT = 2**24
@@ -21,6 +24,78 @@ MAX_COUNT = 2**24
 # Below this the rounding errors of a sum become subnormal numbers, which XLA
 # takes for zero on most devices.
 SMALLEST = 2.0**-100
+
+# From here on the product with a count may overflow, and numbers are compared
+# after scaling. A power of two, so that scaling is exact.
+LARGE = 2.0**100
+SCALE = 2.0**-26
+
+
+class Mean(NamedTuple):
+  """What is known of a sequence of numbers: a sum, and how many.
+
+  With :func:`push` ``total + residual`` is the sum. With :func:`push_moving` it
+  is the moving average itself, a sum whose weights add up to 1.
+  """
+
+  total: jax.Array  # shape=(), dtype=float32: the sum, rounded to float32.
+  residual: jax.Array  # shape=(), dtype=float32: what total lacks of the sum.
+  n: jax.Array  # shape=(), dtype=int32: how many; from 0 to MAX_COUNT.
+
+
+def push(mean: Mean, x: jax.Array) -> tuple[Mean, jax.Array]:
+  """Adds a number to a mean, and compares it with the new mean.
+
+  Args:
+    mean: Of the numbers so far.
+    x: shape=(), dtype=float32. Counts as zero if nearer to it than
+      ``SMALLEST``.
+
+  Returns:
+    The new mean, and how far ``x`` lies above it in some unit: shape=(),
+    dtype=float32, of the right sign and zero for a tie; not finite where ``x``
+    or the sum is not, so that the new mean is useless.
+  """
+  x = _without_subnormals(x)
+  count = optax.safe_increment(mean.n)
+  total, residual = add(mean.total, mean.residual, x)
+  excess = times_minus_sum(count, x, total, residual)
+  return Mean(total, residual, count), excess
+
+
+def push_moving(
+  mean: Mean, x: jax.Array, decay: jax.typing.ArrayLike
+) -> tuple[Mean, jax.Array]:
+  """As :func:`push`, where a number loses weight with each later one.
+
+  Args:
+    mean: Of the numbers so far.
+    x: shape=(), dtype=float32.
+    decay: Factor by which numbers lose weight, in (0, 1).
+
+  Returns:
+    As :func:`push`.
+  """
+  x = _without_subnormals(x)
+  count = optax.safe_increment(mean.n)
+  total, residual = move(
+    mean.total, mean.residual, x, newest_weight(count, decay)
+  )
+  return Mean(total, residual, count), minus(x, total, residual)
+
+
+def value(mean: Mean, is_moving: jax.typing.ArrayLike) -> jax.Array:
+  """A mean as a number.
+
+  Args:
+    mean: Made by :func:`push` or :func:`push_moving`.
+    is_moving: bool. By which of the two.
+
+  Returns:
+    shape=(), dtype=float32. NaN for the mean of no number.
+  """
+  divisor = jnp.where(is_moving, jnp.minimum(mean.n, 1), mean.n)
+  return mean.total / divisor.astype(jnp.float32)
 
 
 def add(
@@ -55,8 +130,12 @@ def times_minus_sum(
   Returns:
     shape=(), dtype=float32. Negative where ``x`` is below the mean of ``count``
     numbers with this sum, zero where it is equal, positive where it is above;
-    not finite where ``x`` is not, or where float32 overflows.
+    scaled down where float32 would overflow; not finite where ``x`` or
+    ``total`` is not.
   """
+  is_large = jnp.maximum(jnp.abs(x), jnp.abs(total)) >= LARGE
+  scale = jnp.where(is_large, jnp.float32(SCALE), jnp.float32(1))
+  x, total, residual = x * scale, total * scale, residual * scale
   x_high = jax.lax.bitcast_convert_type(
     jax.lax.bitcast_convert_type(x, jnp.uint32) & jnp.uint32(0xFFFFF000),
     jnp.float32,
@@ -130,6 +209,11 @@ def newest_weight(count: jax.Array, decay: jax.typing.ArrayLike) -> jax.Array:
   rest = jnp.asarray(1 - decay, jnp.float32)
   total = -jnp.expm1(count.astype(jnp.float32) * jnp.log1p(-rest))
   return jnp.where(count == 1, 1.0, rest / total)
+
+
+def _without_subnormals(x: jax.Array) -> jax.Array:
+  """Zero for what is so near to it that rounding errors would be subnormal."""
+  return jnp.where(jnp.abs(x) < SMALLEST, 0.0, x)
 
 
 def _two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -7,41 +7,21 @@ and Honghai Liu, 2023.
 """
 
 from collections.abc import Callable
-import enum
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from optax_lcam import _exact_mean
+from optax_lcam import _loss_controlled
 from optax_lcam import _validation
 
 
-class Phase(enum.IntEnum):
-  """What the last finite loss was, compared with the mean.
-
-  The names are those of section 4 of the paper. A state and a
-  :class:`Reading` hold it as an int32.
-
-  Examples:
-    >>> import jax.numpy as jnp, optax_lcam
-    >>> optax_lcam.Phase(int(jnp.int32(2))).name
-    'VERTICAL'
-  """
-
-  UNKNOWN = 0  # no finite loss so far
-  HORIZONTAL = 1  # at or below the mean
-  VERTICAL = 2  # above it
-
-
 class LcamState(NamedTuple):
-  """State of :func:`lcam`: the trace, and 24 bytes beside it.
+  """State of :func:`lcam`: the trace, and 32 bytes beside it.
 
-  The first four fields describe the current epoch and go back to zero at its
-  end; the others carry over. Where no epoch exists (``steps_per_epoch=None``),
-  ``loss_sum`` and ``loss_residual`` hold the moving average itself, a sum whose
-  weights add up to 1, and ``step_count`` stays 0.
+  The fields of :class:`LossControlledState`, its ``number`` by the name of
+  ``momentum``, and the trace.
   """
 
   loss_sum: jax.Array  # shape=(), dtype=float32: S, rounded to float32.
@@ -50,6 +30,8 @@ class LcamState(NamedTuple):
   step_count: jax.Array  # shape=(), dtype=int32: steps of the epoch so far.
   momentum: jax.Array  # shape=(), dtype=float32: beta of the next step.
   phase: jax.Array  # shape=(), dtype=int32: a Phase.
+  last_epoch_sum: jax.Array  # shape=(), dtype=float32: S at the last end.
+  last_epoch_count: jax.Array  # shape=(), dtype=int32: n at the last end.
   trace: optax.Updates  # the parameters' structure and shapes.
 
 
@@ -57,7 +39,8 @@ def lcam(
   horizontal_momentum: jax.typing.ArrayLike = 0.93,
   vertical_momentum: jax.typing.ArrayLike = 0.9,
   *,
-  steps_per_epoch: jax.typing.ArrayLike | None = 391,
+  steps_per_epoch: jax.typing.ArrayLike
+  | None = _validation.DEFAULT_STEPS_PER_EPOCH,
   initial_momentum: jax.typing.ArrayLike = 0.9,
   inclusive: bool = True,
   nesterov: bool = False,
@@ -93,11 +76,12 @@ def lcam(
   ``value`` and rounded to float32. The comparison is exact: the choices are
   those of float64 arithmetic on the rounded losses, without
   ``jax_enable_x64``. (A loss nearer to zero than :math:`2^{-100}` counts as
-  zero.)
+  zero.) It needs IEEE arithmetic, as XLA keeps it by default: with
+  ``--xla_cpu_enable_fast_math=true`` more than half of the ties come out wrong.
 
   Where no epoch exists, as in a stream or with a language model,
-  ``steps_per_epoch=None`` and ``loss_decay`` :math:`= d` compare the loss with
-  the bias-corrected moving average of all losses so far instead of :math:`S/n`,
+  ``loss_decay`` :math:`= d` compares the loss with the bias-corrected moving
+  average of all losses so far instead of :math:`S/n`,
 
   .. math::
 
@@ -106,9 +90,12 @@ def lcam(
   which gives a loss :math:`1/(1-d)` steps ago about a third of the newest's
   weight. Ties are exact here too; the average is held to about six digits.
 
-  A loss that is NaN or infinite (or so large that the epoch's sum overflows
-  float32) changes neither the mean nor the momentum. Its step still counts
-  towards the end of the epoch.
+  A loss that is NaN or infinite (or so large that the epoch's sum, or the
+  distance from the moving average, overflows float32) changes neither the mean
+  nor the momentum. Its step still counts towards the end of the epoch.
+
+  The rule is that of :func:`loss_controlled`, by which any other number of an
+  optimizer can follow the loss.
 
   Args:
     horizontal_momentum: The momentum after a loss at or below the mean, in
@@ -116,8 +103,9 @@ def lcam(
     vertical_momentum: The momentum after a loss above the mean, in [0, 1). May
       be below or above ``horizontal_momentum``. May be traced.
     steps_per_epoch: Calls of ``update`` after which the mean starts afresh,
-      from 1 to 16,777,216. The default is 50,000 images in batches of 128. May
-      be traced. ``None``: never; needs ``loss_decay``.
+      from 1 to 16,777,216. The default is 50,000 images in batches of 128, and
+      counts where ``loss_decay`` is not given. May be traced. ``None``: never;
+      needs ``loss_decay``.
     initial_momentum: The momentum of the first step, before any loss is known,
       in [0, 1). May be traced. The first trace is zero, so that it matters with
       ``nesterov`` only, or where the first loss is not finite.
@@ -131,7 +119,9 @@ def lcam(
       ``'current'``, the step that the loss belongs to, :math:`v_t =
       \beta_{t+1} v_{t-1} + g_t` above, as the text of section 4 may be read.
     loss_decay: :math:`d`, by which a loss loses weight with each step, in
-      (0, 1). Only with ``steps_per_epoch=None``. May be traced.
+      (0, 1). Given alone, there are no epochs; beside it ``steps_per_epoch``
+      must be ``None``, its default or traced, as
+      :func:`optax.inject_hyperparams` makes it, and is not used. May be traced.
     accumulator_dtype: Floating-point dtype of the trace. ``None``: that of the
       parameters. The trace of a complex parameter is complex in any case.
     batch_axis_name: Name of a mapped axis (``jax.pmap``, ``jax.shard_map``,
@@ -144,18 +134,20 @@ def lcam(
     :class:`LcamState` and whose updates have the gradients' dtypes.
 
   Raises:
-    ValueError: An argument is out of its range, or not exactly one of
-      ``steps_per_epoch`` and ``loss_decay`` is ``None``. Traced values are not
-      checked.
-    ValueError: From ``update``: ``value`` is missing, ``None`` or not a scalar.
+    ValueError: An argument is out of its range, or both ``steps_per_epoch`` and
+      ``loss_decay`` are given, or neither. Traced values are not checked.
+    ValueError: From ``update``: ``value`` is missing, ``None``, masked, not a
+      scalar or beyond float64.
     TypeError: From ``update``: ``value`` is not a real number.
 
   .. note::
-    Wrappers that do not hand ``value`` on cannot hold this transformation:
-    :func:`optax.lookahead`, :func:`optax.contrib.sam`,
+    Wrappers that do not hand ``value`` on cannot hold this transformation. Each
+    raises. :func:`optax.lookahead`, :func:`optax.contrib.sam` and
     :func:`optax.contrib.split_real_and_imaginary` (complex parameters need
-    none) and ``optax.MultiSteps(...).gradient_transformation()`` inside of
-    :func:`optax.chain`. For gradient accumulation see :func:`multi_steps`.
+    none) do not know the keyword: a TypeError. Inside of :func:`optax.chain`,
+    which asks a transformation whether it takes keywords, the first and the
+    third drop it, as ``optax.MultiSteps(...).gradient_transformation()`` does:
+    the ValueError above. For gradient accumulation see :func:`multi_steps`.
 
   Examples:
     >>> import jax, jax.numpy as jnp, optax, optax_lcam
@@ -187,25 +179,23 @@ def lcam(
   _validation.check_momentum('horizontal_momentum', horizontal_momentum)
   _validation.check_momentum('vertical_momentum', vertical_momentum)
   _validation.check_momentum('initial_momentum', initial_momentum)
-  _validation.check_averaging(steps_per_epoch, loss_decay)
-  _validation.check_flag('inclusive', inclusive)
   _validation.check_flag('nesterov', nesterov)
-  _validation.check_choice('reaction', reaction, ('next', 'current'))
   _validation.check_accumulator_dtype(accumulator_dtype)
   if accumulator_dtype is not None:
     accumulator_dtype = jax.dtypes.canonicalize_dtype(accumulator_dtype)
+  rule = _loss_controlled.LossControlled(
+    horizontal_momentum,
+    vertical_momentum,
+    initial=initial_momentum,
+    steps_per_epoch=steps_per_epoch,
+    inclusive=inclusive,
+    reaction=reaction,
+    loss_decay=loss_decay,
+    batch_axis_name=batch_axis_name,
+  )
 
   def init_fn(params: optax.Params) -> LcamState:
-    return LcamState(
-      loss_sum=jnp.zeros([], jnp.float32),
-      loss_residual=jnp.zeros([], jnp.float32),
-      loss_count=jnp.zeros([], jnp.int32),
-      step_count=jnp.zeros([], jnp.int32),
-      # A copy: whoever donates the state keeps the argument.
-      momentum=jnp.array(initial_momentum, jnp.float32),
-      phase=jnp.full([], int(Phase.UNKNOWN), jnp.int32),
-      trace=jax.tree.map(zero_trace, params),
-    )
+    return LcamState(*rule.init(), trace=jax.tree.map(zero_trace, params))
 
   def zero_trace(param: Any) -> jax.Array:
     dtype = jnp.result_type(param)
@@ -226,11 +216,9 @@ def lcam(
     **extra_args: Any,
   ) -> tuple[optax.Updates, LcamState]:
     del params, extra_args
-    loss = _validation.as_loss(value)
-    if batch_axis_name is not None:
-      loss = jax.lax.pmean(loss, batch_axis_name)
-    new_state = react(loss, state)
-    momentum = (state if reaction == 'next' else new_state).momentum
+    before = _loss_controlled.LossControlledState(*state[:-1])
+    after = rule.update(before, value=value)
+    momentum = (before if reaction == 'next' else after).number
 
     def decayed_sum(g: jax.Array, t: jax.Array) -> jax.Array:
       return g + in_full_precision(momentum, t.dtype) * t
@@ -250,65 +238,7 @@ def lcam(
       state.trace,
       otherwise=lambda t, old: old,
     )
-    return new_updates, new_state._replace(trace=new_trace)
-
-  def react(loss: jax.Array, state: LcamState) -> LcamState:
-    """Adds the loss to the mean, and chooses the phase and the momentum."""
-    # Rounding errors must stay above the subnormal numbers.
-    loss = jnp.where(jnp.abs(loss) < _exact_mean.SMALLEST, 0.0, loss)
-    loss_count = optax.safe_increment(state.loss_count)
-    if loss_decay is None:
-      loss_sum, loss_residual = _exact_mean.add(
-        state.loss_sum, state.loss_residual, loss
-      )
-      above_mean = _exact_mean.times_minus_sum(
-        loss_count, loss, loss_sum, loss_residual
-      )
-    else:
-      loss_sum, loss_residual = _exact_mean.move(
-        state.loss_sum,
-        state.loss_residual,
-        loss,
-        _exact_mean.newest_weight(loss_count, loss_decay),
-      )
-      above_mean = _exact_mean.minus(loss, loss_sum, loss_residual)
-    usable = jnp.isfinite(above_mean)
-    horizontal = above_mean <= 0 if inclusive else above_mean < 0
-    phase = jnp.where(
-      horizontal, int(Phase.HORIZONTAL), int(Phase.VERTICAL)
-    ).astype(jnp.int32)
-    momentum = jnp.where(
-      horizontal,
-      jnp.asarray(horizontal_momentum, jnp.float32),
-      jnp.asarray(vertical_momentum, jnp.float32),
-    )
-    new_state: LcamState = jax.tree.map(
-      lambda new, old: jnp.where(usable, new, old),
-      state._replace(
-        loss_sum=loss_sum,
-        loss_residual=loss_residual,
-        loss_count=loss_count,
-        momentum=momentum,
-        phase=phase,
-        trace=None,
-      ),
-      state._replace(trace=None),
-    )
-    if steps_per_epoch is None:
-      return new_state
-
-    step_count = state.step_count + 1
-    epoch_ends = step_count >= steps_per_epoch
-
-    def within_epoch(x: jax.Array) -> jax.Array:
-      return jnp.where(epoch_ends, jnp.zeros_like(x), x)
-
-    return new_state._replace(
-      loss_sum=within_epoch(new_state.loss_sum),
-      loss_residual=within_epoch(new_state.loss_residual),
-      loss_count=within_epoch(new_state.loss_count),
-      step_count=within_epoch(step_count),
-    )
+    return new_updates, LcamState(*after, trace=new_trace)
 
   def in_full_precision(momentum: jax.Array, dtype: jnp.dtype) -> jax.Array:
     """The momentum in the (real) dtype of a trace."""

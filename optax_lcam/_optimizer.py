@@ -17,7 +17,8 @@ def lcam_sgd(
   *,
   weight_decay: jax.typing.ArrayLike = 0.0,
   weight_decay_mask: Any | Callable[[optax.Params], Any] | None = None,
-  steps_per_epoch: jax.typing.ArrayLike | None = 391,
+  steps_per_epoch: jax.typing.ArrayLike
+  | None = _validation.DEFAULT_STEPS_PER_EPOCH,
   initial_momentum: jax.typing.ArrayLike = 0.9,
   inclusive: bool = True,
   nesterov: bool = False,
@@ -45,7 +46,8 @@ def lcam_sgd(
   Every number is an argument of its own, so that
   :func:`optax.inject_hyperparams` can change or schedule it, the two momenta
   too. It rounds them to the parameters' dtype: with half-precision parameters,
-  give it ``hyperparam_dtype=jnp.float32``.
+  give it ``hyperparam_dtype=jnp.float32``. It injects ``steps_per_epoch`` with
+  or without ``loss_decay``, beside which the default is not used.
 
   Args:
     learning_rate: A float or a schedule of the step, such as

@@ -14,11 +14,24 @@ import numpy as np
 
 from optax_lcam import _exact_mean
 
+# 50,000 images in batches of 128, the last one short: the paper's.
+DEFAULT_STEPS_PER_EPOCH = 391
+
 
 def check_momentum(name: str, momentum: Any) -> None:
   """Raises ValueError unless ``momentum`` is traced or in [0, 1)."""
   _check_real(
     name, momentum, lambda m: (m >= 0) & (m < 1), 'a number in [0, 1)'
+  )
+
+
+def check_number(name: str, number: Any) -> None:
+  """Raises ValueError unless ``number`` is traced, or one finite number."""
+  _check_real(
+    name,
+    number,
+    lambda x: (np.ndim(x) == 0) & np.isfinite(x),
+    'a finite number',
   )
 
 
@@ -33,10 +46,20 @@ def check_weight_decay(weight_decay: Any) -> None:
 
 
 def check_averaging(steps_per_epoch: Any, loss_decay: Any) -> None:
-  """Raises ValueError unless exactly one is given, traced or in its range."""
-  if (steps_per_epoch is None) == (loss_decay is None):
+  """Raises ValueError unless one is given, traced or in its range.
+
+  Beside ``loss_decay`` the default of ``steps_per_epoch`` is as if not given,
+  also as the array into which ``optax.inject_hyperparams`` turns it.
+  """
+  is_given = steps_per_epoch is not None
+  if loss_decay is not None and is_given:
+    is_given = not (
+      isinstance(steps_per_epoch, jax.core.Tracer)
+      or _is_default(steps_per_epoch)
+    )
+  if is_given == (loss_decay is not None):
     raise ValueError(
-      'Exactly one of `steps_per_epoch` and `loss_decay` must be None, got'
+      'Exactly one of `steps_per_epoch` and `loss_decay` must be given, got'
       f' {steps_per_epoch!r} and {loss_decay!r}.'
     )
   if loss_decay is not None:
@@ -103,6 +126,8 @@ def as_loss(value: Any) -> jax.Array:
       f'{wanted}, but it is missing or None. Call'
       ' `optimizer.update(grads, state, params, value=loss)`.'
     )
+  if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+    raise ValueError(f'{wanted}, but it is masked.')
   if not _is_real(value):
     given = getattr(value, 'dtype', type(value).__name__)
     raise TypeError(f'{wanted}, but it is of type {given}.')
@@ -111,19 +136,38 @@ def as_loss(value: Any) -> jax.Array:
       f'{wanted}, but it has shape {jnp.shape(value)}. Take the mean over the'
       ' batch.'
     )
-  return jnp.asarray(value, jnp.float32)
+  try:
+    return jnp.asarray(value, jnp.float32)
+  except OverflowError:
+    raise ValueError(
+      f'{wanted}, but it is of type {type(value).__name__} and beyond float64.'
+    ) from None
 
 
 def _check_real(name: str, given: Any, is_allowed: Any, allowed: str) -> None:
   if isinstance(given, jax.core.Tracer):
     return
-  if not _is_real(given) or not np.all(is_allowed(np.asarray(given))):
+  try:
+    valid = _is_real(given) and np.all(is_allowed(np.asarray(given)))
+  except TypeError:  # of NumPy's, for a number that it has no dtype for
+    valid = False
+  if not valid:
     raise ValueError(f'`{name}` must be {allowed}, got {given!r}.')
+
+
+def _is_default(steps_per_epoch: Any) -> bool:
+  return _is_real(steps_per_epoch) and bool(
+    np.all(np.asarray(steps_per_epoch) == DEFAULT_STEPS_PER_EPOCH)
+  )
 
 
 def _is_real(x: Any) -> bool:
   """Whether x is a real number or an array of them; bools are not."""
   if isinstance(x, (jax.Array, np.ndarray, np.generic)):
+    if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
+      return False
+    if jnp.issubdtype(x.dtype, np.timedelta64):  # an integer to NumPy
+      return False
     # jnp knows bfloat16 and the like as floating, NumPy does not.
     return jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(
       x.dtype, jnp.integer

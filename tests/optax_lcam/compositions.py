@@ -78,6 +78,25 @@ TRANSPARENT: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
   'inject_hyperparams in partition': lambda: optax.partition(
     {'all': injected()}, lambda p: jax.tree.map(lambda _: 'all', p)
   ),
+  'loss_controlled trace': lambda: optax.chain(
+    optax.inject_hyperparams(optax.trace)(
+      decay=optax_lcam.loss_controlled(
+        0.93, 0.9, steps_per_epoch=STEPS_PER_EPOCH
+      )
+    ),
+    scale(),
+  ),
+  'loss_controlled trace in partition': lambda: optax.partition(
+    {
+      'all': optax.inject_hyperparams(optax.sgd)(
+        LEARNING_RATE,
+        momentum=optax_lcam.loss_controlled(
+          0.93, 0.9, steps_per_epoch=STEPS_PER_EPOCH
+        ),
+      )
+    },
+    lambda p: jax.tree.map(lambda _: 'all', p),
+  ),
   'learning rate schedule': lambda: lcam_sgd(
     optax.constant_schedule(LEARNING_RATE)
   ),

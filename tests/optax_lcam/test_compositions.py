@@ -106,9 +106,11 @@ def test_fields_can_be_got_set_and_mapped(name):
 
   def in_lcam(path, _):
     # schedule_free has a `step_count` too, optax.ema a field `ema`.
-    return any(getattr(k, 'tuple_name', None) == 'LcamState' for k in path)
+    names = {getattr(k, 'tuple_name', None) for k in path}
+    return names & {'LcamState', 'LossControlledState'}
 
-  for field in ('loss_sum', 'step_count', 'momentum', 'phase'):
+  chosen = 'number' if 'loss_controlled' in name else 'momentum'
+  for field in ('loss_sum', 'step_count', chosen, 'phase'):
     found = optax.tree.get_all_with_path(log.state, field, filtering=in_lcam)
     assert found, field
     for _, x in found:
@@ -116,7 +118,7 @@ def test_fields_can_be_got_set_and_mapped(name):
   # No field of ours takes the name of a counter in Optax.
   assert not optax.tree.get_all_with_path(log.state, 'count', in_lcam)
 
-  state = optax.tree.set(log.state, in_lcam, momentum=0.25)
+  state = optax.tree.set(log.state, in_lcam, **{chosen: 0.25})
   assert optax_lcam.read(state).momentum == 0.25
 
   if name == 'flatten':
@@ -333,44 +335,52 @@ def test_optax_multi_steps_judges_the_last_micro_batch():
   assert optax_lcam.read(state).mean_loss == 3  # not 2
 
 
-# What cannot work, for want of `value`, as lcam's docstring says. When one of
-# these fails, Optax hands `value` on, and the docstring can go.
-DROPS_VALUE = {
-  'split_real_and_imaginary': lambda: optax.contrib.split_real_and_imaginary(
-    compositions.lcam_sgd()
+# What cannot work, for want of `value`, as lcam's docstring says: alone, and in
+# a chain. When one of these fails, Optax hands `value` on, and the docstring
+# can go.
+UNKNOWN = (TypeError, r"unexpected keyword argument 'value'")
+MISSING = (ValueError, r'`value` must be .* missing or None')
+WITHOUT_VALUE = {
+  'lookahead': (
+    lambda tx: optax.lookahead(tx, 5, 0.5),
+    UNKNOWN,
+    MISSING,
   ),
-  'MultiSteps in chain': lambda: optax.chain(
-    optax.MultiSteps(compositions.lcam_sgd(), 2).gradient_transformation()
+  'split_real_and_imaginary': (
+    optax.contrib.split_real_and_imaginary,
+    UNKNOWN,
+    MISSING,
+  ),
+  'sam': (
+    lambda tx: optax.contrib.sam(tx, optax.sgd(0.1), sync_period=2),
+    UNKNOWN,
+    UNKNOWN,
+  ),
+  'MultiSteps': (
+    lambda tx: optax.MultiSteps(tx, 2).gradient_transformation(),
+    None,
+    MISSING,
   ),
 }
 
 
-@pytest.mark.parametrize('name', DROPS_VALUE)
-def test_wrappers_that_drop_the_value_say_so(name):
-  optimizer = optax.with_extra_args_support(DROPS_VALUE[name]())
-  params = training.make_params()
-  state = optimizer.init(params)
-  with pytest.raises(ValueError, match=r'`value` must be .* missing or None'):
-    optimizer.update(params, state, params, value=1.0)
-
-
-def test_lookahead_drops_the_value():
-  optimizer = optax.lookahead(compositions.lcam_sgd(), 5, 0.5)
-  params = optax.LookaheadParams.init_synced(training.make_params())
-  state = optimizer.init(params)
-  optimizer = optax.with_extra_args_support(optimizer)
-  with pytest.raises(ValueError, match=r'`value` must be .* missing or None'):
-    optimizer.update(params.fast, state, params, value=1.0)
-
-
-def test_sam_takes_no_value():
-  optimizer = optax.contrib.sam(
-    compositions.lcam_sgd(), optax.sgd(0.1), sync_period=2
-  )
-  params = training.make_params()
-  state = optimizer.init(params)
-  with pytest.raises(TypeError, match=r"unexpected keyword argument 'value'"):
-    optimizer.update(params, state, params, value=1.0)
+@pytest.mark.parametrize('name', WITHOUT_VALUE)
+def test_wrappers_that_do_not_hand_the_value_on_raise(name):
+  wrap, *errors = WITHOUT_VALUE[name]
+  params = grads = jnp.ones(2)
+  if name == 'lookahead':
+    params = optax.LookaheadParams.init_synced(params)
+  alone = wrap(compositions.lcam())
+  for optimizer, expected in zip(
+    (alone, optax.chain(alone)), errors, strict=True
+  ):
+    state = optimizer.init(params)
+    if expected is None:
+      optimizer.update(grads, state, params, value=1.0)
+      continue
+    error, message = expected
+    with pytest.raises(error, match=message):
+      optimizer.update(grads, state, params, value=1.0)
 
 
 def test_masking_extra_arguments_masks_the_value_of_a_single_parameter():

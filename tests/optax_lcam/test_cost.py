@@ -107,6 +107,22 @@ def test_bytes_and_operations_are_those_of_sgd(options, record_property):
   assert ours['flops'] >= 4 * PARAMETERS
 
 
+def test_an_injected_trace_costs_what_sgd_costs(record_property):
+  decay = optax_lcam.loss_controlled(0.93, 0.9)
+  injected = optax.chain(
+    optax.add_decayed_weights(WEIGHT_DECAY),
+    optax.inject_hyperparams(optax.trace)(decay=decay),
+    optax.scale_by_learning_rate(0.1),
+  )
+  theirs, _ = baseline()
+  ours = compile_update(injected).cost_analysis()
+  for key in ('bytes accessed', 'flops'):
+    record_property(f'{key}, injected trace', ours[key])
+    print(f'{key}: injected trace {ours[key]:,.0f}, sgd {theirs[key]:,.0f}')
+    assert abs(ours[key] - theirs[key]) <= 1e-4 * theirs[key]
+  assert 0 < size_of_state(injected) - size_of_state(sgd()) <= 64
+
+
 def test_one_pass_over_the_leaves():
   _, theirs = baseline()
   ours = compile_update(lcam_sgd()).as_text()

@@ -158,6 +158,40 @@ def test_equinox():
   check(model.weight, losses, momenta)
 
 
+def make_loss_controlled():
+  return optax.inject_hyperparams(optax.adamw)(
+    LEARNING_RATE,
+    b1=optax_lcam.loss_controlled(0.93, 0.9, steps_per_epoch=STEPS_PER_EPOCH),
+  )
+
+
+def test_flax_nnx_and_linen_hold_a_loss_controlled_number():
+  losses = (1.0, 3.0, 2.0, 2.5, 1.0, 7.0, 4.0, 5.0)
+  expected = lcam_float64.choices(losses, steps_per_epoch=STEPS_PER_EPOCH)
+  model = nnx.Linear(FEATURES, 1, rngs=nnx.Rngs(0))
+  optimizer = nnx.Optimizer(model, make_loss_controlled(), wrt=nnx.Param)
+  nnx_step = nnx.jit(
+    lambda model, optimizer, loss: optimizer.update(
+      model, nnx.state(model, nnx.Param), value=loss
+    )
+  )
+  state = make_train_state(make_loss_controlled())
+  linen_step = jax.jit(
+    lambda state, loss: state.apply_gradients(grads=state.params, value=loss)
+  )
+  for i, loss in enumerate(losses):
+    nnx_step(model, optimizer, loss)
+    state = linen_step(state, loss)
+    readings = [
+      optax_lcam.read(x) for x in (optimizer.opt_state, state.opt_state)
+    ]
+    for reading in readings:
+      assert reading.momentum == np.float32(expected[i])
+      assert reading.step == (i + 1) % STEPS_PER_EPOCH
+  for reading in readings:
+    np.testing.assert_allclose(reading.last_epoch_mean, 20.5 / 7, rtol=1e-6)
+
+
 def make_train_state(tx, cls=optax_lcam_flax.TrainState, **kwargs):
   params = {'w': jnp.asarray(START)}
   return cls.create(apply_fn=None, params=params, tx=tx, **kwargs)

@@ -9,6 +9,13 @@ import pytest
 import optax_lcam
 from tests.references import lcam_float64
 
+FACES = {
+  'lcam': optax_lcam.lcam,
+  'loss_controlled': lambda **kwargs: optax.inject_hyperparams(optax.sgd)(
+    optax_lcam.loss_controlled(0.93, 0.9, **kwargs)
+  ),
+}
+
 
 def step(optimizer, state, loss):
   return optimizer.update(jnp.ones(2), state, jnp.ones(2), value=loss)[1]
@@ -39,10 +46,12 @@ def test_phase_is_known_where_the_momenta_are_equal():
   [{'steps_per_epoch': 4}, {'steps_per_epoch': None, 'loss_decay': 0.75}],
   ids=str,
 )
-def test_mean_and_step_are_those_of_float64(averaging):
-  optimizer = optax_lcam.lcam(**averaging)
+@pytest.mark.parametrize('face', FACES)
+def test_means_and_step_are_those_of_float64(face, averaging):
+  optimizer = FACES[face](**averaging)
   state = optimizer.init(jnp.ones(2))
-  losses = [np.nan, 2.0, 1.0, np.inf, 7.0, 3.0, 2.5]
+  losses = [np.nan, 2.0, 1.0, np.inf, 7.0, 3.0, 2.5, 2.0, 1.0]
+  last = np.nan
   for loss, expected in zip(
     losses, lcam_float64.lcam(losses, **averaging), strict=True
   ):
@@ -54,10 +63,14 @@ def test_mean_and_step_are_those_of_float64(averaging):
       reading.mean_loss, np.nan if ended else expected.mean, rtol=1e-6
     )
     assert reading.step == (expected.step if is_epoch and not ended else 0)
+    if ended:
+      last = expected.mean
+    np.testing.assert_allclose(reading.last_epoch_mean, last, rtol=1e-6)
 
 
-def test_under_jit_and_vmap():
-  optimizer = optax_lcam.lcam(steps_per_epoch=10)
+@pytest.mark.parametrize('face', FACES)
+def test_under_jit_and_vmap(face):
+  optimizer = FACES[face](steps_per_epoch=10)
   losses = jnp.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
 
   @jax.jit
@@ -73,6 +86,37 @@ def test_under_jit_and_vmap():
   jax.tree.map(np.testing.assert_array_equal, inside, outside)
   np.testing.assert_array_equal(inside.momentum, np.float32([0.9, 0.93]))
   np.testing.assert_array_equal(inside.mean_loss, [2, 2])
+
+
+@pytest.mark.parametrize('face', FACES)
+def test_a_mean_that_does_not_exist_passes_under_debug_nans(face):
+  optimizer = FACES[face](steps_per_epoch=2)
+  with jax.debug_nans(True):
+    params = jnp.ones(2)
+    state = jax.jit(optimizer.init)(params)
+    update = jax.jit(optimizer.update)
+    means = []
+    for loss in (np.nan, 3.0, 5.0, 7.0):
+      reading = optax_lcam.read(state)
+      means.append((reading.mean_loss, reading.last_epoch_mean))
+      batched = optax_lcam.read(jax.tree.map(lambda x: x[None], state))
+      np.testing.assert_array_equal(batched.mean_loss, [reading.mean_loss])
+      # Within jit, what is returned must be a number.
+      inside = jax.jit(lambda state: optax_lcam.read(state).momentum)(state)
+      assert inside == reading.momentum
+      _, state = update(params, state, params, value=loss)
+  np.testing.assert_array_equal(
+    means, [(np.nan, np.nan), (np.nan, np.nan), (np.nan, 3), (5, 3)]
+  )
+
+
+def test_the_first_of_two_faces_is_read():
+  optimizer = optax.chain(
+    FACES['loss_controlled'](steps_per_epoch=2), optax_lcam.lcam(0.5, 0.25)
+  )
+  state = step(optimizer, optimizer.init(jnp.ones(2)), 1.0)
+  assert optax_lcam.read(state).momentum == np.float32(0.93)
+  assert optax_lcam.read(state[1:]).momentum == 0.5
 
 
 def test_it_reads_scalars_alone():
@@ -111,5 +155,8 @@ def test_any_nesting(nest):
   ],
 )
 def test_a_state_without_lcam_is_named(state, kind):
-  with pytest.raises(ValueError, match=rf'`opt_state` must .* got a {kind}'):
+  with pytest.raises(
+    ValueError,
+    match=rf'`opt_state` must hold .*loss_controlled`, got a {kind}',
+  ):
     optax_lcam.read(state)

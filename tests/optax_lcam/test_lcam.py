@@ -1,5 +1,6 @@
 """Algorithm 1: choices, sums and traces against float64 and Optax."""
 
+from fractions import Fraction
 import functools
 import itertools
 
@@ -296,6 +297,38 @@ def test_a_sum_that_overflows_is_as_a_loss_that_is_not_finite():
   assert state.step_count == 4
 
 
+@pytest.mark.parametrize(
+  'losses',
+  [
+    [1, 1, 1, 1, 2e38, 1],  # five times the last one overflows
+    [2e38, 1e38, -3e38, 1e38, 2e38],
+    [1e38] * 3 + [-1e38] * 6,
+    [3e38, 1e-30, -3e38, 1e-30, 0],
+  ],
+  ids=str,
+)
+@pytest.mark.parametrize('inclusive', [True, False])
+def test_losses_whose_multiples_overflow_are_compared(losses, inclusive):
+  losses = np.float32(losses)
+  states = follow(optax_lcam.lcam(inclusive=inclusive), losses)[1]
+  np.testing.assert_array_equal(
+    states.momentum,
+    np.float32(lcam_float64.choices(losses, inclusive=inclusive)),
+  )
+  assert states.loss_count[-1] == len(losses)
+
+
+def test_the_mean_of_the_last_epoch_carries_over():
+  losses = np.float32([1, 2, 6, np.nan, 5, 9, np.nan, np.nan, np.inf, 1])
+  states = follow(optax_lcam.lcam(steps_per_epoch=3), losses)[1]
+  np.testing.assert_array_equal(
+    optax_lcam.read(states).last_epoch_mean,
+    [np.nan, np.nan, 3, 3, 3, 7, 7, 7, np.nan, np.nan],
+  )
+  # What jax_debug_nans would refuse is not in the state.
+  assert all(np.isfinite(x).all() for x in jax.tree.leaves(states))
+
+
 def test_an_epoch_ends_and_the_rest_carries_over():
   optimizer = optax_lcam.lcam(0.93, 0.9, steps_per_epoch=3)
   params = jnp.ones(2)
@@ -365,12 +398,19 @@ def test_equal_momenta_are_optax_trace(nesterov, dtypes):
 )
 @pytest.mark.parametrize('reaction', ['next', 'current'])
 def test_dtypes_are_stable(dtype, loss_dtype, reaction):
+  # As JAX infers them, before anything is computed.
   with jax.enable_x64('float64' in (dtype, loss_dtype)):
-    params = {'w': jnp.ones((2, 3), dtype), 'b': jnp.ones(3, dtype)}
+    params = {
+      'w': jax.ShapeDtypeStruct((2, 3), dtype),
+      'b': jax.ShapeDtypeStruct((3,), dtype),
+    }
     optimizer = optax_lcam.lcam(reaction=reaction)
-    state = optimizer.init(params)
-    updates, new_state = optimizer.update(
-      params, state, params, value=jnp.ones((), loss_dtype)
+    state = jax.eval_shape(optimizer.init, params)
+    updates, new_state = jax.eval_shape(
+      lambda g, s, loss: optimizer.update(g, s, g, value=loss),
+      params,
+      state,
+      jax.ShapeDtypeStruct((), loss_dtype),
     )
     for leaf in jax.tree.leaves((updates, new_state.trace)):
       assert leaf.dtype == dtype
@@ -382,13 +422,15 @@ def test_dtypes_are_stable(dtype, loss_dtype, reaction):
       'int32',
       'float32',
       'int32',
+      'float32',
+      'int32',
     ]
     is_stable = jax.tree.map(
       lambda a, b: (
         (a.shape, a.dtype, a.weak_type) == (b.shape, b.dtype, b.weak_type)
       ),
-      jax.eval_shape(lambda: state),
-      jax.eval_shape(lambda: new_state),
+      state,
+      new_state,
     )
     assert all(jax.tree.leaves(is_stable)), is_stable
 
@@ -439,11 +481,11 @@ def test_bfloat16_accumulator_is_that_of_float64_but_for_rounding():
   )
 
 
-def test_the_state_is_the_trace_and_24_bytes():
+def test_the_state_is_the_trace_and_32_bytes():
   params = {'w': jnp.ones((30, 7)), 'b': jnp.ones(7, jnp.bfloat16)}
   state = optax_lcam.lcam().init(params)
   size = sum(x.nbytes for x in jax.tree.leaves(state))
-  assert size - sum(x.nbytes for x in jax.tree.leaves(params)) == 24
+  assert size - sum(x.nbytes for x in jax.tree.leaves(params)) == 32
 
 
 def test_complex_parameters_match_float64():
@@ -524,6 +566,12 @@ def call_without_value(optimizer, state, **kwargs):
     ({'value': jnp.ones((), jnp.complex64)}, TypeError, 'complex64'),
     ({'value': jnp.ones((), jnp.bool_)}, TypeError, 'bool'),
     ({'value': optax.MaskedNode()}, TypeError, 'MaskedNode'),
+    ({'value': np.timedelta64(3, 's')}, TypeError, 'type timedelta64'),
+    ({'value': np.datetime64('2020')}, TypeError, 'type datetime64'),
+    ({'value': np.ma.masked}, ValueError, 'it is masked'),
+    ({'value': np.ma.array(1.0, mask=True)}, ValueError, 'it is masked'),
+    ({'value': 10**400}, ValueError, 'type int and beyond float64'),
+    ({'value': Fraction(10**400)}, ValueError, 'type Fraction and beyond'),
   ],
 )
 @pytest.mark.parametrize('under_jit', [False, True])
@@ -531,8 +579,10 @@ def test_bad_values_are_named(kwargs, error, message, under_jit):
   optimizer = optax_lcam.lcam()
   state = optimizer.init(jnp.ones(4))
   call = functools.partial(call_without_value, optimizer)
-  is_array = isinstance(kwargs.get('value'), (jax.Array, np.ndarray))
-  if under_jit and is_array:
+  given = kwargs.get('value')
+  # JAX has an error of its own for what is masked.
+  is_array = isinstance(given, (jax.Array, np.ndarray))
+  if under_jit and is_array and not isinstance(given, np.ma.MaskedArray):
     call = jax.jit(call)
   with pytest.raises(error, match=f'`value` must be .*{message}') as caught:
     call(state, **kwargs)
@@ -541,7 +591,16 @@ def test_bad_values_are_named(kwargs, error, message, under_jit):
 
 @pytest.mark.parametrize(
   'value',
-  [1, 1.0, np.float16(1), np.int64(1), np.array(1.0), jnp.bfloat16(1)],
+  [
+    1,
+    1.0,
+    Fraction(1),
+    np.float16(1),
+    np.int64(1),
+    np.array(1.0),
+    np.ma.array(1.0),
+    jnp.bfloat16(1),
+  ],
   ids=lambda v: type(v).__name__,
 )
 def test_any_real_scalar_is_a_value(value):
@@ -555,7 +614,7 @@ def test_any_real_scalar_is_a_value(value):
 OUT_OF_RANGE = {
   r'a number in \[0, 1\)': itertools.product(
     ('horizontal_momentum', 'vertical_momentum', 'initial_momentum'),
-    (-0.1, 1.0, float('nan'), '0.9', None, 1j, True, jnp.asarray(1.2)),
+    (-0.1, 1.0, float('nan'), '0.9', None, 1j, True, jnp.asarray(1.2), 10**400),
   ),
   'a whole number from 1 to 16,777,216': itertools.product(
     ('steps_per_epoch',),
@@ -608,16 +667,55 @@ def test_weight_decay_out_of_range_is_named(weight_decay):
   [
     {'steps_per_epoch': None},
     {'steps_per_epoch': None, 'loss_decay': None},
-    {'loss_decay': 0.9},
     {'steps_per_epoch': 10, 'loss_decay': 0.9},
+    {'steps_per_epoch': jnp.asarray(390), 'loss_decay': 0.9},
+    {'steps_per_epoch': '391', 'loss_decay': 0.9},
   ],
   ids=str,
 )
-def test_either_an_epoch_or_a_decay(averaging):
+@pytest.mark.parametrize(
+  'make', [optax_lcam.lcam, functools.partial(optax_lcam.lcam_sgd, 0.1)]
+)
+def test_either_an_epoch_or_a_decay(make, averaging):
   with pytest.raises(
     ValueError, match=r'Exactly one of `steps_per_epoch` and `loss_decay`'
+  ) as caught:
+    make(**averaging)
+  for given in averaging.values():
+    assert repr(given) in str(caught.value)
+
+
+def test_a_decay_alone_means_no_epochs():
+  losses = LOSSES['noisy'][:800]  # more than the default's two epochs
+  grads = np.ones((800, 2), np.float32)
+  expected = np.float32(
+    lcam_float64.choices(losses, steps_per_epoch=None, loss_decay=0.9)
+  )
+  decay = {'loss_decay': 0.9}
+  injected = optax.inject_hyperparams(optax_lcam.lcam_sgd)(0.1, **decay)
+  for optimizer in (
+    optax_lcam.lcam(**decay),
+    optax_lcam.lcam(steps_per_epoch=None, **decay),
+    optax_lcam.lcam(steps_per_epoch=391, **decay),
+    optax_lcam.lcam_sgd(0.1, **decay),
+    # Optax makes an array of the default of steps_per_epoch.
+    injected,
   ):
-    optax_lcam.lcam(**averaging)
+    states = follow(optimizer, losses, grads)[1]
+    reading = optax_lcam.read(states)
+    np.testing.assert_array_equal(reading.momentum, expected)
+    assert not reading.step.any()
+    assert np.isnan(reading.last_epoch_mean).all()
+  # Outside of jit it is concrete, and checked.
+  for steps_per_epoch, error in ((None, None), (391, None), (10, ValueError)):
+    optimizer = optax.inject_hyperparams(optax_lcam.lcam_sgd)(
+      0.1, steps_per_epoch=steps_per_epoch, **decay
+    )
+    if error is None:
+      optimizer.init(jnp.ones(2))
+      continue
+    with pytest.raises(error, match=r'Exactly one of `steps_per_epoch`'):
+      optimizer.init(jnp.ones(2))
 
 
 @pytest.mark.parametrize('loss_decay', [1.0, 0.0, -0.1, '0.9', True])
