@@ -137,7 +137,13 @@ def run_together(
     for d, given, own, name in zip(
       directories, configs, resolved, experiments, strict=True
     ):
-      d.claim(given, own, experiment=name, compute_dtype=program.dtype)
+      d.claim(
+        given,
+        own,
+        program.devices,
+        experiment=name,
+        compute_dtype=program.dtype,
+      )
     return [d.read_summary() for d in directories]
 
   summaries = processes.from_first(claim)
