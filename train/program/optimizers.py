@@ -166,7 +166,7 @@ def _loss_controlled(
   loss_decay: Any,
   steps_per_epoch: int,
   inclusive: bool,
-  reaction: str,
+  reaction: Any,
   **_: Any,
 ) -> Any:
   import optax_lcam

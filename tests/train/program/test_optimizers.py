@@ -162,6 +162,49 @@ def test_a_moving_average_in_place_of_the_epochs_mean():
   np.testing.assert_allclose(momenta[:, 0], expected, rtol=1e-6)
 
 
+def _adam_by_hand(b1_of_steps, decoupled, rate):
+  """Adam in float64 with a b1 for each step."""
+  matrix, target, params = (x.astype(np.float64) for x in _problem())
+  mu = nu = np.zeros(5)
+  for step, b1 in enumerate(b1_of_steps, start=1):
+    grads = 2 * matrix.T @ (matrix @ params - target) / len(target)
+    if not decoupled:
+      grads = grads + 0.01 * params
+    mu = b1 * mu + (1 - b1) * grads
+    nu = 0.999 * nu + 0.001 * grads**2
+    update = mu / (1 - b1**step) / (np.sqrt(nu / (1 - 0.999**step)) + 1e-8)
+    params = params - rate * (update + 0.01 * params * decoupled)
+  return params
+
+
+@pytest.mark.parametrize('name', ['adam', 'adamw'])
+@pytest.mark.parametrize('rule', ['loss-controlled', 'coin'])
+def test_adam_with_a_rule_for_b1(name, rule):
+  settings = {
+    'optimizer': f'{name}-{rule}',
+    'horizontal_momentum': 0.8,
+    'vertical_momentum': 0.7,
+    # Large steps, so that the loss also rises.
+    'rate': 1.0,
+  }
+  if rule == 'coin':
+    settings['horizontal_probability'] = 0.5
+  params, momenta, losses = _train(**settings)
+  b1 = [0.9]
+  for step in range(_STEPS - 1):
+    mean = losses[step - step % 4 : step + 1].mean()
+    b1.append(0.8 if losses[step] <= mean else 0.7)
+  if rule == 'coin':
+    b1 = momenta[:, 0]
+  assert {0.7, 0.8} == {round(float(x), 6) for x in b1[1:]}
+  np.testing.assert_allclose(momenta[:, 0], b1, rtol=1e-6)
+  np.testing.assert_array_equal(
+    momenta[:, 1], np.float32(b1) == np.float32(0.8)
+  )
+  expected = _adam_by_hand(b1, decoupled=name == 'adamw', rate=1.0)
+  np.testing.assert_allclose(params, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_others_have_no_phases():
   _, momenta, _ = _train(optimizer='sgd', momentum=0.8)
   np.testing.assert_allclose(momenta[:, 0], 0.8)
