@@ -37,8 +37,8 @@ class _Optimizer:
       name: jnp.float32(value)
       for name, value in self.entry.numbers_of(config).items()
     }
-    self.rule = step_lib.Rule(
-      self.entry, self.entry.options_of(config), steps_per_epoch
+    self.rule = step_lib.Rule.of(
+      self.entry.structure_of(config), steps_per_epoch
     )
     optimizer = self.rule.build(jnp.float32(rate), self.numbers, _seeds(config))
     self.init, self.update = optimizer.init, optimizer.update
@@ -101,12 +101,19 @@ def test_against_pytorch(settings, make):
   )
 
 
-def test_lcam_with_one_momentum_is_sgd():
-  lcam, *_ = _train(
-    optimizer='lcam', horizontal_momentum=0.9, vertical_momentum=0.9
+@pytest.mark.parametrize('nesterov', [False, True])
+def test_a_fixed_momentum_is_optax_sgd_bit_for_bit(nesterov):
+  matrix, target, params = _problem()
+  optimizer = optax.chain(
+    optax.add_decayed_weights(0.01), optax.sgd(_RATE, 0.9, nesterov)
   )
-  sgd, *_ = _train(optimizer='sgd', momentum=0.9)
-  np.testing.assert_array_equal(lcam, sgd)
+  state = optimizer.init(params)
+  for _ in range(_STEPS):
+    grads = jax.grad(lambda w: jnp.mean((matrix @ w - target) ** 2))(params)
+    updates, state = optimizer.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  ours, *_ = _train(optimizer='sgd', momentum=0.9, nesterov=nesterov)
+  np.testing.assert_array_equal(ours, params)
 
 
 def test_lcam_is_told_the_length_of_an_epoch():
