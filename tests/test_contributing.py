@@ -1,5 +1,6 @@
 """CONTRIBUTING.md: what it tells a newcomer to do works."""
 
+import json
 import os
 import pathlib
 import re
@@ -21,7 +22,8 @@ _TEXT = (_REPOSITORY / 'CONTRIBUTING.md').read_text()
 def changed(tmp_path_factory):
   """A copy of the program with all that the page adds to it."""
   root = tmp_path_factory.mktemp('copy')
-  shutil.copytree(_REPOSITORY / 'train', root / 'train')
+  for package in ('models', 'train'):
+    shutil.copytree(_REPOSITORY / package, root / package)
   for diff in re.findall(r'```diff\n(.*?)```', _TEXT, re.DOTALL):
     name, *lines = diff.splitlines()
     file = root / name.removeprefix('+++ ')
@@ -30,9 +32,9 @@ def changed(tmp_path_factory):
     text = file.read_text()
     assert text.count(context) == 1
     file.write_text(text.replace(context, context + added))
-  (reader,) = re.findall(r'```python\n(.*?)```', _TEXT, re.DOTALL)
-  (name,) = re.findall(r'This file: (.*?)\.?"""', reader)
-  (root / name).write_text(reader)
+  for file in re.findall(r'```python\n(.*?)```', _TEXT, re.DOTALL):
+    (name,) = re.findall(r'This file: (.*?)\.?"""', file)
+    (root / name).write_text(file)
   return root
 
 
@@ -60,6 +62,24 @@ def test_an_experiment_in_one_place(changed):
   for size in ('', 'small-'):
     for dataset in ('cifar10', 'cifar100'):
       assert f'{size}ablation-{dataset}-nesterov' in shown
+
+
+@pytest.mark.parametrize(
+  'flags', [('--model', 'linear'), ('--model', 'mlp', '--optimizer', 'lion')]
+)
+def test_a_network_and_an_optimizer(changed, tmp_path, flags):
+  finished = _train(
+    changed, 'run', *flags, '--run-dir', tmp_path / 'run', '--epochs', 2
+  )
+  assert finished.returncode == 0, finished.stderr
+  config = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  for flag, value in zip(flags[::2], flags[1::2], strict=True):
+    assert config[flag.removeprefix('--')] == value
+  if 'lion' in flags:
+    assert config['learning_rate'] == 1e-4
+  rows = (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()
+  losses = [json.loads(row)['train_loss'] for row in rows]
+  assert losses[1] < losses[0]
 
 
 def test_a_folder_of_images(changed, tmp_path):

@@ -25,6 +25,7 @@ else:
   Dataset = Literal[tuple(sources.SOURCES)]
   Model = Literal[tuple(models.NETWORKS)]
   Optimizer = Literal[tuple(optimizers.OPTIMIZERS)]
+Dtype = Literal['auto', 'float32', 'bfloat16']
 Schedule = Literal[
   'exponential',
   'steps',
@@ -95,7 +96,7 @@ class Config:
   """Dropout: of wrn between the convolutions of a block, of mlp after each
   hidden layer."""
 
-  dtype: Literal['auto', 'float32', 'bfloat16'] = 'auto'
+  dtype: Dtype = 'auto'
   """Arithmetic of the network. auto: float32 on a CPU, else bfloat16."""
 
   remat: bool = False

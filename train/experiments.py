@@ -243,6 +243,27 @@ def _others(dataset: str) -> Iterator[_Arm]:
       f'Section 4.4, {dataset}: {optimizer} on the same network.',
       _make(dataset, _FINAL, {'optimizer': optimizer, 'learning_rate': None}),
     )
+  horizontal, vertical = _PAIRS[dataset]
+  for optimizer in ('adam', 'adamw'):
+    name = f'adaptive-{dataset}-{optimizer}'
+    settings = {**_lcam(horizontal, vertical), 'learning_rate': None}
+    yield _Arm(
+      f'{name}-loss-controlled',
+      f'Section 4.4, {dataset}: {optimizer} whose b1 follows the loss,'
+      f' horizontal {horizontal}, vertical {vertical}.',
+      _make(
+        dataset,
+        _FINAL,
+        {**settings, 'optimizer': f'{optimizer}-loss-controlled'},
+      ),
+    )
+    yield _Arm(
+      f'{name}-coin',
+      f'Section 4.4, {dataset}: {optimizer} whose b1 takes the same two values'
+      ' at random, at the same rate.',
+      _make(dataset, _FINAL, {**settings, 'optimizer': f'{optimizer}-coin'}),
+      f'{name}-loss-controlled',
+    )
 
 
 def _of_the_paper() -> Iterator[_Arm]:

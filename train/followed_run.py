@@ -40,7 +40,8 @@ def take_over(config: config_lib.Config) -> config_lib.Config:
   shares = [row['horizontal_fraction'] for row in rows]
   if None in shares:
     raise errors.UsageError(
-      f'--follow-run {config.follow_run} must be a run of lcam.'
+      f'--follow-run {config.follow_run} must be a run of lcam, or of another'
+      ' optimizer that follows the loss.'
     )
   # Epochs have the same number of steps each.
   if 'horizontal_probability' in optimizers.get(config).numbers:

@@ -65,12 +65,21 @@ def test_reading_is_that_of_float64(name):
   )
 
 
+@jax.jit
+@jax.vmap
+def grads_at(position, batch):
+  """Gradients at flat parameters, flat too."""
+  _, unravel = jax.flatten_util.ravel_pytree(training.make_params())
+  grads = jax.grad(training.loss_fn)(unravel(position), batch)
+  return jax.flatten_util.ravel_pytree(grads)[0]
+
+
 @pytest.mark.parametrize('name', compositions.TRANSPARENT)
 def test_training_is_that_of_float64(name):
   # Gradients are taken where our optimizer went, the rest is NumPy's.
   params = training.make_params()
   log = run(name)
-  flat, unravel = jax.flatten_util.ravel_pytree(params)
+  flat, _ = jax.flatten_util.ravel_pytree(params)
   flat_updates = np.stack(
     [
       jax.flatten_util.ravel_pytree(jax.tree.map(lambda u: u[i], log.updates))[
@@ -80,16 +89,7 @@ def test_training_is_that_of_float64(name):
     ]
   )
   positions = np.concatenate([[flat], flat + np.cumsum(flat_updates, 0)[:-1]])
-  grads = np.stack(
-    [
-      jax.flatten_util.ravel_pytree(
-        jax.grad(training.loss_fn)(
-          unravel(jnp.asarray(position)), (BATCHES[0][i], BATCHES[1][i])
-        )
-      )[0]
-      for i, position in enumerate(positions)
-    ]
-  )
+  grads = np.asarray(grads_at(positions, BATCHES))
   expected = [
     -compositions.LEARNING_RATE * s.update
     for s in lcam_float64.lcam(

@@ -87,7 +87,6 @@ def test_these_are_the_tensors_of_wrn_28_10():
   [
     {},
     {'reaction': 'current'},
-    {'inclusive': False},
     {'steps_per_epoch': None, 'loss_decay': 0.99},
   ],
   ids=str,

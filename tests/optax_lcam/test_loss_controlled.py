@@ -165,8 +165,10 @@ FOLLOWERS = {
 }
 
 
-@pytest.mark.parametrize('reaction', ['next', 'current'])
-@pytest.mark.parametrize('name', FOLLOWERS)
+@pytest.mark.parametrize(
+  ('name', 'reaction'),
+  [*((name, 'next') for name in FOLLOWERS), ('b1 of adamw', 'current')],
+)
 def test_optax_is_driven_as_by_hand(name, reaction):
   make, make_injected, (horizontal, vertical) = FOLLOWERS[name]
   rule = {'steps_per_epoch': 7, 'reaction': reaction}

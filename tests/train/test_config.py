@@ -190,7 +190,7 @@ def _fuzz(examples):
       assert np.isfinite(rates).all()
       assert (rates >= 0).all()
     entry = optimizers.get(config)
-    rule = step_lib.Rule(entry, entry.options_of(config), steps_per_epoch)
+    rule = step_lib.Rule.of(entry.structure_of(config), steps_per_epoch)
     seeds = step_lib.Seeds(*[0] * len(step_lib.Seeds._fields))
     optimizer = rule.build(0.1, entry.numbers_of(config), seeds)
     jax.eval_shape(optimizer.init, np.zeros(3, np.float32))

@@ -17,7 +17,16 @@ def test_every_experiment_is_valid(name):
   experiment = experiments.get(name)
   config = experiment.config
   if experiment.follows is not None:
-    assert experiments.get(experiment.follows).config.optimizer == 'lcam'
+    followed = experiments.get(experiment.follows).config
+    assert followed.optimizer.removesuffix('-loss-controlled') == {
+      'coin': 'lcam',
+      'sgd': 'lcam',
+      'adam-coin': 'adam',
+      'adamw-coin': 'adamw',
+    }.get(config.optimizer)
+    for setting in ('horizontal_momentum', 'vertical_momentum'):
+      if config.optimizer != 'sgd':
+        assert getattr(config, setting) == getattr(followed, setting)
     config = dataclasses.replace(config, follow_run=pathlib.Path('a run'))
   config_lib.check(config)
 

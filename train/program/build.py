@@ -44,8 +44,17 @@ _MOST_STEPS_PER_DISPATCH = 100
 # A sweep of the paper's experiments alternates between fewer kinds than this.
 _MOST_KEPT = 32
 
-# Settings of the schedule: they end up in the learning rates.
-_OF_SCHEDULES = (
+# What members may differ in: their seeds, what ends up in the learning rates,
+# and what the structure of an optimizer is made of.
+_FREE = (
+  *config_lib.SEEDS,
+  *{
+    setting
+    for optimizer in optimizers.OPTIMIZERS.values()
+    for setting in (*optimizer.numbers, *optimizer.options)
+  },
+  'optimizer',
+  'follow_run',
   'learning_rate',
   'schedule',
   'decay_start',
@@ -67,19 +76,12 @@ def can_share(configs: Sequence[config_lib.Config]) -> bool:
   """
 
   def shared(config: config_lib.Config) -> Any:
-    optimizer = optimizers.get(config)
-    free = {
-      *config_lib.SEEDS,
-      *_OF_SCHEDULES,
-      *optimizer.numbers,
-      'follow_run',
-    }
     settings = {
       name: value
       for name, value in config_lib.to_json(config).items()
-      if name not in free
+      if name not in _FREE
     }
-    return settings, optimizer.options_of(config)
+    return settings, optimizers.get(config).structure_of(config)
 
   return all(shared(config) == shared(configs[0]) for config in configs)
 
@@ -132,7 +134,7 @@ class Program:
     self.dtype: str = config.dtype
     if self.dtype == 'auto':
       self.dtype = 'float32' if self._on_cpu else 'bfloat16'
-    self._optimizer = optimizer or optimizers.get(config)
+    self._optimizers = [optimizer or optimizers.get(c) for c in configs]
     network = models.NETWORKS[config.model]
     self.title = network.title_of(config)
     self._of = _functions(
@@ -143,9 +145,7 @@ class Program:
         num_classes=dataset.num_classes,
         dtype=self.dtype,
         param_dtype=param_dtype,
-        optimizer=self._optimizer,
-        options=tuple(self._optimizer.options_of(config).items()),
-        numbers=tuple(self._optimizer.numbers_of(config)),
+        optimizer=self._optimizers[0].structure_of(config),
         batch_size=config.batch_size,
         eval_batch_size=config.eval_batch_size,
         examples=self.examples,
@@ -216,7 +216,10 @@ class Program:
     )
 
   def _numbers(self) -> dict[str, np.ndarray]:
-    of_members = [self._optimizer.numbers_of(c) for c in self.configs]
+    of_members = [
+      optimizer.numbers_of(config)
+      for optimizer, config in zip(self._optimizers, self.configs, strict=True)
+    ]
     return {
       name: np.asarray([numbers[name] for numbers in of_members], np.float32)
       for name in of_members[0]
@@ -226,13 +229,20 @@ class Program:
 
   def init(self) -> TrainState:
     """The members' states at step 0."""
-    numbers = processes.replicate(self._numbers(), self.replicated)
-    return self._of.init(self.seeds, numbers)
+    params, batch_stats = self._of.compile(
+      'init', lambda: self._of.jit(self._of.init).lower(self.seeds), quick=True
+    )(self.seeds)
+    return self.init_from(params, batch_stats)
 
   def init_from(self, params: Any, batch_stats: Any) -> TrainState:
     """The members' states at step 0, with given parameters and statistics."""
     numbers = processes.replicate(self._numbers(), self.replicated)
-    return self._of.init_from(self.seeds, numbers, params, batch_stats)
+    arguments = (self.seeds, numbers, params, batch_stats)
+    return self._of.compile(
+      'init_from',
+      lambda: self._of.jit(self._of.init_from).lower(*arguments),
+      quick=True,
+    )(*arguments)
 
   def plan(self, steps_done: int = 0) -> Iterator[tuple[int, int]]:
     """The dispatches of an epoch, or of its rest.
@@ -393,14 +403,14 @@ class Program:
       seeds = self._shapes()[3]
       return self._of.jit(self._of.order).lower(seeds, self._shape_number())
 
-    return self._of.compile('order', lower)
+    return self._of.compile('order', lower, quick=True)
 
   def _compile_are_finite(self) -> Any:
     def lower() -> Any:
       state = self._shapes()[0]
       return self._of.jit(self._of.are_finite).lower(state.params)
 
-    return self._of.compile('are_finite', lower)
+    return self._of.compile('are_finite', lower, quick=True)
 
   def _shape_number(self) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct((), jnp.int32, sharding=self.replicated)
@@ -414,7 +424,9 @@ class Program:
       np.zeros((members, self.steps_per_epoch), np.float32),
       numbers,
     )
-    state = self._of.shape_state(seeds, numbers)
+    state = jax.eval_shape(
+      lambda: self._of.init_from(seeds, numbers, *self._of.init(seeds))
+    )
     dataset = self.dataset
     statistic = np.zeros(dataset.train.images.shape[-1], np.float32)
     train, test = (
@@ -442,9 +454,8 @@ class _Structure:
   num_classes: int
   dtype: str
   param_dtype: str
-  optimizer: optimizers.Optimizer
-  options: tuple[tuple[str, Any], ...]
-  numbers: tuple[str, ...]
+  optimizer: Any
+  """See :meth:`train.program.optimizers.Optimizer.structure_of`."""
   batch_size: int
   eval_batch_size: int
   examples: int
@@ -470,9 +481,8 @@ class _Functions:
     self._structure = structure
     self._compiled: dict[Any, Any] = {}
     self._network = self._make_network()
-    self._rule = step_lib.Rule(
+    self._rule = step_lib.Rule.of(
       structure.optimizer,
-      dict(structure.options),
       steps_per_epoch=-(-structure.examples // structure.batch_size),
     )
 
@@ -497,18 +507,30 @@ class _Functions:
       ),
       (0, 0, None, None),
     )
-    init = over_members(self._init, (0, 0))
-    self.shape_state = functools.partial(jax.eval_shape, init)
     self.jit = functools.partial(jax.jit, out_shardings=self.replicated)
-    self.init = self.jit(init)
-    self.init_from = self.jit(over_members(self._init_from, (0, 0, 0, 0)))
+    self.init = over_members(self._init, (0,))
+    self.init_from = over_members(self._init_from, (0, 0, 0, 0))
     self.order = over_members(self._order, (0, None))
     self.are_finite = over_members(_all_finite, (0,))
 
-  def compile(self, key: Any, lower: Callable[[], Any]) -> Any:
+  def compile(
+    self, key: Any, lower: Callable[[], Any], *, quick: bool = False
+  ) -> Any:
+    """Compiles a function once.
+
+    Args:
+      key: What it is kept under.
+      lower: Gives it, lowered.
+      quick: Whether to save time in compiling it, as it runs but seldom. On a
+        CPU the initial parameters else take as long as a training step.
+    """
     if key not in self._compiled:
       # Also keeps XLA from choosing algorithms by how fast they happen to be.
-      options = {'xla_gpu_deterministic_ops': self._structure.deterministic}
+      options: dict[str, Any] = {
+        'xla_gpu_deterministic_ops': self._structure.deterministic
+      }
+      if quick:
+        options['xla_backend_optimization_level'] = 1
       self._compiled[key] = lower().compile(options)
     return self._compiled[key]
 
@@ -540,10 +562,11 @@ class _Functions:
 
     return step_lib.Network(graphdef, lambda: jax.tree.map(blank, rest))
 
-  def _init(self, seeds: Seeds, numbers: dict[str, Any]) -> TrainState:
+  def _init(self, seeds: Seeds) -> tuple[Any, Any]:
+    # Apart from the optimizer: programs of one network share it.
     model = self._make_model(seeds.init_key())
     params, batch_stats = nnx.state(model, nnx.Param, nnx.BatchStat)
-    return self._init_from(seeds, numbers, params, batch_stats)
+    return params, batch_stats
 
   def _init_from(
     self,

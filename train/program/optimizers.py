@@ -39,17 +39,43 @@ class Optimizer:
   """``log(before, after, **settings)``: from the optimizer's state before and
   after a step, the momentum that the step was taken with and whether that is
   the horizontal one. ``None``: it has no such thing."""
+  arguments: Callable[[dict[str, Any]], dict[str, Any]] = dict
+  """The builder's arguments, from the settings of the names above. Numbers
+  become arguments of the compiled program, everything else is compiled in."""
+
+  def arguments_of(self, config: Any) -> dict[str, Any]:
+    """The arguments of a run by name."""
+    names = (*self.numbers, *self.options)
+    return self.arguments({name: getattr(config, name) for name in names})
 
   def numbers_of(self, config: Any) -> dict[str, float]:
-    """The numbers of a run by name, without those that are left open."""
-    given = {name: getattr(config, name) for name in self.numbers}
-    return {name: value for name, value in given.items() if value is not None}
+    """The arguments of a run that are numbers."""
+    return {
+      name: value
+      for name, value in self.arguments_of(config).items()
+      if _is_number(value)
+    }
 
   def options_of(self, config: Any) -> dict[str, Any]:
-    """The options of a run by name, and ``None`` for numbers left open."""
-    options = {name: getattr(config, name) for name in self.options}
-    left_open = {*self.numbers} - {*self.numbers_of(config)}
-    return {**options, **dict.fromkeys(sorted(left_open))}
+    """The other arguments of a run."""
+    return {
+      name: value
+      for name, value in self.arguments_of(config).items()
+      if not _is_number(value)
+    }
+
+  def structure_of(self, config: Any) -> Any:
+    """What a compiled program depends on: equal ones share it."""
+    return (
+      self.build,
+      self.log,
+      tuple(sorted(self.numbers_of(config))),
+      tuple(sorted(self.options_of(config).items())),
+    )
+
+
+def _is_number(value: Any) -> bool:
+  return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def get(config: Any) -> Optimizer:
@@ -60,22 +86,12 @@ def get(config: Any) -> Optimizer:
 # ------------------------------------------------------------------------- SGD
 
 
-def _sgd(
-  rate: Any, *, momentum: Any, weight_decay: Any, nesterov: bool, **_: Any
-) -> optax.GradientTransformation:
-  import optax
-
-  return optax.chain(
-    optax.add_decayed_weights(weight_decay), optax.sgd(rate, momentum, nesterov)
-  )
-
-
 def _lcam(
-  rate: Any, *, coin_key: jax.Array, **settings: Any
+  rate: Any, *, coin_key: jax.Array, has_phases: Any, **settings: Any
 ) -> optax.GradientTransformation:
   import optax_lcam
 
-  del coin_key
+  del coin_key, has_phases
   if settings['loss_decay'] is not None:
     settings['steps_per_epoch'] = None
   return optax_lcam.lcam_sgd(rate, **settings)
@@ -166,7 +182,7 @@ def _loss_controlled(
   loss_decay: Any,
   steps_per_epoch: int,
   inclusive: bool,
-  reaction: str,
+  reaction: Any,
   **_: Any,
 ) -> Any:
   import optax_lcam
@@ -209,17 +225,8 @@ def _toss(
 # ------------------------------------------------------------------------ logs
 
 
-def _log_fixed(
-  before: Any, after: Any, *, momentum: Any, **_: Any
-) -> tuple[jax.Array, jax.Array]:
-  import jax.numpy as jnp
-
-  del before, after
-  return jnp.asarray(momentum, jnp.float32), jnp.float32(jnp.nan)
-
-
 def _log_loss_controlled(
-  before: Any, after: Any, *, reaction: str, **_: Any
+  before: Any, after: Any, *, reaction: str, has_phases: Any, **_: Any
 ) -> tuple[jax.Array, jax.Array]:
   import jax.numpy as jnp
 
@@ -227,7 +234,10 @@ def _log_loss_controlled(
 
   reading = optax_lcam.read(before if reaction == 'next' else after)
   horizontal = reading.phase == optax_lcam.Phase.HORIZONTAL
-  return reading.momentum, horizontal.astype(jnp.float32)
+  return (
+    reading.momentum,
+    jnp.where(has_phases, horizontal.astype(jnp.float32), jnp.nan),
+  )
 
 
 def _log_coin(
@@ -244,6 +254,25 @@ def _log_coin(
 
 # -------------------------------------------------------------------- register
 
+
+def _as_lcam(settings: dict[str, Any]) -> dict[str, Any]:
+  """A fixed momentum as LCAM with equal momenta, bit for bit the same.
+
+  So that runs of LCAM and their controls are one compiled program.
+  """
+  momentum = settings.pop('momentum')
+  return {
+    **settings,
+    'horizontal_momentum': momentum,
+    'vertical_momentum': momentum,
+    'initial_momentum': momentum,
+    'loss_decay': None,
+    'inclusive': True,
+    'reaction': 'next',
+    'has_phases': 0.0,
+  }
+
+
 _PAIR = (
   'weight_decay',
   'horizontal_momentum',
@@ -254,6 +283,7 @@ _LOSS_CONTROLLED: dict[str, Any] = {
   'numbers': (*_PAIR, 'loss_decay'),
   'options': ('inclusive', 'reaction'),
   'log': _log_loss_controlled,
+  'arguments': lambda settings: {**settings, 'has_phases': 1.0},
 }
 _COIN: dict[str, Any] = {
   'numbers': (*_PAIR, 'horizontal_probability'),
@@ -268,7 +298,12 @@ OPTIMIZERS: dict[str, Optimizer] = {
   ),
   'coin': Optimizer(_coin_sgd, 0.1, **_COIN, options=('nesterov',)),
   'sgd': Optimizer(
-    _sgd, 0.1, ('weight_decay', 'momentum'), ('nesterov',), _log_fixed
+    _lcam,
+    0.1,
+    ('weight_decay', 'momentum'),
+    ('nesterov',),
+    _log_loss_controlled,
+    _as_lcam,
   ),
   'adam': Optimizer(_coupled(_adam), 1e-3),
   'adamw': Optimizer(_adamw, 1e-3),

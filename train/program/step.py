@@ -14,7 +14,6 @@ import numpy as np
 import optax
 
 from train.program import augmentation
-from train.program import optimizers
 
 # Each kind of randomness has a stream of its own, also under one seed.
 _INIT, _ORDER, _AUGMENTATION, _DROPOUT = range(4)
@@ -111,15 +110,22 @@ class Network(NamedTuple):
 class Rule(NamedTuple):
   """The optimizer of a run without its numbers."""
 
-  entry: optimizers.Optimizer
+  make: Callable[..., optax.GradientTransformation]
+  make_log: Callable[..., tuple[Any, Any]] | None
   options: dict[str, Any]
   steps_per_epoch: int
+
+  @classmethod
+  def of(cls, structure: Any, steps_per_epoch: int) -> 'Rule':
+    """From :meth:`train.program.optimizers.Optimizer.structure_of`."""
+    make, make_log, _, options = structure
+    return cls(make, make_log, dict(options), steps_per_epoch)
 
   def build(
     self, learning_rate: Any, numbers: dict[str, Any], seeds: Seeds
   ) -> optax.GradientTransformationExtraArgs:
     return optax.with_extra_args_support(
-      self.entry.build(
+      self.make(
         learning_rate,
         steps_per_epoch=self.steps_per_epoch,
         coin_key=seeds.coin_key(),
@@ -136,9 +142,9 @@ class Rule(NamedTuple):
     Returns:
       shape=(), dtype=float32 each; NaN where the optimizer has no such thing.
     """
-    if self.entry.log is None:
+    if self.make_log is None:
       return jnp.float32(jnp.nan), jnp.float32(jnp.nan)
-    return self.entry.log(before, after, **self.options, **numbers)
+    return self.make_log(before, after, **self.options, **numbers)
 
 
 def make_train_step(

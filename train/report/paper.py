@@ -112,7 +112,16 @@ def families() -> Iterator[Family]:
         f'figure4-{dataset}-fixed-0.9',
         *(
           f'adaptive-{dataset}-{optimizer}'
-          for optimizer in ('adam', 'adamw', 'rmsprop', 'adagrad')
+          for optimizer in (
+            'adam',
+            'adam-loss-controlled',
+            'adam-coin',
+            'adamw',
+            'adamw-loss-controlled',
+            'adamw-coin',
+            'rmsprop',
+            'adagrad',
+          )
         ),
       ),
       against=f'figure4-{dataset}-lcam',

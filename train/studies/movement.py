@@ -128,7 +128,7 @@ class _Run(NamedTuple):
 
   path: pathlib.Path
   config: config_lib.Config
-  dtype: str
+  dtype: config_lib.Dtype
   """That of the network's arithmetic."""
 
 

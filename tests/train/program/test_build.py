@@ -58,6 +58,7 @@ _LCAM = (
   {'seed': 1, 'horizontal_momentum': 0.5, 'vertical_momentum': 0.8},
   {'seed': 2, 'weight_decay': 0.1, 'learning_rate': 0.01},
   {'seed': 3, 'schedule': 'steps', 'milestones': (0.5,)},
+  {'seed': 0, 'optimizer': 'sgd', 'momentum': 0.6},
 )
 _COINS = (
   {'seed': 0, 'horizontal_probability': 0.2},
@@ -106,7 +107,8 @@ def test_what_members_differ_in_is_not_in_the_program():
 @pytest.mark.parametrize(
   'changes',
   [
-    {'optimizer': 'sgd'},
+    {'optimizer': 'adam'},
+    {'optimizer': 'coin', 'horizontal_probability': 0.5},
     {'inclusive': False},
     {'loss_decay': 0.9},
     {'hidden_size': 17},
@@ -121,12 +123,17 @@ def test_what_changes_the_program_does(changes):
     _program(_config(), _config(**changes))
 
 
-def test_fixed_momenta_share_a_program():
-  programs = [
-    _program(_config(optimizer='sgd', momentum=momentum))
-    for momentum in (0.9, 0.95)
+def test_fixed_momenta_share_the_program_of_lcam():
+  lcam, *fixed = [
+    _program(_config(**settings))
+    for settings in (
+      {},
+      {'optimizer': 'sgd', 'momentum': 0.9},
+      {'optimizer': 'sgd', 'momentum': 0.95},
+    )
   ]
-  assert programs[0].compile_train(16) is programs[1].compile_train(16)
+  for program in fixed:
+    assert program.compile_train(16) is lcam.compile_train(16)
 
 
 def test_a_state_survives_the_host():

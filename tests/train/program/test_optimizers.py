@@ -37,8 +37,8 @@ class _Optimizer:
       name: jnp.float32(value)
       for name, value in self.entry.numbers_of(config).items()
     }
-    self.rule = step_lib.Rule(
-      self.entry, self.entry.options_of(config), steps_per_epoch
+    self.rule = step_lib.Rule.of(
+      self.entry.structure_of(config), steps_per_epoch
     )
     optimizer = self.rule.build(jnp.float32(rate), self.numbers, _seeds(config))
     self.init, self.update = optimizer.init, optimizer.update
@@ -101,12 +101,19 @@ def test_against_pytorch(settings, make):
   )
 
 
-def test_lcam_with_one_momentum_is_sgd():
-  lcam, *_ = _train(
-    optimizer='lcam', horizontal_momentum=0.9, vertical_momentum=0.9
+@pytest.mark.parametrize('nesterov', [False, True])
+def test_a_fixed_momentum_is_optax_sgd_bit_for_bit(nesterov):
+  matrix, target, params = _problem()
+  optimizer = optax.chain(
+    optax.add_decayed_weights(0.01), optax.sgd(_RATE, 0.9, nesterov)
   )
-  sgd, *_ = _train(optimizer='sgd', momentum=0.9)
-  np.testing.assert_array_equal(lcam, sgd)
+  state = optimizer.init(params)
+  for _ in range(_STEPS):
+    grads = jax.grad(lambda w: jnp.mean((matrix @ w - target) ** 2))(params)
+    updates, state = optimizer.update(grads, state, params)
+    params = optax.apply_updates(params, updates)
+  ours, *_ = _train(optimizer='sgd', momentum=0.9, nesterov=nesterov)
+  np.testing.assert_array_equal(ours, params)
 
 
 def test_lcam_is_told_the_length_of_an_epoch():
@@ -160,6 +167,49 @@ def test_a_moving_average_in_place_of_the_epochs_mean():
     mean = weights @ losses[: step + 1] / weights.sum()
     expected.append(0.8 if losses[step] <= mean else 0.7)
   np.testing.assert_allclose(momenta[:, 0], expected, rtol=1e-6)
+
+
+def _adam_by_hand(b1_of_steps, decoupled, rate):
+  """Adam in float64 with a b1 for each step."""
+  matrix, target, params = (x.astype(np.float64) for x in _problem())
+  mu = nu = np.zeros(5)
+  for step, b1 in enumerate(b1_of_steps, start=1):
+    grads = 2 * matrix.T @ (matrix @ params - target) / len(target)
+    if not decoupled:
+      grads = grads + 0.01 * params
+    mu = b1 * mu + (1 - b1) * grads
+    nu = 0.999 * nu + 0.001 * grads**2
+    update = mu / (1 - b1**step) / (np.sqrt(nu / (1 - 0.999**step)) + 1e-8)
+    params = params - rate * (update + 0.01 * params * decoupled)
+  return params
+
+
+@pytest.mark.parametrize('name', ['adam', 'adamw'])
+@pytest.mark.parametrize('rule', ['loss-controlled', 'coin'])
+def test_adam_with_a_rule_for_b1(name, rule):
+  settings = {
+    'optimizer': f'{name}-{rule}',
+    'horizontal_momentum': 0.8,
+    'vertical_momentum': 0.7,
+    # Large steps, so that the loss also rises.
+    'rate': 1.0,
+  }
+  if rule == 'coin':
+    settings['horizontal_probability'] = 0.5
+  params, momenta, losses = _train(**settings)
+  b1 = [0.9]
+  for step in range(_STEPS - 1):
+    mean = losses[step - step % 4 : step + 1].mean()
+    b1.append(0.8 if losses[step] <= mean else 0.7)
+  if rule == 'coin':
+    b1 = momenta[:, 0]
+  assert {0.7, 0.8} == {round(float(x), 6) for x in b1[1:]}
+  np.testing.assert_allclose(momenta[:, 0], b1, rtol=1e-6)
+  np.testing.assert_array_equal(
+    momenta[:, 1], np.float32(b1) == np.float32(0.8)
+  )
+  expected = _adam_by_hand(b1, decoupled=name == 'adamw', rate=1.0)
+  np.testing.assert_allclose(params, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_others_have_no_phases():
