@@ -139,7 +139,13 @@ def run_together(
       directories, configs, resolved, experiments, strict=True
     ):
       facts = experiment.record() if experiment else {'experiment': None}
-      d.claim(given, own, **facts, compute_dtype=program.dtype)
+      d.claim(
+        given,
+        own,
+        program.devices,
+        **facts,
+        compute_dtype=program.dtype,
+      )
     return [d.read_summary() for d in directories]
 
   summaries = processes.from_first(claim)

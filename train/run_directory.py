@@ -12,7 +12,7 @@ curves.png      the picture
 phases.png      losses against their running mean, of an optimizer with phases
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import contextlib
 import hashlib
 import importlib.metadata
@@ -63,6 +63,7 @@ class RunDirectory:
     self,
     given: config_lib.Config,
     resolved: config_lib.Config,
+    devices: Sequence[jax.Device] | None = None,
     **facts: Any,
   ) -> None:
     """Takes the directory for this run, whether new or begun before.
@@ -70,6 +71,7 @@ class RunDirectory:
     Args:
       given: The configuration as the command line gave it.
       resolved: The same, resolved.
+      devices: Those of the run. Default: all.
       **facts: What else config.json shall say.
 
     Raises:
@@ -99,7 +101,7 @@ class RunDirectory:
       {
         **facts,
         **config_lib.to_json(resolved),
-        **environment(),
+        **environment(devices),
       },
     )
 
@@ -218,9 +220,16 @@ def finite(content: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def environment() -> dict[str, Any]:
-  """Versions, device and commit: what belongs beside any measurement."""
-  device = jax.devices()[0]
+def environment(
+  devices: Sequence[jax.Device] | None = None,
+) -> dict[str, Any]:
+  """Versions, devices and commit: what belongs beside any measurement.
+
+  Args:
+    devices: Those that are used. Default: all.
+  """
+  devices = devices or jax.devices()
+  device = devices[0]
   return {
     'versions': {
       'python': platform.python_version(),
@@ -228,7 +237,7 @@ def environment() -> dict[str, Any]:
     },
     'platform': device.platform,
     'device_kind': device.device_kind,
-    'device_count': jax.device_count(),
+    'device_count': len(devices),
     'process_count': jax.process_count(),
     'git_commit': _git_commit(),
   }

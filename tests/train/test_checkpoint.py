@@ -1,4 +1,4 @@
-"""What is saved comes back bit for bit, also on other devices."""
+"""What is saved comes back bit for bit, from however many devices."""
 
 import pathlib
 import shutil
@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from train import checkpoint
-from train.step import StepMetrics
-from train.step import TrainState
+from train.program.step import StepMetrics
+from train.program.step import TrainState
 
 
 def _state(devices, scale=1.0):
@@ -49,7 +49,7 @@ def _assert_equal(first, second):
     jax.tree.leaves(first), jax.tree.leaves(second), strict=True
   ):
     assert ours.dtype == theirs.dtype
-    assert ours.sharding == theirs.sharding
+    assert isinstance(ours, np.ndarray)
     assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
 
 
@@ -77,15 +77,18 @@ def test_the_newest_come_back_and_the_oldest_go(tmp_path):
     assert ours.dtype == theirs.dtype
 
 
-def test_eight_devices_save_and_one_restores(tmp_path):
-  for name, before, after in (('a', 8, 1), ('b', 1, 8)):
-    checkpoints = checkpoint.Checkpoints(tmp_path / name, 4)
-    checkpoints.save(3, _state(before), [_measured(3)])
-    checkpoints.close()
-    again = checkpoint.Checkpoints(tmp_path / name, 4)
-    restored, _ = again.restore(3, _state(after, scale=0.0))
+def test_eight_devices_save_and_any_number_restores(tmp_path):
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'c', 4)
+  checkpoints.save(3, _state(8), [_measured(3)])
+  checkpoints.close()
+  shapes = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _state(1, scale=0.0)
+  )
+  for like in (shapes, _state(1, scale=0.0), _state(8, scale=0.0)):
+    again = checkpoint.Checkpoints(tmp_path / 'c', 4)
+    restored, _ = again.restore(3, like)
     again.close()
-    _assert_equal(restored, _state(after))
+    _assert_equal(restored, _state(8))
 
 
 def _halve(path):
@@ -119,7 +122,7 @@ def test_whichever_file_is_damaged_what_comes_back_was_saved(harm, tmp_path):
     said = []
     again = checkpoint.Checkpoints(damaged, 4)
     step, restored = checkpoint.restore_newest(
-      [again], [_state(1, scale=0.0)], said.append
+      [again], _state(1, scale=0.0), said.append
     )
     again.close()
     _assert_equal(restored[0][0], _state(1, scale=step))

@@ -1,15 +1,15 @@
 """One run on 1, 2 and 8 simulated devices: the same choices and losses."""
 
-import io
+import json
 
 from flax import nnx
 import jax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
-import rich.console
 
 import models
+from tests.train import runs
 from train import config as config_lib
 from train import loop
 from train import metrics
@@ -17,6 +17,7 @@ from train import metrics
 # Neither 33 nor the last 5 images can be shared evenly by 2 or 8 devices. The
 # low rate keeps rounding from growing: 28 steps are not yet chaotic.
 _CONFIG = config_lib.Config(
+  model='mlp',
   epochs=4,
   batch_size=33,
   train_examples=203,
@@ -28,7 +29,6 @@ _TOLERANCE = 1e-4
 
 def _run(directory, devices, monkeypatch):
   """The metrics of each epoch's steps: loss, correct, momentum, horizontal."""
-  some = jax.devices()[:devices]
   steps = []
 
   def summarize_epoch(measured, *arguments):
@@ -37,11 +37,9 @@ def _run(directory, devices, monkeypatch):
 
   original = metrics.summarize_epoch
   with monkeypatch.context() as patch:
-    patch.setattr(loop.jax, 'devices', lambda: some)
     patch.setattr(metrics, 'summarize_epoch', summarize_epoch)
-    loop.run(
-      _CONFIG, directory, console=rich.console.Console(file=io.StringIO())
-    )
+    options = {'devices': jax.devices()[:devices]}
+    runs.run(directory, _CONFIG, options=options)
   return steps
 
 
@@ -65,6 +63,8 @@ def test_the_same_run_on_several_devices(
 ):
   steps = _run(tmp_path / 'run', devices, monkeypatch)
   _assert_alike(steps, on_one)
+  config = json.loads((tmp_path / 'run' / 'config.json').read_text())
+  assert config['device_count'] == devices
   # There is something to choose.
   assert len(np.unique(np.concatenate([epoch[2] for epoch in steps]))) == 2
 

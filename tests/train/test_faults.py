@@ -4,7 +4,6 @@ Each is done to a real process or to real files. The end must be bit for bit
 that of a run to which nothing happened.
 """
 
-import io
 import json
 import os
 import random
@@ -13,18 +12,17 @@ import signal
 import time
 
 import pytest
-import rich.console
 
 from tests.train import damage
 from tests.train import processes
-from train import config as config_lib
+from tests.train import runs
 from train import errors
 from train import loop
 
 # 13 steps an epoch; a checkpoint after each.
 _FLAGS = (
-  'run', '--epochs', 4, '--train-examples', 400, '--batch-size', 32,
-  '--checkpoint-seconds', 0,
+  'run', '--model', 'mlp', '--epochs', 4, '--train-examples', 400,
+  '--batch-size', 32, '--checkpoint-seconds', 0,
 )  # fmt: skip
 
 
@@ -115,7 +113,7 @@ def test_killed_before_it_has_its_configuration(undisturbed, tmp_path):
 @pytest.mark.slow
 def test_killed_at_each_access_to_its_files(tmp_path):
   """One start after another, each killed one access later than the last."""
-  flags = ['run', '--epochs', 1, '--train-examples', 100]
+  flags = ['run', '--model', 'mlp', '--epochs', 1, '--train-examples', 100]
   directory, undisturbed = tmp_path / 'run', tmp_path / 'undisturbed'
   for kills in range(1000):
     finished = processes.train_killed_at(
@@ -140,7 +138,7 @@ def test_asked_to_stop_before_it_trains(number, code, tmp_path, monkeypatch):
   directory = tmp_path / 'run'
   with processes.start(*_FLAGS, '--run-dir', directory) as process:
     for line in process.stderr:
-      if 'WRN-10-1' in line:
+      if 'MLP-1x64' in line:
         break
     process.send_signal(number)
     rest = process.stderr.read()
@@ -302,7 +300,7 @@ def test_two_runs_that_decode_the_same_images_at_once(
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   flags = [
     'run', '--dataset', 'cifar10', '--data-dir', cifar_dir, '--epochs', 1,
-    '--train-examples', 64,
+    '--train-examples', 64, '--model', 'mlp',
   ]  # fmt: skip
   directories = [tmp_path / name for name in 'abc']
   runs = [processes.start(*flags, '--run-dir', d) for d in directories[:2]]
@@ -320,16 +318,7 @@ def test_two_runs_that_decode_the_same_images_at_once(
 
 # ---------------------------------------------------------- damaged checkpoints
 
-_CONFIG = config_lib.Config(
-  epochs=3, batch_size=64, train_examples=200, eval_batch_size=360
-)
-
-
-def _run(directory, **settings):
-  stream = io.StringIO()
-  console = rich.console.Console(file=stream, width=1000)
-  config = config_lib.Config(**{**vars(_CONFIG), **settings})
-  return loop.run(config, directory, console=console), stream.getvalue()
+_run = runs.run
 
 
 def _pretend_it_was_cut_off(directory):

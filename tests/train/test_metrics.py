@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing import event_accumulator
 from train import errors
 from train import metrics
 from train import run_directory
-from train.step import EvalMetrics
-from train.step import StepMetrics
+from train.program.step import EvalMetrics
+from train.program.step import StepMetrics
 
 
 def _row(epoch):

@@ -13,8 +13,8 @@ from train.processes import HEARTBEAT_SECONDS
 # 7 steps an epoch; the batches cannot be shared evenly. At this low rate the
 # rounding of other sums is not yet amplified.
 _FLAGS = (
-  'run', '--epochs', 4, '--train-examples', 203, '--batch-size', 33,
-  '--learning-rate', 0.01, '--checkpoint-seconds', 0,
+  'run', '--model', 'mlp', '--epochs', 4, '--train-examples', 203,
+  '--batch-size', 33, '--learning-rate', 0.01, '--checkpoint-seconds', 0,
 )  # fmt: skip
 _TOLERANCE = 1e-4
 # From the end of one process to that of the others, which includes 3 seconds

@@ -1,6 +1,5 @@
 """Runs on Weights & Biases, read back from the files that it writes offline."""
 
-import io
 import json
 import subprocess
 import sys
@@ -8,18 +7,13 @@ import time
 import types
 
 import pytest
-import rich.console
 
+from tests.train import processes
+from tests.train import runs
 from train import checkpoint
-from train import config as config_lib
-from train import loop
 from train import metrics
 from train import run_directory
 from train import weights_and_biases
-
-_CONFIG = config_lib.Config(
-  epochs=2, batch_size=64, train_examples=200, eval_batch_size=360
-)
 
 _BLOCK = 32768
 
@@ -97,10 +91,7 @@ def _curves(row):
 
 
 def _train(directory, **options):
-  stream = io.StringIO()
-  console = rich.console.Console(file=stream, width=1000)
-  loop.run(_CONFIG, directory, console=console, **options)
-  return stream.getvalue()
+  return runs.run(directory, epochs=2, options=options)[1]
 
 
 @pytest.mark.usefixtures('offline')
@@ -253,9 +244,10 @@ def test_without_the_flag_wandb_is_not_imported(tmp_path):
     'code = __main__.main(sys.argv[1:])\n'
     "print(code, [m for m in sys.modules if m.split('.')[0] == 'wandb'])\n"
   )
-  flags = ['--epochs', '1', '--train-examples', '64']
+  flags = ['--model', 'mlp', '--epochs', '1', '--train-examples', '64']
   finished = subprocess.run(
     [sys.executable, '-c', program, 'run', *flags, '--run-dir', tmp_path / 'r'],
+    env=processes.environment(),
     capture_output=True,
     text=True,
     check=True,

@@ -245,6 +245,7 @@ def _train(
   configs: Sequence[config_lib.Config],
   dataset: dataset_lib.Dataset,
   say: Callable[[str], None],
+  together: int | None = None,
 ) -> _Measured:
   """Trains every member from its start to its end.
 
@@ -252,10 +253,13 @@ def _train(
     configs: Their resolved settings.
     dataset: What to train on, and, as its test split, what to measure on.
     say: Is told of the progress.
+    together: Most members in one vmapped program. Default: one on a CPU, all on
+      a GPU or TPU.
   """
   # A probe is small: one device has room for all of it.
   devices = jax.devices()[:1]
-  together = 1 if devices[0].platform == 'cpu' else len(configs)
+  if together is None:
+    together = 1 if devices[0].platform == 'cpu' else len(configs)
   config = configs[0]
   examples, held_out = len(dataset.train), len(dataset.test)
   rows: list[tuple[float, float, float]] = []

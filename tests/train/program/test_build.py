@@ -170,6 +170,43 @@ def test_finite_parameters_are_told_apart_by_member():
   np.testing.assert_array_equal(found, [True, False])
 
 
+def test_equal_seeds_start_alike_and_see_the_same_order():
+  program = _program(
+    *(
+      _config(seed=seed, vertical_momentum=momentum)
+      for momentum in (0.9, 0.5)
+      for seed in (0, 1)
+    )
+  )
+  params, order = jax.device_get(
+    (program.init().params, program.epoch(1).order)
+  )
+  differing = 0
+  for leaf in [*jax.tree.leaves(params), order]:
+    np.testing.assert_array_equal(leaf[:2], leaf[2:])
+    differing += bool(np.any(leaf[0] != leaf[1]))
+  # Biases start at zero.
+  assert differing == 3
+
+
+@pytest.mark.parametrize(
+  ('examples', 'most'),
+  [(64, 1), (72, 1), (72, 3), (170, 2), (20, 1), (9, 4), (112, 4)],
+)
+def test_an_epoch_and_its_rest_are_every_image_once(examples, most):
+  program = build.Program(
+    [_config(steps_per_dispatch=most)],
+    _digits(examples),
+    devices=jax.devices()[:1],
+  )
+  for done in range(program.steps_per_epoch):
+    plan = list(program.plan(done))
+    assert sum(size * steps for size, steps in plan) == examples - 16 * done
+    assert sum(steps for _, steps in plan) == program.steps_per_epoch - done
+    assert max(steps for _, steps in plan) <= most
+    assert {size for size, _ in plan[:-1]} <= {16}
+
+
 def test_a_plan_covers_an_epoch():
   program = build.Program(
     [_config(steps_per_dispatch=4)],

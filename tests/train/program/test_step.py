@@ -209,3 +209,14 @@ def test_correct_answers_are_counted():
   _, metrics = run.step(run.start())
   assert 0 <= int(metrics.correct[0]) <= 16
   assert metrics.correct.dtype == jnp.int32
+
+
+def test_remat_reaches_the_network():
+  """That it changes no gradient is shown of the network itself."""
+  flops = [
+    _Run(model='wrn', remat=remat)
+    .program.lower_train()
+    .cost_analysis()['flops']
+    for remat in (False, True)
+  ]
+  assert 1.05 < flops[1] / flops[0] < 1.5
