@@ -361,10 +361,10 @@ def test_bad_values_are_named(value, reaction):
   [
     *itertools.product(
       ('horizontal', 'vertical', 'initial'),
-      (np.nan, np.inf, '1', 1j, True, np.ones(2), 10**400, np.ma.masked),
-      ('a finite number',),
+      (np.nan, np.inf, 1e39, '1', 1j, True, np.ones(2), 10**400, np.ma.masked),
+      ('a number that is finite in float32',),
     ),
-    ('horizontal', None, 'a finite number'),
+    ('horizontal', None, 'a number that is finite in float32'),
     ('steps_per_epoch', 0, 'a whole number from 1 to 16,777,216'),
     ('loss_decay', 1.0, r'a number in \(0, 1\)'),
     ('inclusive', 1, 'True or False'),
