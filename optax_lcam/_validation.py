@@ -149,7 +149,7 @@ def _check_real(name: str, given: Any, is_allowed: Any, allowed: str) -> None:
     return
   try:
     valid = _is_real(given) and np.all(is_allowed(np.asarray(given)))
-  except TypeError:  # of NumPy's, for a number that it has no dtype for
+  except (TypeError, OverflowError):  # for an int that no dtype can hold
     valid = False
   if not valid:
     raise ValueError(f'`{name}` must be {allowed}, got {given!r}.')

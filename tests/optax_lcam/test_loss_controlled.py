@@ -329,6 +329,8 @@ def test_the_state_can_be_donated(reaction):
     )
   )
   params = jnp.ones(2)
+  add_one = lambda state: jax.tree.map(lambda x: x + 1, state)
+  jax.jit(add_one, donate_argnums=0)(optimizer.init(params))
   update = jax.jit(optimizer.update, donate_argnums=1)
   state = optimizer.init(params)
   before = jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state)
