@@ -40,14 +40,14 @@ class Mean(NamedTuple):
 
   total: jax.Array  # shape=(), dtype=float32: the sum, rounded to float32.
   residual: jax.Array  # shape=(), dtype=float32: what total lacks of the sum.
-  n: jax.Array  # shape=(), dtype=int32: how many; from 0 to MAX_COUNT.
+  n: jax.Array  # shape=(), dtype=int32: how many numbers.
 
 
 def push(mean: Mean, x: jax.Array) -> tuple[Mean, jax.Array]:
   """Adds a number to a mean, and compares it with the new mean.
 
   Args:
-    mean: Of the numbers so far.
+    mean: Of the numbers so far, fewer than ``MAX_COUNT``.
     x: shape=(), dtype=float32. Counts as zero if nearer to it than
       ``SMALLEST``.
 

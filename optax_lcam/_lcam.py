@@ -39,8 +39,7 @@ def lcam(
   horizontal_momentum: jax.typing.ArrayLike = 0.93,
   vertical_momentum: jax.typing.ArrayLike = 0.9,
   *,
-  steps_per_epoch: jax.typing.ArrayLike
-  | None = _validation.DEFAULT_STEPS_PER_EPOCH,
+  steps_per_epoch: jax.typing.ArrayLike | None = _validation.STEPS_PER_EPOCH,
   initial_momentum: jax.typing.ArrayLike = 0.9,
   inclusive: bool = True,
   nesterov: bool = False,

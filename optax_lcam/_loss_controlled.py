@@ -60,8 +60,7 @@ def loss_controlled(
   horizontal: jax.typing.ArrayLike,
   vertical: jax.typing.ArrayLike,
   *,
-  steps_per_epoch: jax.typing.ArrayLike
-  | None = _validation.DEFAULT_STEPS_PER_EPOCH,
+  steps_per_epoch: jax.typing.ArrayLike | None = _validation.STEPS_PER_EPOCH,
   initial: jax.typing.ArrayLike | None = None,
   inclusive: bool = True,
   reaction: Literal['next', 'current'] = 'next',

@@ -17,8 +17,7 @@ def lcam_sgd(
   *,
   weight_decay: jax.typing.ArrayLike = 0.0,
   weight_decay_mask: Any | Callable[[optax.Params], Any] | None = None,
-  steps_per_epoch: jax.typing.ArrayLike
-  | None = _validation.DEFAULT_STEPS_PER_EPOCH,
+  steps_per_epoch: jax.typing.ArrayLike | None = _validation.STEPS_PER_EPOCH,
   initial_momentum: jax.typing.ArrayLike = 0.9,
   inclusive: bool = True,
   nesterov: bool = False,

@@ -14,8 +14,8 @@ import numpy as np
 
 from optax_lcam import _exact_mean
 
-# 50,000 images in batches of 128, the last one short: the paper's.
-DEFAULT_STEPS_PER_EPOCH = 391
+# The default: 50,000 images in batches of 128, the last one short.
+STEPS_PER_EPOCH = 391
 
 
 def check_momentum(name: str, momentum: Any) -> None:
@@ -26,12 +26,12 @@ def check_momentum(name: str, momentum: Any) -> None:
 
 
 def check_number(name: str, number: Any) -> None:
-  """Raises ValueError unless ``number`` is traced, or one finite number."""
+  """Raises ValueError unless ``number`` is traced, or finite in float32."""
   _check_real(
     name,
     number,
-    lambda x: (np.ndim(x) == 0) & np.isfinite(x),
-    'a finite number',
+    lambda x: (np.ndim(x) == 0) & (np.abs(x) <= np.finfo(np.float32).max),
+    'a number that is finite in float32',
   )
 
 
@@ -149,7 +149,7 @@ def _check_real(name: str, given: Any, is_allowed: Any, allowed: str) -> None:
     return
   try:
     valid = _is_real(given) and np.all(is_allowed(np.asarray(given)))
-  except TypeError:  # of NumPy's, for a number that it has no dtype for
+  except (TypeError, OverflowError):  # for an int that no dtype can hold
     valid = False
   if not valid:
     raise ValueError(f'`{name}` must be {allowed}, got {given!r}.')
@@ -157,7 +157,7 @@ def _check_real(name: str, given: Any, is_allowed: Any, allowed: str) -> None:
 
 def _is_default(steps_per_epoch: Any) -> bool:
   return _is_real(steps_per_epoch) and bool(
-    np.all(np.asarray(steps_per_epoch) == DEFAULT_STEPS_PER_EPOCH)
+    np.all(np.asarray(steps_per_epoch) == STEPS_PER_EPOCH)
   )
 
 

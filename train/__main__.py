@@ -24,7 +24,7 @@ _USAGE = """\
 usage: python -m train [--run-dir DIR]              the main job
        python -m train run [EXPERIMENT] [--flags]   one run
        python -m train sweep NAME... [--seeds N]    arms times seeds
-       python -m train list                         the experiments
+       python -m train list [WORD...]               the experiments
        python -m train report DIR... --out DIR      tables and pictures
        python -m train probe --dataset NAME         what kind of data set it is
        python -m train traction                     Figure 1 as a simulation
@@ -56,7 +56,7 @@ class RunFlags:
   config: tyro.conf.OmitArgPrefixes[config_lib.Config]
   run_dir: pathlib.Path | None = None
   """Where the run is written. The same command with the same directory goes on
-  from the last checkpoint. Default: runs/NAME-seed-N."""
+  from the last checkpoint. Default: runs/NAME/seed-N."""
   distributed: bool = False
   """This is one of several processes, which SLURM, Open MPI, Kubernetes or a
   TPU pod has started."""
@@ -79,26 +79,33 @@ class SweepFlags:
   """
 
   experiments: tyro.conf.Positional[tuple[str, ...]]
-  """Names from `python -m train list`, or what they begin with: figure2."""
+  """Names or groups from `python -m train list`, such as small-figure2 or
+  small-figure4-cifar10."""
+  config: tyro.conf.OmitArgPrefixes[config_lib.Config]
+  """Settings of every run, in place of the experiment's own."""
   seeds: int = 3
   """Runs of each experiment, with the seeds 0 to N - 1."""
-  horizontal_momenta: tuple[float, ...] = ()
-  """Run each experiment, which must be of lcam, under every pair of these and
-  of --vertical-momenta, as EXPERIMENT-hH-vV. The report draws a heat map."""
-  vertical_momenta: tuple[float, ...] = ()
-  """See --horizontal-momenta."""
+  grid: tuple[str, ...] = ()
+  """Run each experiment under every combination of some settings, such as
+  `horizontal_momentum=0.9,0.93 learning_rate=0.05,0.1`. Of two momenta the
+  report draws a heat map."""
   run_dir: pathlib.Path = pathlib.Path('runs')
-  """Each run is written to RUN_DIR/EXPERIMENT/seed-N."""
+  """Each run is written to RUN_DIR/NAME/seed-N."""
   runs_together: int | None = None
   """Most runs in one vmapped program. Default: 1 on a CPU, where one after
   another is faster; on a GPU or TPU 8 of networks up to the size of WRN-16-4,
   and 1 of larger ones."""
-  data_dir: pathlib.Path | None = None
-  """Directory of the data set's files. Default: for CIFAR, that of TensorFlow
-  Datasets."""
   wandb: str | None = None
   """Project on Weights & Biases that shows the curves live. Needs `pip install
   wandb`. Default: nothing is sent."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ListFlags:
+  """Show the experiments: groups, which `sweep` accepts, and their members."""
+
+  words: tyro.conf.Positional[tuple[str, ...]] = ()
+  """Show only experiments with all of these words in name or summary."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -297,14 +304,16 @@ def _run(argv: list[str]) -> int:
   ):
     raise errors.UsageError(
       f'{experiment.name} needs --follow-run, a finished run of'
-      f' {experiment.follows}; `python -m train sweep {experiment.name}` makes'
-      ' both.'
+      f' {experiment.follows.name}; `python -m train sweep'
+      f' {experiment.name}` makes both.'
     )
   config_lib.check(flags.config)
   _check_processes(flags)
-  name = experiment.name if experiment else flags.config.dataset
+  if experiment is not None:
+    experiment = experiment.change(config_lib.as_dict(flags.config))
+  name = experiment.folder if experiment else flags.config.dataset
   run_dir = flags.run_dir or pathlib.Path(
-    f'runs/{name}-seed-{flags.config.seed}'
+    f'runs/{name}/seed-{flags.config.seed}'
   )
   jax_environment.prepare()
   from train import loop
@@ -314,7 +323,7 @@ def _run(argv: list[str]) -> int:
     summary = loop.run(
       flags.config,
       run_dir,
-      experiment=experiment.name if experiment else None,
+      experiment=experiment,
       wandb=flags.wandb,
     )
   if not processes.is_first():
@@ -370,7 +379,12 @@ def _check_processes(flags: RunFlags) -> None:
 
 
 def _sweep(argv: list[str]) -> int:
-  flags = flags_lib.parse(SweepFlags, argv, 'python -m train sweep')
+  flags = flags_lib.parse(
+    SweepFlags,
+    argv,
+    'python -m train sweep',
+    default=SweepFlags(experiments=(), config=config_lib.Config()),
+  )
   if not flags.experiments:
     raise errors.UsageError('sweep needs the name of at least one experiment.')
   if not 1 <= flags.seeds <= _MOST_SEEDS:
@@ -387,7 +401,24 @@ def _sweep(argv: list[str]) -> int:
     for name in flags.experiments
     for experiment in experiments.select(name)
   }
-  arms = _grids(list(selected.values()), flags)
+  given = flags_lib.given(argv, config_lib.Config)
+  for seed in config_lib.SEEDS:
+    if seed in given:
+      raise errors.UsageError(
+        f'--{seed.replace("_", "-")} is not for a sweep, whose runs have the'
+        ' seeds 0 to --seeds - 1.'
+      )
+  settings = {name: getattr(flags.config, name) for name in given}
+  axes = _axes(flags.grid)
+  arms = [
+    arm
+    for experiment in selected.values()
+    for arm in experiments.grid(experiment.change(settings), axes)
+  ]
+  for arm in arms:
+    # The run that it follows is not there yet.
+    followed = pathlib.Path(arm.follows.folder) if arm.follows else None
+    config_lib.check(dataclasses.replace(arm.config, follow_run=followed))
   jax_environment.prepare()
   from train import sweep
 
@@ -398,7 +429,6 @@ def _sweep(argv: list[str]) -> int:
     rich.console.Console(stderr=True),
     runs_together=flags.runs_together,
     wandb=flags.wandb,
-    data_dir=flags.data_dir,
   )
   runs = len(sweep.in_order(arms)) * flags.seeds
   print(
@@ -408,46 +438,74 @@ def _sweep(argv: list[str]) -> int:
   return 1 if failed else 0
 
 
-def _grids(
-  selected: list[experiments.Experiment], flags: SweepFlags
-) -> list[experiments.Experiment]:
-  """The experiments, each under every pair of momenta if any were given."""
-  axes = {
-    '--horizontal-momenta': flags.horizontal_momenta,
-    '--vertical-momenta': flags.vertical_momenta,
-  }
-  if not any(axes.values()):
-    return selected
-  for flag, momenta in axes.items():
-    given = ' '.join(map(str, momenta)) or 'none'
-    if not momenta:
+def _axes(given: tuple[str, ...]) -> dict[str, list[Any]]:
+  """The axes of a grid, from `setting=a,b` each."""
+  axes: dict[str, list[Any]] = {}
+  names = [field.name for field in dataclasses.fields(config_lib.Config)]
+  for text in given:
+    written, equals, values = text.partition('=')
+    name = written.replace('-', '_')
+    if name not in names or name in config_lib.SEEDS:
+      allowed = [n for n in names if n not in config_lib.SEEDS]
       raise errors.UsageError(
-        '--horizontal-momenta and --vertical-momenta belong together, but'
-        f' {flag} has none.'
+        f'--grid must name settings of a run, got {written!r}.'
+        f'{errors.did_you_mean(name, allowed)}'
       )
-    if not all(0 <= momentum < 1 for momentum in momenta):
-      raise errors.UsageError(f'{flag} must be in [0, 1), got {given}.')
-    if len(set(momenta)) < len(momenta):
-      raise errors.UsageError(f'{flag} must be different, got {given}.')
-  return [
-    arm
-    for experiment in selected
-    for arm in experiments.grid(experiment, *axes.values())
-  ]
+    if not equals or not values:
+      raise errors.UsageError(
+        f'--grid must be SETTING=VALUE,VALUE,..., got {text!r}.'
+      )
+    if name in axes:
+      raise errors.UsageError(f'--grid names {name} twice.')
+    flag = f'--{name.replace("_", "-")}'
+    axes[name] = [
+      getattr(
+        flags_lib.parse(
+          config_lib.Config,
+          [flag, value],
+          'python -m train run',
+          default=config_lib.Config(),
+        ),
+        name,
+      )
+      for value in values.split(',')
+    ]
+    if len(set(axes[name])) < len(axes[name]):
+      raise errors.UsageError(
+        f'--grid must have values that differ, got {text!r}.'
+      )
+  return axes
 
 
 def _list(argv: list[str]) -> int:
-  if argv:
-    raise errors.UsageError(f'list takes no arguments, got {argv[0]!r}.')
-  for experiment in experiments.EXPERIMENTS.values():
-    # `run` alone knows nothing of the run to follow.
-    command = 'run' if experiment.follows is None else 'sweep'
-    print(
-      f'{experiment.name}\n'
-      f'    {experiment.summary}\n'
-      f'    {experiment.scale}: {experiment.duration}\n'
-      f'    python -m train {command} {experiment.name}'
+  flags = flags_lib.parse(ListFlags, argv, 'python -m train list')
+  shown = 0
+  for group, members in experiments.groups().items():
+    found = [
+      e
+      for e in members
+      if all(word in f'{e.name} {e.summary}'.lower() for word in flags.words)
+    ]
+    shown += len(found)
+    if not found:
+      continue
+    size = max(found, key=lambda e: e.config.epochs).size
+    print(f'{group}: {len(found)} experiments, {found[0].scale.title}; {size}')
+    for experiment in found:
+      # `run` alone knows nothing of the run to follow.
+      follows = ' [sweep only]' if experiment.follows else ''
+      print(
+        f'  {experiment.name}  {experiment.summary} {experiment.duration}.'
+        f'{follows}'
+      )
+  if not shown:
+    raise errors.UsageError(
+      f'No experiment has {" and ".join(flags.words)} in its name or summary.'
     )
+  print(
+    'One: python -m train run NAME. Several, with seeds: python -m train sweep'
+    ' GROUP or NAME...'
+  )
   return 0
 
 

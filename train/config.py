@@ -375,10 +375,41 @@ def resolve(config: Config, steps_per_epoch: int) -> Config:
   )
 
 
+def notes(config: Config) -> list[str]:
+  """What of a schedule given in epochs no longer fits the length of the run.
+
+  Args:
+    config: A resolved configuration.
+
+  Returns:
+    A sentence each, which names both settings.
+  """
+  late: dict[str, tuple[str, Any]] = {
+    'exponential': ('decay_start', config.decay_start),
+    'steps': ('milestones', max(known(config.milestones), default=0)),
+    'warm-up': ('warmup_epochs', config.warmup_epochs),
+  }
+  name, epoch = late.get(config.schedule, ('', 0))
+  if epoch < config.epochs:
+    return []
+  return [
+    f'{_flag(name)} {getattr(config, name)} is not reached: the run ends after'
+    f' --epochs {config.epochs}.'
+  ]
+
+
 def known(value: _T | None) -> _T:
   """A setting that :func:`resolve` has filled in."""
   assert value is not None
   return value
+
+
+def as_dict(config: Config) -> dict[str, Any]:
+  """The settings by name."""
+  return {
+    field.name: getattr(config, field.name)
+    for field in dataclasses.fields(config)
+  }
 
 
 def to_json(config: Config) -> dict[str, Any]:

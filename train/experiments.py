@@ -1,36 +1,110 @@
-"""The paper's experiments by name: configurations, no code.
+"""The paper's experiments: configurations as objects, which make their names.
 
 `python -m train list` shows them, `python -m train run NAME` runs one, and
-`python -m train sweep PREFIX` all that begin so. Every experiment of the
-paper has two sizes: its own, for one GPU, and under `small-` a tenth of its
-epochs on a small network and 5,000 images of half the width and height, with
-the same proportions, for two CPU cores.
+`python -m train sweep GROUP` all of a section. Every experiment of the paper
+has two scales: its own, for one GPU, and under `small-` a tenth of its epochs
+on a small network and 5,000 images of half the width and height, with the same
+proportions, for two CPU cores.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
-import re
+import itertools
 from typing import Any
 
+from train import config as config_lib
 from train import errors
 from train.config import Config
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+  """Network, images and epochs that experiments are run at."""
+
+  prefix: str
+  """What the names of its experiments begin with."""
+  title: str
+
+
+OWN = Scale('', 'the default job')
+PAPER = Scale('', "the paper's own size")
+SMALL = Scale('small-', 'small')
 
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
   """A named configuration."""
 
-  name: str
+  section: str
+  """The group that it belongs to, such as figure4 or ablation."""
+  dataset: str | None
+  """The data set, where the section has more than one."""
+  arm: str
+  """What tells it from the others of its section and data set."""
+  scale: Scale
   summary: str
   """What it is, and where in the paper."""
-  scale: str
-  """Network, images and epochs."""
+  size: str
+  """Network, images and epochs, in words."""
   duration: str
   """How long one run takes, and where."""
   config: Config
-  follows: str | None = None
+  follows: 'Experiment | None' = None
   """The experiment of LCAM whose share of horizontal steps, or mean momentum,
   this one takes over, seed by seed."""
+  reads_off: int | None = None
+  """The epoch at which the paper reads off its error; ``None``: the last."""
+  changes: tuple[tuple[str, Any], ...] = ()
+  """Settings in which it differs from the registered one."""
+
+  @property
+  def group(self) -> str:
+    """What `sweep` calls all arms of its section and scale."""
+    return f'{self.scale.prefix}{self.section}'
+
+  @property
+  def unchanged(self) -> str:
+    """The name that the experiment is registered under."""
+    parts = (self.group, self.dataset, self.arm)
+    return '-'.join(part for part in parts if part is not None)
+
+  @property
+  def name(self) -> str:
+    """Such as `figure4-cifar100-lcam + depth 10, epochs 3`."""
+    if not self.changes:
+      return self.unchanged
+    changes = ', '.join(f'{name} {value}' for name, value in self.changes)
+    return f'{self.unchanged} + {changes}'
+
+  @property
+  def folder(self) -> str:
+    """The name as a folder: without blanks."""
+    changes = ''.join(f'+{name}={value}' for name, value in self.changes)
+    return self.unchanged + changes.replace(' ', '').replace('/', '_')
+
+  def record(self) -> dict[str, Any]:
+    """What config.json says of it; see :func:`of_record`."""
+    return {'experiment': self.unchanged, 'changes': dict(self.changes)}
+
+  def change(self, settings: Mapping[str, Any]) -> 'Experiment':
+    """The experiment with other settings, which is one of its own.
+
+    What changes where or how fast it computes, and seeds, make no other
+    experiment.
+    """
+    names = {*config_lib.FREE_TO_CHANGE, *config_lib.SEEDS}
+    changed = {
+      name: value
+      for name, value in settings.items()
+      if name not in names and getattr(self.config, name) != value
+    }
+    return dataclasses.replace(
+      self,
+      config=dataclasses.replace(self.config, **settings),
+      # A control of a changed run follows the run with the same changes.
+      follows=self.follows.change(settings) if self.follows else None,
+      changes=tuple({**dict(self.changes), **changed}.items()),
+    )
 
 
 _DIGITS = Config(
@@ -115,10 +189,12 @@ _PAIRS = {'cifar10': (0.9, 0.95), 'cifar100': (0.93, 0.9)}
 class _Arm:
   """One experiment at the paper's own size."""
 
-  name: str
+  section: str
+  dataset: str | None
+  arm: str
   summary: str
   config: Config
-  follows: str | None = None
+  follows: '_Arm | None' = None
 
 
 def _make(dataset: str, *settings: dict[str, Any]) -> Config:
@@ -133,44 +209,62 @@ def _figures_2_and_3() -> Iterator[_Arm]:
   ):
     for arm, (summary, settings) in arms.items():
       yield _Arm(
-        f'{figure}-{arm}',
+        figure,
+        None,
+        arm,
         f'Figure {figure[-1]}, {dataset}, steps at 30, 60, 90: {summary}.',
         _make(dataset, settings),
       )
 
 
-def _figure_4_and_table_1(dataset: str) -> Iterator[_Arm]:
-  """The paper's arms, and the controls that it lacks."""
+def _final_lcam(dataset: str) -> _Arm:
   pair = _PAIRS[dataset]
-  yield _Arm(
-    f'figure4-{dataset}-lcam',
+  return _Arm(
+    'figure4',
+    dataset,
+    'lcam',
     f'Figure 4 and Table 1, {dataset}: LCAM, horizontal {pair[0]}, vertical'
     f' {pair[1]}.',
     _make(dataset, _FINAL, _lcam(*pair)),
   )
+
+
+def _figure_4_and_table_1(dataset: str) -> Iterator[_Arm]:
+  """The paper's arms, and the controls that it lacks."""
+  yield _final_lcam(dataset)
   for momentum in (0.9, 0.93, 0.915):
     yield _Arm(
-      f'figure4-{dataset}-fixed-{momentum}',
+      'figure4',
+      dataset,
+      f'fixed-{momentum}',
       f'Control of Figure 4, {dataset}: fixed momentum {momentum}.',
       _make(dataset, _FINAL, _fixed(momentum)),
     )
   yield _Arm(
-    f'figure4-{dataset}-steps-120',
+    'figure4',
+    dataset,
+    'steps-120',
     f'Control of Table 1, {dataset}: the steps of the WRN paper in 120 epochs.',
     _make(dataset, _fixed(0.9), {'epochs': 120, 'milestones': (36, 72, 96)}),
   )
   yield _Arm(
-    f'figure4-{dataset}-cosine-120',
+    'figure4',
+    dataset,
+    'cosine-120',
     f'Control of Table 1, {dataset}: cosine annealing in 120 epochs.',
     _make(dataset, _fixed(0.9), {'epochs': 120, 'schedule': 'cosine'}),
   )
   yield _Arm(
-    f'table1-{dataset}-wrn',
+    'table1',
+    dataset,
+    'wrn',
     f'Table 1, {dataset}: the WRN paper, 200 epochs, steps at 60, 120, 160.',
     _make(dataset, _fixed(0.9), {'epochs': 200, 'milestones': (60, 120, 160)}),
   )
   yield _Arm(
-    f'table1-{dataset}-cosine',
+    'table1',
+    dataset,
+    'cosine',
     f'Table 1, {dataset}: cosine annealing, 200 epochs.',
     _make(dataset, _fixed(0.9), {'epochs': 200, 'schedule': 'cosine'}),
   )
@@ -179,32 +273,42 @@ def _figure_4_and_table_1(dataset: str) -> Iterator[_Arm]:
 def _ablations(dataset: str) -> Iterator[_Arm]:
   """LCAM's final run with one thing changed."""
   lcam = _lcam(*_PAIRS[dataset])
-  follows = f'figure4-{dataset}-lcam'
+  follows = _final_lcam(dataset)
   yield _Arm(
-    f'ablation-{dataset}-coin',
+    'ablation',
+    dataset,
+    'coin',
     f"Ablation, {dataset}: a coin that switches at LCAM's own rate and does"
     ' not look at the loss.',
     _make(dataset, _FINAL, lcam, {'optimizer': 'coin'}),
     follows,
   )
   yield _Arm(
-    f'ablation-{dataset}-time-average',
+    'ablation',
+    dataset,
+    'time-average',
     f"Ablation, {dataset}: momentum fixed at the mean of LCAM's own.",
     _make(dataset, _FINAL, {'optimizer': 'sgd'}),
     follows,
   )
   yield _Arm(
-    f'ablation-{dataset}-current',
+    'ablation',
+    dataset,
+    'current',
     f'Ablation, {dataset}: the loss chooses the momentum of its own step.',
     _make(dataset, _FINAL, lcam, {'reaction': 'current'}),
   )
   yield _Arm(
-    f'ablation-{dataset}-strict',
+    'ablation',
+    dataset,
+    'strict',
     f'Ablation, {dataset}: < for <= alone.',
     _make(dataset, _FINAL, lcam, {'inclusive': False}),
   )
   yield _Arm(
-    f'ablation-{dataset}-moving-average',
+    'ablation',
+    dataset,
+    'moving-average',
     f"Ablation, {dataset}: a moving average for the epoch's mean.",
     # A quarter of an epoch of 391 steps, about.
     _make(dataset, _FINAL, lcam, {'loss_decay': 0.99}),
@@ -218,12 +322,16 @@ def _ablations(dataset: str) -> Iterator[_Arm]:
       'decay_rate': _FINAL['decay_rate'] ** factor,
     }
     yield _Arm(
-      f'ablation-{dataset}-{word}-batch-lcam',
+      'ablation',
+      dataset,
+      f'{word}-batch-lcam',
       f'Ablation, {dataset}: LCAM with {word} the batch and learning rate.',
       _make(dataset, _FINAL, lcam, size),
     )
     yield _Arm(
-      f'ablation-{dataset}-{word}-batch-fixed-0.9',
+      'ablation',
+      dataset,
+      f'{word}-batch-fixed-0.9',
       f'Ablation, {dataset}: fixed momentum 0.9 with {word} the batch and'
       ' learning rate.',
       _make(dataset, _FINAL, _fixed(0.9), size),
@@ -232,23 +340,28 @@ def _ablations(dataset: str) -> Iterator[_Arm]:
 
 def _others(dataset: str) -> Iterator[_Arm]:
   yield _Arm(
-    f'authors-{dataset}-lcam',
+    'authors',
+    dataset,
+    'lcam',
     f"The authors' program, {dataset}: < for <=, decay one epoch later,"
     " ImageNet's normalisation.",
     _make(dataset, _AUTHORS, _lcam(*_PAIRS[dataset])),
   )
   for optimizer in ('adam', 'adamw', 'rmsprop', 'adagrad'):
     yield _Arm(
-      f'adaptive-{dataset}-{optimizer}',
+      'adaptive',
+      dataset,
+      optimizer,
       f'Section 4.4, {dataset}: {optimizer} on the same network.',
       _make(dataset, _FINAL, {'optimizer': optimizer, 'learning_rate': None}),
     )
   horizontal, vertical = _PAIRS[dataset]
   for optimizer in ('adam', 'adamw'):
-    name = f'adaptive-{dataset}-{optimizer}'
     settings = {**_lcam(horizontal, vertical), 'learning_rate': None}
-    yield _Arm(
-      f'{name}-loss-controlled',
+    loss_controlled = _Arm(
+      'adaptive',
+      dataset,
+      f'{optimizer}-loss-controlled',
       f'Section 4.4, {dataset}: {optimizer} whose b1 follows the loss,'
       f' horizontal {horizontal}, vertical {vertical}.',
       _make(
@@ -257,12 +370,15 @@ def _others(dataset: str) -> Iterator[_Arm]:
         {**settings, 'optimizer': f'{optimizer}-loss-controlled'},
       ),
     )
+    yield loss_controlled
     yield _Arm(
-      f'{name}-coin',
+      'adaptive',
+      dataset,
+      f'{optimizer}-coin',
       f'Section 4.4, {dataset}: {optimizer} whose b1 takes the same two values'
       ' at random, at the same rate.',
       _make(dataset, _FINAL, {**settings, 'optimizer': f'{optimizer}-coin'}),
-      f'{name}-loss-controlled',
+      loss_controlled,
     )
 
 
@@ -304,39 +420,84 @@ def _gpu_minutes(config: Config) -> float:
   return images * _FLOP_PER_IMAGE / _FLOP_PER_SECOND / 60
 
 
-def _all() -> Iterator[Experiment]:
-  for name, summary, settings in (
-    ('digits-lcam', 'LCAM 0.93/0.9', _lcam(0.93, 0.9)),
-    ('digits-fixed', 'fixed momentum 0.9', _fixed(0.9)),
+def _digits() -> Iterator[Experiment]:
+  for arm, summary, settings in (
+    ('lcam', 'LCAM 0.93/0.9', _lcam(0.93, 0.9)),
+    ('fixed', 'fixed momentum 0.9', _fixed(0.9)),
   ):
     yield Experiment(
-      name,
-      f'The default job, on handwritten digits: {summary}.',
-      'WRN-10-1, 1,437 images of 8x8, 12 epochs',
-      '4 seconds on 2 CPU cores',
-      dataclasses.replace(_DIGITS, **settings),
+      section='digits',
+      dataset=None,
+      arm=arm,
+      scale=OWN,
+      summary=f'The default job, on handwritten digits: {summary}.',
+      size='WRN-10-1, 1,437 images of 8x8, 12 epochs',
+      duration='4 seconds on 2 CPU cores',
+      config=dataclasses.replace(_DIGITS, **settings),
     )
+
+
+def _at_the_papers_size(arm: _Arm) -> Experiment:
+  return Experiment(
+    section=arm.section,
+    dataset=arm.dataset,
+    arm=arm.arm,
+    scale=PAPER,
+    summary=arm.summary,
+    size=f'WRN-28-10, 50,000 images of 32x32, {arm.config.epochs} epochs',
+    duration=(
+      f'about {_gpu_minutes(arm.config):.0f} minutes on one H200 by its FLOP'
+    ),
+    config=arm.config,
+    follows=_at_the_papers_size(arm.follows) if arm.follows else None,
+    # The authors run 150 epochs; controls of 120 end where the paper reads.
+    reads_off=_READ_OFF_EPOCH if arm.config.epochs == _PAPER.epochs else None,
+  )
+
+
+def _at_the_small_size(arm: _Arm) -> Experiment:
+  large, config = _at_the_papers_size(arm), _small(arm.config)
+  return dataclasses.replace(
+    large,
+    scale=SMALL,
+    summary=f'{arm.summary[:-1]}; small.',
+    size=f'WRN-10-1, 5,000 images of 16x16, {config.epochs} epochs',
+    duration=(
+      f'{config.epochs * _SMALL_EPOCH_SECONDS:.0f} seconds on 2 CPU cores'
+    ),
+    config=config,
+    follows=_at_the_small_size(arm.follows) if arm.follows else None,
+    reads_off=large.reads_off and large.reads_off // _SMALL_FACTOR,
+  )
+
+
+def _all() -> Iterator[Experiment]:
+  yield from _digits()
   for arm in _of_the_paper():
-    yield Experiment(
-      arm.name,
-      arm.summary,
-      f'WRN-28-10, 50,000 images of 32x32, {arm.config.epochs} epochs',
-      f'about {_gpu_minutes(arm.config):.0f} minutes on one H200 by its FLOP',
-      arm.config,
-      arm.follows,
-    )
-    small = _small(arm.config)
-    yield Experiment(
-      f'small-{arm.name}',
-      f'{arm.summary[:-1]}; small.',
-      f'WRN-10-1, 5,000 images of 16x16, {small.epochs} epochs',
-      f'{small.epochs * _SMALL_EPOCH_SECONDS:.0f} seconds on 2 CPU cores',
-      small,
-      arm.follows and f'small-{arm.follows}',
-    )
+    yield _at_the_papers_size(arm)
+    yield _at_the_small_size(arm)
 
 
 EXPERIMENTS = {experiment.name: experiment for experiment in _all()}
+
+_BY_PLACE = {
+  (e.scale, e.section, e.dataset, e.arm): e for e in EXPERIMENTS.values()
+}
+
+
+def find(
+  scale: Scale, section: str, dataset: str | None, arm: str
+) -> Experiment:
+  """The experiment of a place. KeyError where there is none."""
+  return _BY_PLACE[scale, section, dataset, arm]
+
+
+def groups() -> dict[str, list[Experiment]]:
+  """The experiments by what `sweep` accepts for all of them."""
+  found: dict[str, list[Experiment]] = {}
+  for experiment in EXPERIMENTS.values():
+    found.setdefault(experiment.group, []).append(experiment)
+  return found
 
 
 def get(name: str) -> Experiment:
@@ -350,66 +511,88 @@ def get(name: str) -> Experiment:
   )
 
 
-def grid(
-  experiment: Experiment,
-  horizontal_momenta: Sequence[float],
-  vertical_momenta: Sequence[float],
-) -> list[Experiment]:
-  """An experiment of LCAM under every pair of momenta.
+def select(name: str) -> list[Experiment]:
+  """The experiments of a name or a group.
 
   Args:
-    experiment: Any of optimizer lcam.
-    horizontal_momenta: Those to try.
-    vertical_momenta: Those to try with each of them.
-
-  Raises:
-    UsageError: It is not an experiment of LCAM.
+    name: Of an experiment; of a group, such as `figure2` or `small-figure4`; or
+      of a group and a data set, such as `small-figure4-cifar10`.
   """
-  if experiment.config.optimizer != 'lcam':
-    raise errors.UsageError(
-      '--horizontal-momenta and --vertical-momenta need experiments of lcam,'
-      f' got {experiment.name}, which is of {experiment.config.optimizer}.'
-    )
+  if name in EXPERIMENTS:
+    return [EXPERIMENTS[name]]
+  found = [
+    experiment
+    for experiment in EXPERIMENTS.values()
+    if name in (experiment.group, f'{experiment.group}-{experiment.dataset}')
+  ]
+  if found:
+    return found
+  names = {*EXPERIMENTS, *groups()}
+  raise errors.UsageError(
+    f'There is no experiment and no group {name!r}.'
+    f'{errors.did_you_mean(name, sorted(names))} `python -m train list` shows'
+    ' them all.'
+  )
+
+
+def grid(
+  experiment: Experiment, axes: Mapping[str, Sequence[Any]]
+) -> list[Experiment]:
+  """An experiment under every combination of some settings.
+
+  Args:
+    experiment: Any.
+    axes: The values of each setting.
+  """
   return [
-    dataclasses.replace(
-      experiment,
-      name=f'{experiment.name}-h{horizontal}-v{vertical}',
-      config=dataclasses.replace(
-        experiment.config,
-        horizontal_momentum=horizontal,
-        vertical_momentum=vertical,
-      ),
-    )
-    for horizontal in horizontal_momenta
-    for vertical in vertical_momenta
+    experiment.change(dict(zip(axes, values, strict=True)))
+    for values in itertools.product(*axes.values())
   ]
 
 
-def without_momenta(name: str) -> str:
-  """The name of the experiment that :func:`grid` has made this one of."""
-  return re.sub(r'-h[\d.e-]+-v[\d.e-]+$', '', name)
-
-
-def read_off_epoch(name: str | None, epochs: int) -> int:
-  """The epoch at which the paper reads off the error of an experiment.
+def of_record(settings: Mapping[str, Any]) -> Experiment | None:
+  """The experiment that a run is of, by its settings and not by its name alone.
 
   Args:
-    name: Of either size, or ``None``.
+    settings: The content of its config.json.
+
+  Returns:
+    The registered one; one with changes where the settings are others; ``None``
+    where no such name is registered.
+  """
+  registered = EXPERIMENTS.get(settings.get('experiment') or '')
+  if registered is None:
+    return None
+  changed = dict(settings.get('changes') or {})
+  for field in dataclasses.fields(Config):
+    given, own = (
+      settings.get(field.name),
+      getattr(registered.config, field.name),
+    )
+    own = list(own) if isinstance(own, tuple) else own
+    # What is left open follows from the rest. Old records lack new settings.
+    if field.name not in settings or own is None or given == own:
+      continue
+    if registered.follows is not None and field.name in _FOLLOWED:
+      continue
+    changed[field.name] = given
+  return registered.change(changed)
+
+
+# What an arm takes over from the run that it follows.
+_FOLLOWED = ('horizontal_probability', 'momentum')
+
+
+def read_off_epoch(experiment: Experiment | None, epochs: int) -> int:
+  """The epoch at which the error of a run is read off.
+
+  Args:
+    experiment: What the run is of, if anything.
     epochs: Of the run.
 
   Returns:
-    Epoch 120 of the authors' 150, or in proportion; elsewhere the last.
+    Epoch 120 of the authors' 150, a tenth of it at the small scale; elsewhere
+    the last.
   """
-  full = EXPERIMENTS.get((name or '').removeprefix('small-'))
-  if full is None or full.config.epochs != _PAPER.epochs:
-    return epochs
-  return max(1, round(epochs * _READ_OFF_EPOCH / _PAPER.epochs))
-
-
-def select(name: str) -> list[Experiment]:
-  """The experiment of this name, or all whose names begin with it and a dash.
-
-  So `figure2` is all arms of Figure 2.
-  """
-  family = [e for n, e in EXPERIMENTS.items() if n.startswith(f'{name}-')]
-  return [EXPERIMENTS[name]] if name in EXPERIMENTS else family or [get(name)]
+  reads_off = experiment and experiment.reads_off
+  return min(epochs, reads_off or epochs)

@@ -65,6 +65,20 @@ def names(flags: type) -> list[str]:
   return found
 
 
+def given(argv: Sequence[str], flags: type) -> list[str]:
+  """The fields of a dataclass whose flags are among the arguments."""
+  written = {
+    word.partition('=')[0].removeprefix('--').replace('-', '_')
+    for word in argv
+    if word.startswith('--')
+  }
+  return [
+    field.name
+    for field in dataclasses.fields(flags)
+    if not {field.name, f'no_{field.name}'}.isdisjoint(written)
+  ]
+
+
 def _one_sentence(framed: str, allowed: Sequence[str], prog: str) -> str:
   """What tyro says in a frame of several parts, with what is allowed."""
   stripped = [line.strip(_SIDES) for line in framed.splitlines()]

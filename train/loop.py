@@ -25,6 +25,7 @@ from train import progress
 from train import report
 from train import run_directory
 from train import weights_and_biases
+from train.experiments import Experiment
 from train.program import build
 from train.program.step import EvalMetrics
 from train.program.step import StepMetrics
@@ -36,7 +37,7 @@ def run(
   config: config_lib.Config,
   run_dir: pathlib.Path,
   *,
-  experiment: str | None = None,
+  experiment: Experiment | None = None,
   **options: Any,
 ) -> dict[str, Any]:
   """Trains one network, or goes on with it, or sees that it is done.
@@ -44,7 +45,7 @@ def run(
   Args:
     config: The settings, as the command line gave them.
     run_dir: Where the run is written.
-    experiment: Name of its experiment, for the records.
+    experiment: What it is a run of, for the records.
     **options: See :func:`run_together`.
 
   Returns:
@@ -63,7 +64,7 @@ def run_together(
   configs: Sequence[config_lib.Config],
   run_dirs: Sequence[pathlib.Path],
   *,
-  experiments: Sequence[str | None] | None = None,
+  experiments: Sequence[Experiment | None] | None = None,
   devices: Sequence[jax.Device] | None = None,
   title: str | None = None,
   console: rich.console.Console | None = None,
@@ -77,7 +78,7 @@ def run_together(
   Args:
     configs: The settings of the runs, see :func:`can_run_together`.
     run_dirs: Where the runs are written.
-    experiments: Names of their experiments, for the records.
+    experiments: What they are runs of, for the records.
     devices: The devices that a batch is spread over. Default: all.
     title: What the progress line calls the runs. Default: the name of the first
       directory.
@@ -134,14 +135,15 @@ def run_together(
 
   # --------------------------------------------------------- run directories
   def claim() -> list[dict[str, Any] | None]:
-    for d, given, own, name in zip(
+    for d, given, own, experiment in zip(
       directories, configs, resolved, experiments, strict=True
     ):
+      facts = experiment.record() if experiment else {'experiment': None}
       d.claim(
         given,
         own,
         program.devices,
-        experiment=name,
+        **facts,
         compute_dtype=program.dtype,
       )
     return [d.read_summary() for d in directories]
@@ -179,6 +181,11 @@ def run_together(
     f' {len(dataset.test):,} test images, {len(program.devices)} x'
     f' {program.devices[0].device_kind}'
   )
+
+  for note in dict.fromkeys(
+    n for own in resolved for n in config_lib.notes(own)
+  ):
+    say(f'{title}: {note}')
 
   # ------------------------------------------------------------------ resume
   checkpoints = [
@@ -315,7 +322,8 @@ def run_together(
     checkpoints[i].close()
     log.close()
     if log.rows and processes.is_first():
-      name = experiments[i] or config.dataset
+      experiment = experiments[i]
+      name = experiment.name if experiment else config.dataset
       picture_title = f'{name}, seed {resolved[i].seed}'
       with run_directory.writing(directory.picture):
         report.draw_run(log.rows, directory.picture, picture_title)

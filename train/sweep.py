@@ -11,7 +11,7 @@ import dataclasses
 import pathlib
 import time
 import traceback
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import rich.console
@@ -19,7 +19,6 @@ import rich.console
 import models
 from train import config as config_lib
 from train import errors
-from train import experiments as experiments_lib
 from train import loop
 from train import progress
 from train import run_directory
@@ -40,7 +39,6 @@ def sweep(
   console: rich.console.Console,
   runs_together: int | None = None,
   wandb: str | None = None,
-  **settings: Any,
 ) -> list[pathlib.Path]:
   """Runs every experiment with every seed.
 
@@ -50,12 +48,12 @@ def sweep(
   Args:
     experiments: The arms.
     seeds: Runs of each.
-    run_dir: Each run gets run_dir/EXPERIMENT/seed-N.
+    run_dir: Each run gets run_dir/EXPERIMENT/seed-N, where EXPERIMENT is its
+      :attr:`~train.experiments.Experiment.folder`.
     console: Where progress is shown.
     runs_together: Most runs in one vmapped program. ``None``: what
       :func:`choose_together` says.
     wandb: Project on Weights & Biases to send the curves to, if any.
-    **settings: Settings of every run, in place of the experiment's own.
 
   Returns:
     The directories of the runs that failed. One that does leaves the others
@@ -70,8 +68,8 @@ def sweep(
     _Run(
       arm,
       seed,
-      _configure(arm, seed, run_dir, settings),
-      run_dir / arm.name / f'seed-{seed}',
+      _configure(arm, seed, run_dir),
+      run_dir / arm.folder / f'seed-{seed}',
     )
     for seed in range(seeds)
     for arm in in_order(experiments)
@@ -88,7 +86,7 @@ def sweep(
       loop.run_together(
         [run.config for run in group],
         directories,
-        experiments=[run.arm.name for run in group],
+        experiments=[run.arm for run in group],
         title=title,
         console=console,
         wandb=wandb,
@@ -184,21 +182,25 @@ def choose_together(config: config_lib.Config) -> int:
 
 
 def _configure(
-  arm: Experiment, seed: int, run_dir: pathlib.Path, settings: dict[str, Any]
+  arm: Experiment, seed: int, run_dir: pathlib.Path
 ) -> config_lib.Config:
-  config = dataclasses.replace(arm.config, seed=seed, **settings)
+  config = dataclasses.replace(arm.config, seed=seed)
   if arm.follows is None:
     return config
   return dataclasses.replace(
-    config, follow_run=run_dir / arm.follows / f'seed-{seed}'
+    config, follow_run=run_dir / arm.follows.folder / f'seed-{seed}'
   )
 
 
 def in_order(experiments: Sequence[Experiment]) -> list[Experiment]:
   """The experiments, with those that others follow before these."""
-  followed = {e.follows for e in experiments if e.follows is not None}
-  missing = followed - {experiment.name for experiment in experiments}
+  given = {experiment.name for experiment in experiments}
+  missing = {
+    e.follows.name: e.follows
+    for e in experiments
+    if e.follows is not None and e.follows.name not in given
+  }
   return sorted(
-    [*map(experiments_lib.get, sorted(missing)), *experiments],
+    [*(missing[name] for name in sorted(missing)), *experiments],
     key=lambda experiment: experiment.follows is not None,
   )

@@ -329,6 +329,8 @@ def test_the_state_can_be_donated(reaction):
     )
   )
   params = jnp.ones(2)
+  add_one = lambda state: jax.tree.map(lambda x: x + 1, state)
+  jax.jit(add_one, donate_argnums=0)(optimizer.init(params))
   update = jax.jit(optimizer.update, donate_argnums=1)
   state = optimizer.init(params)
   before = jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), state)
@@ -361,10 +363,10 @@ def test_bad_values_are_named(value, reaction):
   [
     *itertools.product(
       ('horizontal', 'vertical', 'initial'),
-      (np.nan, np.inf, '1', 1j, True, np.ones(2), 10**400, np.ma.masked),
-      ('a finite number',),
+      (np.nan, np.inf, 1e39, '1', 1j, True, np.ones(2), 10**400, np.ma.masked),
+      ('a number that is finite in float32',),
     ),
-    ('horizontal', None, 'a finite number'),
+    ('horizontal', None, 'a number that is finite in float32'),
     ('steps_per_epoch', 0, 'a whole number from 1 to 16,777,216'),
     ('loss_decay', 1.0, r'a number in \(0, 1\)'),
     ('inclusive', 1, 'True or False'),

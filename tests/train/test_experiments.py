@@ -17,7 +17,7 @@ def test_every_experiment_is_valid(name):
   experiment = experiments.get(name)
   config = experiment.config
   if experiment.follows is not None:
-    followed = experiments.get(experiment.follows).config
+    followed = experiment.follows.config
     assert followed.optimizer.removesuffix('-loss-controlled') == {
       'coin': 'lcam',
       'sgd': 'lcam',

@@ -507,7 +507,10 @@ class TestThePaper:
 
 
 def test_the_epoch_that_the_paper_reads():
-  read = experiments.read_off_epoch
+  def read(name, epochs):
+    experiment = experiments.get(name) if name else None
+    return experiments.read_off_epoch(experiment, epochs)
+
   assert read('figure4-cifar100-lcam', 150) == 120
   assert read('small-figure2-fixed-0.9', 15) == 12
   assert read('table1-cifar10-wrn', 200) == 200

@@ -25,9 +25,7 @@ class Grid:
   @property
   def is_of(self) -> str:
     """The experiment, or what the runs are called without one."""
-    arm = next(iter(self.cells.values()))
-    name = arm.runs[0].config.get('experiment') or arm.name.split(' ')[0]
-    return experiments.without_momenta(name)
+    return _title(next(iter(self.cells.values())))
 
 
 def find(arms: Iterable[Arm]) -> list[Grid]:
@@ -38,18 +36,24 @@ def find(arms: Iterable[Arm]) -> list[Grid]:
   groups: dict[tuple[str, str], dict[tuple[float, float], Arm]] = {}
   for arm in arms:
     config = arm.runs[0].config
-    name = config.get('experiment') or ''
-    if not arm.has_phases or name in experiments.EXPERIMENTS:
+    experiment = experiments.of_record(config)
+    is_registered = experiment is not None and not experiment.changes
+    if not arm.has_phases or is_registered:
       continue
     others = records.settings(arm.runs[0])
     momenta = tuple(others.pop(momentum) for momentum in _MOMENTA)
-    key = (
-      experiments.without_momenta(name),
-      json.dumps(others, sort_keys=True),
-    )
+    key = (_title(arm), json.dumps(others, sort_keys=True))
     groups.setdefault(key, {})[momenta] = arm
   full = [_fill(cells) for cells in groups.values()]
   return [Grid(cells) for cells in full if cells]
+
+
+def _title(arm: Arm) -> str:
+  config = arm.runs[0].config
+  experiment = experiments.of_record(config)
+  if experiment is not None:
+    return experiment.unchanged
+  return f'{config["dataset"]}-{config["optimizer"]}'
 
 
 def _fill(

@@ -30,7 +30,7 @@ class Run:
   def read_off_error(self) -> float:
     """Test error in percent at the epoch at which the paper reads it off."""
     epoch = experiments.read_off_epoch(
-      self.config.get('experiment'), len(self.rows)
+      experiments.of_record(self.config), len(self.rows)
     )
     return self.rows[epoch - 1]['test_error']
 
@@ -135,6 +135,9 @@ def group_into_arms(runs: Iterable[Run]) -> list[Arm]:
 
 def _experiment(run: Run) -> str:
   config = run.config
+  experiment = experiments.of_record(config)
+  if experiment is not None:
+    return experiment.name
   return (
     config.get('experiment') or f'{config["dataset"]}-{config["optimizer"]}'
   )
