@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
+from tests.train import processes
 from tests.train import runs
 from train import checkpoint
 from train import config as config_lib
@@ -349,6 +350,30 @@ def test_a_program_of_seeds_goes_on_from_what_all_of_them_have(
     assert _without_times(_rows(ours)) == _without_times(_rows(theirs))
     steps = [(d / 'steps.jsonl').read_text() for d in (ours, theirs)]
     assert steps[0] == steps[1]
+
+
+def test_a_wide_resnet_goes_on_within_an_epoch(tmp_path, monkeypatch):
+  """Its state has more parts; all else is tested with the smallest network."""
+  settings = {
+    'model': 'wrn', 'batch_size': 32, 'train_examples': 64, 'epochs': 2,
+    'checkpoint_seconds': 0,
+  }  # fmt: skip
+  _run(tmp_path / 'whole', **settings)
+  save = checkpoint.Checkpoints.save
+
+  def killed_after_the_third_step(self, step, *arguments):
+    save(self, step, *arguments)
+    if step == 3:
+      raise RuntimeError('killed')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.Checkpoints, 'save', killed_after_the_third_step)
+    with pytest.raises(RuntimeError, match='killed'):
+      _run(tmp_path / 'cut', **settings)
+  _, shown = _run(tmp_path / 'cut', **settings)
+  assert 'WRN-10-1' in shown
+  assert 'going on after epoch 1, step 1 of 2' in shown
+  processes.assert_the_same_end(tmp_path / 'cut', tmp_path / 'whole')
 
 
 def test_what_can_be_one_program(tmp_path):
