@@ -16,7 +16,6 @@ from train import config as config_lib
 from train import errors
 from train.config import Config
 
-
 # Settings that make no other experiment.
 _SAME_EXPERIMENT = {*config_lib.FREE_TO_CHANGE, *config_lib.SEEDS}
 
