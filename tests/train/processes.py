@@ -42,11 +42,11 @@ def train(*arguments, **options):
   )
 
 
-def train_killed_at(number, directory, *arguments):
-  """Runs it until it accesses files of a directory for the N-th time."""
+def train_killed_at(moment, directory, *arguments):
+  """Runs it until it accesses files of a directory; see kill_at.py."""
   return subprocess.run(
     [sys.executable, '-m', 'tests.train.kill_at',
-     *map(str, (number, directory, *arguments))],
+     *map(str, (moment, directory, *arguments))],
     cwd=_REPOSITORY,
     env=environment(),
     capture_output=True,

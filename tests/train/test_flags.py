@@ -133,13 +133,19 @@ _WRONG = [
   ('run --train-examples 5000', ['--train-examples', '1437', '5000']),
   ('run --image-size 3', ['--image-size', 'divide 8', 'got 3']),
   ('run --epochs 1000000000', ['--epochs', 'at most 17', '12 steps']),
+  (
+    'run --dataset cifar10 --data-dir absent --run-dir run',
+    ['pip install tensorflow'],
+  ),
   # Places.
   ('run --run-dir /dev/null', ['--run-dir /dev/null is not a directory']),
   ('run --run-dir /dev/null/run', ['/dev/null is not a directory']),
   ('--run-dir /dev/null', ['--run-dir /dev/null is not a directory']),
   ('sweep digits --run-dir /dev/null', ['--run-dir', 'not a directory']),
   ('probe --out /dev/null', ['--out /dev/null is not a directory']),
-  ('traction --out /dev/null/x', ['--out', '/dev/null is not a directory']),
+  ('probe --out /dev/null/x', ['--out /dev/null/x cannot be made']),
+  ('movement absent --out /dev/null/x', ['--out /dev/null/x cannot be made']),
+  ('traction --out /dev/null/x', ['--out /dev/null/x cannot be made']),
   ('movement absent --out /dev/null', ['--out', 'not a directory']),
   ('report absent --out /dev/null', ['--out', 'not a directory']),
   # Other commands.
