@@ -1,6 +1,6 @@
 """The command line: python -m train [COMMAND] ..."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import contextlib
 import dataclasses
 import os
@@ -263,14 +263,37 @@ def _is_out_of_memory(error: Exception) -> bool:
   )
 
 
+def _start_jax(configs: Iterable[config_lib.Config] = ()) -> None:
+  """What must be set before JAX is imported, for runs with these settings."""
+  jax_environment.prepare()
+  jax_environment.keep_freed_memory(
+    max(
+      (
+        jax_environment.activation_bytes(
+          depth=config.depth,
+          widen_factor=config.widen_factor,
+          image_size=(
+            config.image_size or sources.get(config.dataset).image_size
+          ),
+          batch_size=config.batch_size,
+        )
+        for config in configs
+        if config.model == 'wrn'
+      ),
+      default=0,
+    )
+  )
+
+
 def _main_job(argv: list[str], started: float) -> int:
   flags = flags_lib.parse(MainFlags, argv, 'python -m train')
-  jax_environment.prepare()
+  arms = [experiments.get(name) for name in _MAIN_EXPERIMENTS]
+  _start_jax(arm.config for arm in arms)
   from train import report
   from train import sweep
 
   failed = sweep.sweep(
-    [experiments.get(name) for name in _MAIN_EXPERIMENTS],
+    arms,
     _MAIN_SEEDS,
     flags.run_dir,
     rich.console.Console(stderr=True),
@@ -315,7 +338,7 @@ def _run(argv: list[str]) -> int:
   run_dir = flags.run_dir or pathlib.Path(
     f'runs/{name}/seed-{flags.config.seed}'
   )
-  jax_environment.prepare()
+  _start_jax([flags.config])
   from train import loop
   from train import processes
 
@@ -419,7 +442,7 @@ def _sweep(argv: list[str]) -> int:
     # The run that it follows is not there yet.
     followed = pathlib.Path(arm.follows.folder) if arm.follows else None
     config_lib.check(dataclasses.replace(arm.config, follow_run=followed))
-  jax_environment.prepare()
+  _start_jax(arm.config for arm in arms)
   from train import sweep
 
   failed = sweep.sweep(
@@ -522,7 +545,7 @@ def _report(argv: list[str]) -> int:
 
 def _probe(argv: list[str]) -> int:
   flags = flags_lib.parse(ProbeFlags, argv, 'python -m train probe')
-  jax_environment.prepare()
+  _start_jax()
   from train.studies import probe
 
   settings = dataclasses.asdict(flags)
@@ -536,7 +559,7 @@ def _probe(argv: list[str]) -> int:
 
 def _traction(argv: list[str]) -> int:
   flags = flags_lib.parse(TractionFlags, argv, 'python -m train traction')
-  jax_environment.prepare()
+  _start_jax()
   from train.studies import traction
 
   _check_out(flags.out)
@@ -550,7 +573,7 @@ def _movement(argv: list[str]) -> int:
   flags = flags_lib.parse(MovementFlags, argv, 'python -m train movement')
   if not flags.runs:
     raise errors.UsageError('movement needs at least one directory of a run.')
-  jax_environment.prepare()
+  _start_jax()
   from train.studies import movement
 
   _check_out(flags.out)
