@@ -232,8 +232,8 @@ class BlockDesign:
       difference = 0.0
     error = math.nan
     if self.freedom:
-      test = self._fit.t_test(row)
-      error = float(np.squeeze(test.sd)) if self.spread else 0.0
+      scaled = row @ self._fit.normalized_cov_params @ row
+      error = self.spread * math.sqrt(scaled)
     control = {arm: w for arm, w in weights.items() if w < 0}
     level = sum(
       w * float(np.mean([*self._errors[arm].values()]))
@@ -281,9 +281,19 @@ class Judgement:
   high: float
   p: float
   """Holm's; NaN if untested."""
-  could_have_found: float
-  """See :func:`smallest_detectable`."""
   verdict: Verdict
+  family_size: int
+  """Contrasts that were judged together."""
+
+  @property
+  def could_have_found(self) -> float:
+    """See :func:`smallest_detectable`; NaN if untested."""
+    estimate = self.estimate
+    if math.isnan(estimate.error):
+      return math.nan
+    return smallest_detectable(
+      estimate.error, estimate.freedom, self.family_size
+    )
 
   @property
   def is_within_margin(self) -> bool:
@@ -308,24 +318,13 @@ def judge(family: Sequence[Estimate]) -> list[Judgement]:
   judged = []
   for i, estimate in enumerate(family):
     p = p_values.get(i, math.nan)
-    low = high = could_have_found = math.nan
+    low = high = math.nan
     if i in p_values:
       half_width = estimate.error * _quantile(estimate.freedom, len(tested))
       low = estimate.difference - half_width
       high = estimate.difference + half_width
-      could_have_found = smallest_detectable(
-        estimate.error, estimate.freedom, len(tested)
-      )
-    judged.append(
-      Judgement(
-        estimate,
-        low,
-        high,
-        p,
-        could_have_found,
-        decide(estimate.difference, p, low, high, estimate.margin),
-      )
-    )
+    verdict = decide(estimate.difference, p, low, high, estimate.margin)
+    judged.append(Judgement(estimate, low, high, p, verdict, len(tested)))
   return judged
 
 
