@@ -68,7 +68,7 @@ def _write_experiments(out: pathlib.Path) -> None:
     f'| `{e.name}` | {e.summary} | {e.duration} |'
     f' {paper.TABLE_1.get(e.name, "–")} |'
     for e in experiments.EXPERIMENTS.values()
-    if not e.name.startswith('small-')
+    if e.scale is not experiments.SMALL
   ]
   (out / 'experiments.md').write_text('\n'.join(lines) + '\n')
 

@@ -11,6 +11,8 @@ import zipfile
 
 import pytest
 
+from tests.train import processes
+
 _REPOSITORY = pathlib.Path(__file__).parents[1]
 _README = (_REPOSITORY / 'README.md').read_text()
 
@@ -61,13 +63,14 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 atexit.register(lambda: print('tried:', tried))
 import optax_lcam, optax_lcam.flax, models
-sys.argv = ['train', 'run', '--epochs', '1', '--train-examples', '64',
-            '--run-dir', {str(tmp_path / 'run')!r}]
+sys.argv = ['train', 'run', '--model', 'mlp', '--epochs', '1',
+            '--train-examples', '64', '--run-dir', {str(tmp_path / 'run')!r}]
 runpy.run_module('train', run_name='__main__')
 """
   finished = subprocess.run(
     [sys.executable, '-c', program],
     cwd=_REPOSITORY,
+    env=processes.environment(),
     capture_output=True,
     text=True,
     check=True,

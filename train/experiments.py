@@ -16,6 +16,9 @@ from train import config as config_lib
 from train import errors
 from train.config import Config
 
+# Settings that make no other experiment.
+_SAME_EXPERIMENT = {*config_lib.FREE_TO_CHANGE, *config_lib.SEEDS}
+
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
@@ -92,11 +95,10 @@ class Experiment:
     What changes where or how fast it computes, and seeds, make no other
     experiment.
     """
-    names = {*config_lib.FREE_TO_CHANGE, *config_lib.SEEDS}
     changed = {
       name: value
       for name, value in settings.items()
-      if name not in names and getattr(self.config, name) != value
+      if name not in _SAME_EXPERIMENT and getattr(self.config, name) != value
     }
     return dataclasses.replace(
       self,
@@ -572,6 +574,8 @@ def of_record(settings: Mapping[str, Any]) -> Experiment | None:
     own = list(own) if isinstance(own, tuple) else own
     # What is left open follows from the rest. Old records lack new settings.
     if field.name not in settings or own is None or given == own:
+      continue
+    if field.name in _SAME_EXPERIMENT:
       continue
     if registered.follows is not None and field.name in _FOLLOWED:
       continue

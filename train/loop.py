@@ -5,6 +5,7 @@ compilation, epochs, summaries.
 """
 
 from collections.abc import Sequence
+import contextlib
 import functools
 import pathlib
 import time
@@ -20,6 +21,7 @@ from train import data
 from train import followed_run
 from train import interruption
 from train import metrics
+from train import ownership
 from train import pictures
 from train import processes
 from train import progress
@@ -89,9 +91,26 @@ def run_together(
     The content of each summary.json.
 
   Raises:
-    UsageError: See :func:`run`.
+    UsageError: See :func:`run`; or a run belongs to another process.
     ValueError: The runs cannot be one program.
   """
+  with contextlib.ExitStack() as owned:
+    return _run_together(
+      configs, run_dirs, owned, experiments, devices, title, console, wandb
+    )
+
+
+def _run_together(
+  configs: Sequence[config_lib.Config],
+  run_dirs: Sequence[pathlib.Path],
+  owned: contextlib.ExitStack,
+  experiments: Sequence[Experiment | None] | None,
+  devices: Sequence[jax.Device] | None,
+  title: str | None,
+  console: rich.console.Console | None,
+  wandb: str | None,
+) -> list[dict[str, Any]]:
+  """See :func:`run_together`; ``owned`` is closed after it."""
   if not can_run_together(configs):
     raise ValueError(
       'Runs of one program must differ in seeds, schedules and the numbers of'
@@ -148,9 +167,17 @@ def run_together(
       )
     return [d.read_summary() for d in directories]
 
+  def take() -> list[dict[str, Any] | None]:
+    owned.enter_context(ownership.hold(run_dirs))
+    return [d.read_summary() for d in directories]
+
   summaries = processes.from_first(claim)
+  if not _any_done(summaries):
+    # Again, as another process may have finished one meanwhile.
+    summaries = processes.from_first(take)
   is_done = [s is not None and s['status'] == 'done' for s in summaries]
-  if any(is_done):
+  if _any_done(summaries):
+    owned.close()
     for directory, done in zip(directories, is_done, strict=True):
       if done:
         say(f'{directory.path} is finished.')
@@ -362,6 +389,10 @@ def can_run_together(configs: Sequence[config_lib.Config]) -> bool:
     configs: The settings, as the command line gave them.
   """
   return build.can_share(configs)
+
+
+def _any_done(summaries: Sequence[dict[str, Any] | None]) -> bool:
+  return any(s is not None and s['status'] == 'done' for s in summaries)
 
 
 def _by_run(measured: Sequence[_Metrics]) -> list[list[_Metrics]]:

@@ -5,6 +5,7 @@ metrics.jsonl   a row an epoch
 steps.jsonl     a row an epoch: the loss and the momentum of each of its steps
 summary.json    how it ended
 checkpoints/    the last states
+run.lock        held by the process that trains, owner.json says which
 tensorboard/    the same figures for TensorBoard
 wandb.json      which run on Weights & Biases this is, if --wandb was given
 wandb/          what wandb keeps of it

@@ -50,14 +50,14 @@ def test_memory_and_its_price():
 
 
 def test_nothing_is_compiled_after_the_first_epoch():
-  config = config_lib.Config(train_examples=40, batch_size=16)
+  config = config_lib.Config(model='mlp', train_examples=40, batch_size=16)
   rows, _, late_compilations = loop_overhead.run(config, 3)
   assert len(rows) == 3
   assert late_compilations == 0
 
 
 def test_a_compilation_would_be_counted():
-  config = config_lib.Config(train_examples=40, batch_size=16)
+  config = config_lib.Config(model='mlp', train_examples=40, batch_size=16)
 
   def compile_something():
     with jax.transfer_guard('allow'):

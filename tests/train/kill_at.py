@@ -1,9 +1,11 @@
-"""The program, killed at its N-th access to files of its run directory.
+"""The program, killed as it accesses files of its run directory.
 
-python -m tests.train.kill_at N DIRECTORY ARGUMENTS...
+python -m tests.train.kill_at MOMENT DIRECTORY ARGUMENTS...
 
-Whatever the moment is, a start with a greater N is killed later: so that kills
-visit the few places at which the clock would hardly ever strike.
+MOMENT is N for the N-th access, or the name of an audit event, such as
+os.rename, for the first of its kind. Whatever the moment is, a start with a
+greater N is killed later: so that kills visit the few places at which the clock
+would hardly ever strike.
 """
 
 import itertools
@@ -13,22 +15,21 @@ import signal
 import sys
 
 
-def _kill_at(number, directory):
+def _kill_at(moment, directory):
   accesses = itertools.count(1)
 
-  def audit(_event, arguments):
-    # Only text: what else is a path comes as text in a later event.
-    if (
-      any(isinstance(x, str) and directory in x for x in arguments)
-      and next(accesses) == number
-    ):
+  def audit(event, arguments):
+    if any(
+      isinstance(x, str | os.PathLike) and directory in str(x)
+      for x in arguments
+    ) and moment in (event, str(next(accesses))):
       os.kill(os.getpid(), signal.SIGKILL)
 
   sys.addaudithook(audit)
 
 
 if __name__ == '__main__':
-  _, n, path, *rest = sys.argv
-  _kill_at(int(n), path)
+  _, when, path, *rest = sys.argv
+  _kill_at(when, path)
   sys.argv = ['train', *rest]
   runpy.run_module('train', run_name='__main__', alter_sys=True)

@@ -160,6 +160,34 @@ _CONFIGS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.parametrize(
+  ('settings', 'names'),
+  [
+    ({'epochs': 3, 'decay_start': 30.0}, ['--decay-start 30', '--epochs 3']),
+    (
+      {'epochs': 90, 'schedule': 'steps', 'milestones': (30.0, 60.0, 90.0)},
+      ['--milestones', '90', '--epochs 90'],
+    ),
+    (
+      {'epochs': 2, 'schedule': 'warm-up', 'warmup_epochs': 5.0},
+      ['--warmup-epochs 5', '--epochs 2'],
+    ),
+    ({'epochs': 31, 'decay_start': 30.0}, None),
+    ({'epochs': 3}, None),
+    # Of another schedule.
+    ({'epochs': 3, 'decay_start': 30.0, 'schedule': 'cosine'}, None),
+  ],
+  ids=str,
+)
+def test_a_schedule_that_does_not_fit_is_told(settings, names):
+  notes = config_lib.notes(
+    config_lib.resolve(config_lib.Config(**settings), 10)
+  )
+  assert len(notes) == (names is not None)
+  for name in names or []:
+    assert name in notes[0]
+
+
 def _fuzz(examples):
   refused = []
 

@@ -111,3 +111,69 @@ def test_a_family_is_chosen_by_what_its_names_begin_with():
 def test_a_misspelt_name_gets_the_nearest():
   with pytest.raises(errors.UsageError, match="Did you mean 'digits-lcam'"):
     experiments.get('digits-lcm')
+
+
+def test_names_are_made_of_fields():
+  for name, experiment in experiments.EXPERIMENTS.items():
+    assert experiment.name == experiment.folder == name
+    assert experiments.select(experiment.group).count(experiment) == 1
+  small = experiments.get('small-ablation-cifar10-coin')
+  assert small.follows == experiments.get('small-figure4-cifar10-lcam')
+  assert small.group == 'small-ablation'
+
+
+def test_a_group_and_a_data_set_are_chosen():
+  found = experiments.select('small-figure4-cifar10')
+  assert found
+  assert {(e.group, e.dataset) for e in found} == {('small-figure4', 'cifar10')}
+
+
+def test_changed_settings_are_another_experiment():
+  paper = experiments.get('figure4-cifar100-lcam')
+  changed = paper.change({'depth': 10, 'epochs': 3, 'widen_factor': 10})
+  assert changed.name == 'figure4-cifar100-lcam + depth 10, epochs 3'
+  assert changed.folder == 'figure4-cifar100-lcam+depth=10+epochs=3'
+  assert changed.config.depth == 10
+  # Seeds, and how fast it computes, make no other experiment.
+  assert paper.change({'seed': 3, 'eval_batch_size': 7}).name == paper.name
+
+
+def test_a_control_of_a_changed_run_follows_the_changed_run():
+  coin = experiments.get('small-ablation-cifar10-coin').change({'epochs': 3})
+  assert coin.follows.name == 'small-figure4-cifar10-lcam + epochs 3'
+
+
+def test_a_record_is_of_the_experiment_that_its_settings_are_of():
+  paper = experiments.get('figure4-cifar100-lcam')
+
+  def record(**settings):
+    config = config_lib.resolve(
+      dataclasses.replace(paper.config, **settings), 391
+    )
+    return {**config_lib.to_json(config), **paper.record()}
+
+  assert experiments.of_record(record(seed=4)) == paper
+  # A name that its settings are not those of.
+  other = experiments.of_record(record(depth=10, epochs=3))
+  assert other.name == 'figure4-cifar100-lcam + depth 10, epochs 3'
+  # A setting that the experiment leaves open is known by what was recorded.
+  small = experiments.get('small-figure4-cifar10-lcam')
+  changed = small.change({'decay_rate': 0.9})
+  content = {**config_lib.to_json(changed.config), **changed.record()}
+  assert experiments.of_record(content).name == changed.name
+  assert experiments.of_record({'experiment': 'of my own'}) is None
+  assert experiments.of_record({'experiment': None}) is None
+
+
+def test_a_grid_has_every_combination():
+  lcam = experiments.get('digits-lcam')
+  arms = experiments.grid(
+    lcam, {'horizontal_momentum': [0.93, 0.95], 'learning_rate': [0.05, 0.2]}
+  )
+  assert [arm.name for arm in arms] == [
+    'digits-lcam + learning_rate 0.05',
+    'digits-lcam + learning_rate 0.2',
+    'digits-lcam + horizontal_momentum 0.95, learning_rate 0.05',
+    'digits-lcam + horizontal_momentum 0.95, learning_rate 0.2',
+  ]
+  assert experiments.grid(lcam, {}) == [lcam]

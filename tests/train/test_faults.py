@@ -6,9 +6,12 @@ that of a run to which nothing happened.
 
 import json
 import os
+import pathlib
 import random
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -56,20 +59,35 @@ def _wait_for_checkpoints(directory, count, process):
     time.sleep(0.005)
 
 
+# 400 steps an epoch, and a checkpoint after each epoch alone: what is saved
+# within one is saved at the signal.
+_MANY_STEPS = (
+  'run', '--model', 'mlp', '--epochs', 4, '--train-examples', 400,
+  '--batch-size', 1, '--checkpoint-seconds', 1e6,
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def undisturbed_of_many_steps(tmp_path_factory):
+  directory = tmp_path_factory.mktemp('runs') / 'undisturbed'
+  finished = processes.train(*_MANY_STEPS, '--run-dir', directory)
+  assert finished.returncode == 0, finished.stderr
+  return directory
+
+
 @pytest.mark.parametrize(
   ('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
 def test_asked_to_stop_it_saves_its_step_and_goes_on_later(
-  number, code, undisturbed, tmp_path
+  number, code, undisturbed_of_many_steps, tmp_path
 ):
   directory = tmp_path / 'run'
-  # Without checkpoints by the clock: what is saved is saved at the signal.
-  flags = [*_FLAGS, '--checkpoint-seconds', 1e6, '--run-dir', directory]
+  flags = [*_MANY_STEPS, '--run-dir', directory]
   with processes.start(*flags) as process:
     for line in process.stderr:
       if 'epoch 1/4' in line:
         break
-    time.sleep(random.random() / 5)
+    time.sleep(random.random() / 10)
     process.send_signal(number)
     rest = process.stderr.read()
   assert process.returncode == code
@@ -80,7 +98,7 @@ def test_asked_to_stop_it_saves_its_step_and_goes_on_later(
   resumed = processes.train(*flags)
   assert resumed.returncode == 0, resumed.stderr
   assert 'going on after epoch' in resumed.stderr
-  processes.assert_the_same_end(directory, undisturbed)
+  processes.assert_the_same_end(directory, undisturbed_of_many_steps)
 
 
 def test_killed_within_an_epoch_it_goes_on_from_there(undisturbed, tmp_path):
@@ -99,12 +117,10 @@ def test_killed_within_an_epoch_it_goes_on_from_there(undisturbed, tmp_path):
 def test_killed_before_it_has_its_configuration(undisturbed, tmp_path):
   directory = tmp_path / 'run'
   flags = [*_FLAGS, '--run-dir', directory]
-  number = 1
-  while not (directory / 'config.tmp').exists():
-    killed = processes.train_killed_at(number, directory, *flags)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    number += 1
-  assert not (directory / 'config.json').exists()
+  # The first file that is put into its place.
+  killed = processes.train_killed_at('os.rename', directory, *flags)
+  assert killed.returncode == -signal.SIGKILL, killed.stderr
+  assert [path.name for path in directory.iterdir()] == ['config.tmp']
   finished = processes.train(*flags)
   assert finished.returncode == 0, finished.stderr
   processes.assert_the_same_end(directory, undisturbed)
@@ -239,41 +255,48 @@ def test_a_disk_that_is_full_of_everything_but_metrics(
   )
 
 
+# What a process says of each of some commands, and their exit codes.
+_COMMANDS = """
+import json, sys
+from train import __main__ as program
+codes = [program.main(command) for command in json.loads(sys.argv[1])]
+print(codes)
+"""
+
+
+def _assert_refused(commands, whys, **options):
+  """Each before any work, in one sentence."""
+  finished = subprocess.run(
+    [sys.executable, '-c', _COMMANDS, json.dumps(commands)],
+    env=processes.environment(),
+    capture_output=True,
+    text=True,
+    timeout=600,
+    **options,
+  )
+  assert finished.stdout == f'{[2] * len(commands)}\n', finished.stderr
+  for line, why in zip(finished.stderr.splitlines(), whys, strict=True):
+    assert why in line
+
+
 def test_a_run_directory_that_may_not_be_written(tmp_path):
   directory = tmp_path / 'run'
   directory.mkdir(mode=0o555)
-  for used in (directory, directory / 'new'):
-    finished = processes.train(
-      'run', '--run-dir', used, preexec_fn=damage.rights_of_a_user
-    )
-    _assert_refused(finished, f'--run-dir {used} cannot be written: Permission')
+  places = [directory, directory / 'new', pathlib.Path('/proc/run')]
+  _assert_refused(
+    [['run', '--run-dir', str(place)] for place in places],
+    [f'--run-dir {place} cannot be written' for place in places],
+    preexec_fn=damage.rights_of_a_user,
+  )
   assert not list(directory.iterdir())
 
 
 def test_a_run_directory_on_a_disk_that_may_not_be_written(tmp_path):
   with damage.disk(tmp_path, megabytes=8), damage.read_only(tmp_path):
-    finished = processes.train('run', '--run-dir', tmp_path / 'run')
-  _assert_refused(finished, 'cannot be written: Read-only file system')
-
-
-def test_where_the_work_would_be_in_vain(tmp_path):
-  """Commands that write at their end look before they begin."""
-  (tmp_path / 'file').write_text('in the way')
-  for command in (['traction'], ['probe'], ['movement', tmp_path / 'no']):
-    finished = processes.train(*command, '--out', tmp_path / 'file' / 'new')
-    _assert_refused(finished, f'--out {tmp_path / "file" / "new"} cannot be')
-
-
-def _assert_refused(finished, why):
-  """Before any work, in one sentence."""
-  assert finished.returncode == 2
-  assert why in finished.stderr
-  assert len(finished.stderr.splitlines()) == 1
-
-
-def test_a_run_directory_where_there_can_be_none():
-  finished = processes.train('run', '--run-dir', '/proc/run')
-  _assert_refused(finished, '--run-dir /proc/run cannot be written')
+    _assert_refused(
+      [['run', '--run-dir', str(tmp_path / 'run')]],
+      ['cannot be written: Read-only file system'],
+    )
 
 
 def test_a_run_directory_that_vanishes(undisturbed, tmp_path):

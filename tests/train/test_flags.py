@@ -28,23 +28,27 @@ _WRONG = [
   ('rnu', ["'rnu'", "'run'"]),
   ('reprot runs', ["'reprot'", "'report'"]),
   (
-    'sweep digits-lcam --horizontal-momenta 0.9 --vertical-momenta 1.5',
-    ['--vertical-momenta', '[0, 1)', '1.5'],
+    'sweep digits-lcam --grid vertical_momentum=1.5',
+    ['--vertical-momentum', '[0, 1)', '1.5'],
   ),
   (
-    'sweep digits-lcam --horizontal-momenta 0.9 0.9 --vertical-momenta 0.9',
-    ['--horizontal-momenta', 'different', '0.9 0.9'],
+    'sweep digits-lcam --grid horizontal_momentum=0.9,0.9',
+    ['--grid', 'values that differ', '0.9,0.9'],
   ),
   (
-    'sweep digits-lcam --horizontal-momenta 0.9',
-    ['--vertical-momenta has none', 'belong together'],
+    'sweep digits-lcam --grid horizontal=0.9',
+    ['--grid', "'horizontal'", "'horizontal_momentum'"],
   ),
-  (
-    'sweep digits-fixed --horizontal-momenta 0.9 --vertical-momenta 0.9',
-    ['digits-fixed', 'lcam'],
-  ),
+  ('sweep digits-lcam --grid seed=0,1', ['--grid', "'seed'"]),
+  ('sweep digits-lcam --grid epochs', ['--grid', 'SETTING=VALUE', "'epochs'"]),
+  ('sweep digits-lcam --grid epochs=', ['--grid', "'epochs='"]),
+  ('sweep digits-lcam --grid epochs=x', ['--epochs', 'INT', "'x'"]),
+  ('sweep digits-lcam --grid epochs=1 epochs=2', ['--grid', 'epochs twice']),
+  ('sweep digits-lcam --seed 3', ['--seed', '--seeds']),
+  ('sweep digits-lcam --depth 11', ['--depth', 'got 11']),
   ('42', ["'42'", 'sweep']),
-  ('list all', ["'all'"]),
+  ('list nonesuch', ['nonesuch']),
+  ('list --all', ['--all']),
   # The main job.
   ('--epochs 3', ['--epochs', '--help']),
   ('--run-dri x', ['--run-dri', "'--run-dir'"]),
@@ -107,10 +111,6 @@ _WRONG = [
     'run --schedule one-cycle --warmup-epochs 20',
     ['--warmup-epochs', '--epochs 20', 'got 20'],
   ),
-  (
-    'run --schedule cyclical --cycle-epochs 0.01',
-    ['--cycle-epochs', 'at least 0.2 for --epochs 20', 'got 0.01'],
-  ),
   # Several processes.
   ('run --process-id 0', ['--coordinator', '--process-count', '--distributed']),
   (
@@ -133,13 +133,19 @@ _WRONG = [
   ('run --train-examples 5000', ['--train-examples', '1437', '5000']),
   ('run --image-size 3', ['--image-size', 'divide 8', 'got 3']),
   ('run --epochs 1000000000', ['--epochs', 'at most 17', '12 steps']),
+  (
+    'run --dataset cifar10 --data-dir absent --run-dir run',
+    ['pip install tensorflow'],
+  ),
   # Places.
   ('run --run-dir /dev/null', ['--run-dir /dev/null is not a directory']),
   ('run --run-dir /dev/null/run', ['/dev/null is not a directory']),
   ('--run-dir /dev/null', ['--run-dir /dev/null is not a directory']),
   ('sweep digits --run-dir /dev/null', ['--run-dir', 'not a directory']),
   ('probe --out /dev/null', ['--out /dev/null is not a directory']),
-  ('traction --out /dev/null/x', ['--out', '/dev/null is not a directory']),
+  ('probe --out /dev/null/x', ['--out /dev/null/x cannot be made']),
+  ('movement absent --out /dev/null/x', ['--out /dev/null/x cannot be made']),
+  ('traction --out /dev/null/x', ['--out /dev/null/x cannot be made']),
   ('movement absent --out /dev/null', ['--out', 'not a directory']),
   ('report absent --out /dev/null', ['--out', 'not a directory']),
   # Other commands.

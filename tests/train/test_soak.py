@@ -23,8 +23,8 @@ _STEPS_PER_EPOCH = 13
 # Long enough for all of them; a checkpoint after each step. Testing one image
 # at a time makes evaluations long enough to be hit.
 _FLAGS = (
-  'run', '--model', 'mlp', '--epochs', _FAULTS, '--train-examples', 400,
-  '--batch-size', 32, '--checkpoint-seconds', 0, '--eval-batch-size', 1,
+  'run', '--epochs', _FAULTS, '--train-examples', 400, '--batch-size', 32,
+  '--checkpoint-seconds', 0, '--eval-batch-size', 1,
 )  # fmt: skip
 
 
@@ -62,7 +62,7 @@ class _Fault:
     def kill(process):
       for line in process.stderr:
         self.shown += line
-        if 'MLP-1x64' in line:
+        if 'WRN-10-1' in line:
           break
       time.sleep(self.rng.uniform(0, 2))
       process.kill()
@@ -152,7 +152,7 @@ class _Fault:
 
   def where_it_was(self):
     """In what a kill has struck, as far as can be told from outside."""
-    if 'MLP-1x64' not in self.shown:
+    if 'WRN-10-1' not in self.shown:
       return 'the start'
     if 'Compiled in' not in self.shown:
       return 'the compilation'

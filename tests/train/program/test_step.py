@@ -211,6 +211,22 @@ def test_correct_answers_are_counted():
   assert metrics.correct.dtype == jnp.int32
 
 
+def test_a_start_from_given_parameters_and_statistics():
+  run = _run(model='wrn')
+  state = jax.device_get(run.start())
+  given = jax.tree.map(lambda x: x + 1, (state.params, state.batch_stats))
+  start = run.program.init_from(*given)
+  for ours, theirs in zip(
+    jax.tree.leaves((start.params, start.batch_stats)),
+    jax.tree.leaves(given),
+    strict=True,
+  ):
+    np.testing.assert_array_equal(ours, theirs)
+  traces = jax.tree.leaves(optax.tree.get(start.opt_state, 'trace'))
+  assert not any(leaf.any() for leaf in traces)
+  assert start.step.item() == 0
+
+
 def test_remat_reaches_the_network():
   """That it changes no gradient is shown of the network itself."""
   flops = [

@@ -1,7 +1,7 @@
 """Movement of quick and slow weights, measured on two runs of the digits."""
 
 import copy
-import io
+import dataclasses
 import json
 import math
 import shutil
@@ -12,18 +12,20 @@ import matplotlib.image
 import numpy as np
 import optax
 import pytest
-import rich.console
 
+from tests.train import runs
+from train import checkpoint
 from train import config as config_lib
+from train import data
 from train import errors
-from train import loop
 from train import run_directory
+from train.program import build
 from train.studies import movement
 from train.studies import verdicts
 
 # 6 steps an epoch.
 _CONFIG = config_lib.Config(
-  epochs=1, batch_size=32, train_examples=192, eval_batch_size=360
+  model='mlp', epochs=1, batch_size=32, train_examples=192, eval_batch_size=360
 )
 _ARMS = (
   'LCAM 0.9/0.9',
@@ -37,7 +39,7 @@ _ARMS = (
 @pytest.fixture(scope='module')
 def run_dir(tmp_path_factory):
   directory = tmp_path_factory.mktemp('runs') / 'seed-0'
-  loop.run(_CONFIG, directory, console=rich.console.Console(file=io.StringIO()))
+  runs.run(directory, _CONFIG)
   return directory
 
 
@@ -71,16 +73,43 @@ def test_it_goes_on_from_the_end_of_the_run(run_dir, program):
   summary = json.loads((run_dir / 'summary.json').read_text())
   start = jax.tree.map(lambda x: x[0], program.start)
   assert run_directory.params_sha256(start.params) == summary['params_sha256']
-  # A new network's are zero.
-  means = [
-    leaf
-    for path, leaf in jax.tree.leaves_with_path(start.batch_stats)
-    if 'mean' in jax.tree_util.keystr(path)
-  ]
-  assert means
-  assert all(leaf.any() for leaf in means)
   traces = jax.tree.leaves(optax.tree.get(start.opt_state, 'trace'))
   assert not any(leaf.any() for leaf in traces)
+
+
+def test_the_running_statistics_are_those_of_the_run(tmp_path, monkeypatch):
+  """A Wide ResNet has some. Nothing is trained: its checkpoint is made up."""
+  config = config_lib.resolve(dataclasses.replace(_CONFIG, model='wrn'), 6)
+  digits = data.load('digits', train_examples=192)
+  program = build.Program([config], digits, devices=runs.one_device())
+  random = np.random.default_rng(0)
+  state = jax.tree.map(
+    lambda x: random.uniform(size=x.shape).astype(x.dtype),
+    program.shape_member(),
+  )
+  directory = run_directory.RunDirectory(tmp_path / 'run')
+  directory.claim(config, config, compute_dtype='float32')
+  directory.write_summary({'status': 'done'})
+  saved = checkpoint.Checkpoints(directory.checkpoints, 6)
+  saved.save(6, state, [])
+  saved.close()
+
+  class _StartedError(Exception):
+    pass
+
+  def init_from(_, params, batch_stats):
+    raise _StartedError(params, batch_stats)
+
+  monkeypatch.setattr(build.Program, 'init_from', init_from)
+  with pytest.raises(_StartedError) as started:
+    movement.measure([tmp_path / 'run'])
+  for ours, theirs in zip(
+    started.value.args, (state.params, state.batch_stats), strict=True
+  ):
+    assert len(jax.tree.leaves(theirs)) > 10
+    jax.tree.map(
+      lambda x, y: np.testing.assert_array_equal(x[0], y), ours, theirs
+    )
 
 
 def test_a_step_is_measured_as_the_weights_moved(program):

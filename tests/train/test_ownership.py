@@ -1,0 +1,73 @@
+"""A run directory has one owner at a time."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from train import errors
+from train import ownership
+
+_HOLD = textwrap.dedent(
+  """
+  import pathlib, sys, time
+  from train import ownership
+  with ownership.hold([pathlib.Path(sys.argv[1])]):
+    print('held', flush=True)
+    time.sleep(60)
+  """
+)
+
+
+@pytest.fixture
+def other(tmp_path):
+  """Another process that holds a directory."""
+  with subprocess.Popen(
+    [sys.executable, '-c', _HOLD, tmp_path], stdout=subprocess.PIPE, text=True
+  ) as process:
+    assert process.stdout.readline() == 'held\n'
+    yield process
+    process.kill()
+
+
+def test_a_second_owner_is_refused_and_told_who_is_first(other, tmp_path):
+  with (
+    pytest.raises(errors.UsageError, match=f'process {other.pid} on '),
+    ownership.hold([tmp_path]),
+  ):
+    pass
+
+
+def test_a_kill_frees_it(other, tmp_path):
+  other.send_signal(signal.SIGKILL)
+  other.wait()
+  with ownership.hold([tmp_path]):
+    told = json.loads((tmp_path / 'owner.json').read_text())
+    assert told['process'] == os.getpid()
+  # It is given back, and says so.
+  assert not (tmp_path / 'owner.json').exists()
+  with ownership.hold([tmp_path]):
+    pass
+
+
+def test_all_or_none(other, tmp_path):
+  free = tmp_path / 'free'
+  free.mkdir()
+  with pytest.raises(errors.UsageError), ownership.hold([free, tmp_path]):
+    pass
+  with ownership.hold([free]):
+    pass
+
+
+@pytest.mark.parametrize('content', ['', '{}', '[]', '{"host": '])
+def test_an_owner_that_cannot_be_read(other, tmp_path, content):
+  (tmp_path / 'owner.json').write_text(content)
+  with (
+    pytest.raises(errors.UsageError, match='another process'),
+    ownership.hold([tmp_path]),
+  ):
+    pass
