@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterable
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import sys
 import time
-from typing import Annotated, Any
+from typing import Any
 
 import rich.console
 import tyro
@@ -18,7 +19,7 @@ from train import experiments
 from train import flags as flags_lib
 from train import interruption
 from train import jax_environment
-from train import sources
+from train import studies
 
 _USAGE = """\
 usage: python -m train [--run-dir DIR]              the main job
@@ -26,9 +27,7 @@ usage: python -m train [--run-dir DIR]              the main job
        python -m train sweep NAME... [--seeds N]    arms times seeds
        python -m train list [WORD...]               the experiments
        python -m train report DIR... --out DIR      tables and pictures
-       python -m train probe --dataset NAME         what kind of data set it is
-       python -m train traction                     Figure 1 as a simulation
-       python -m train movement RUN...              the same in trained networks
+{studies}
 
 The main job trains a small Wide ResNet on handwritten digits, with LCAM and
 with fixed momentum, three seeds each, and reports the difference. It takes a
@@ -118,82 +117,9 @@ class ReportFlags:
   """Where the report and its pictures are written."""
   name: str = 'report.md'
   """Name of the Markdown file."""
-
-
-def _probes_default(meaning: str, size: str) -> Any:
-  """Help of a flag whose default is that of the data set."""
-  numbers = ', '.join(
-    f'{name} {getattr(source.probe, size):,}'
-    for name, source in sources.SOURCES.items()
-  )
-  return tyro.conf.arg(help=f'{meaning} Default: {numbers}.')
-
-
-@dataclasses.dataclass(frozen=True)
-class ProbeFlags:
-  """Find out whether a data set is vertical, horizontal or neutral in the sense
-  of section 4.4, by short runs under several momenta.
-  """
-
-  dataset: config_lib.Dataset = 'digits'
-  """The images."""
-  data_dir: pathlib.Path | None = None
-  """Directory of the data set's files. Default: for CIFAR, that of TensorFlow
-  Datasets."""
-  seeds: int = 5
-  """Runs of each pair of momenta."""
-  accelerated: tuple[float, ...] = (0.95,)
-  """The larger momenta to try, beside 0.9."""
-  epochs: Annotated[
-    int | None, _probes_default('Passes over the training images.', 'epochs')
-  ] = None
-  train_examples: Annotated[
-    int | None, _probes_default('Images to train on.', 'train_examples')
-  ] = None
-  validation_examples: Annotated[
-    int | None,
-    _probes_default('Training images held out.', 'validation_examples'),
-  ] = None
-  image_size: Annotated[
-    int | None, _probes_default('Shrink the images to N x N.', 'image_size')
-  ] = None
-  out: pathlib.Path | None = None
-  """Where probe.json and probe.png are written. Default:
-  runs/probe-DATASET."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TractionFlags:
-  """Simulate Figure 1: two weights that pull each other, under LCAM and under
-  coins.
-  """
-
-  seeds: int = 1000
-  """Repetitions."""
-  steps: int = 2400
-  """Steps of each."""
-  seed: int = 0
-  """Seed of the noise."""
-  out: pathlib.Path = pathlib.Path('runs/traction')
-  """Where traction.json and traction.png are written."""
-
-
-@dataclasses.dataclass(frozen=True)
-class MovementFlags:
-  """Measure how far quick and slow weights of trained networks move in each
-  phase.
-  """
-
-  runs: tyro.conf.Positional[tuple[pathlib.Path, ...]]
-  """Directories of finished runs."""
-  epochs: int = 3
-  """Measured epochs."""
-  learning_rate: float | None = None
-  """Constant learning rate. Default: a tenth of each run's initial one."""
-  data_dir: pathlib.Path | None = None
-  """Directory of the data set's files. Default: the run's."""
-  out: pathlib.Path = pathlib.Path('runs/movement')
-  """Where movement.json and movement.png are written."""
+  margin: float = 2.0
+  """Differences within this part of the control's error, in percent, are
+  equivalent."""
 
 
 def main(argv: list[str]) -> int:
@@ -204,14 +130,15 @@ def main(argv: list[str]) -> int:
     'sweep': _sweep,
     'list': _list,
     'report': _report,
-    'probe': _probe,
-    'traction': _traction,
-    'movement': _movement,
+    **{
+      study.name: functools.partial(_study, study)
+      for study in studies.STUDIES.values()
+    },
   }
   first = argv[0] if argv else ''
   try:
     if first in ('-h', '--help'):
-      print(_USAGE, end='')
+      print(_usage(), end='')
     elif first in commands:
       return commands[first](argv[1:])
     elif first and not first.startswith('-'):
@@ -245,7 +172,7 @@ def main(argv: list[str]) -> int:
   except interruption.Interrupted as error:
     how = (
       'starts anew'
-      if commands.get(first) in (_list, _report, _probe, _traction, _movement)
+      if first in ('list', 'report', *studies.STUDIES)
       else 'goes on from the last checkpoint'
     )
     print(
@@ -254,6 +181,14 @@ def main(argv: list[str]) -> int:
     )
     return error.exit_code
   return 0
+
+
+def _usage() -> str:
+  lines = (
+    f'{f"python -m train {study.name} {study.usage}":44} {study.summary}'
+    for study in studies.STUDIES.values()
+  )
+  return _USAGE.format(studies='\n'.join(f'       {line}' for line in lines))
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -539,53 +474,26 @@ def _report(argv: list[str]) -> int:
   from train import report
 
   _check_out(flags.out)
-  print(report.write(flags.directories, flags.out, flags.name))
+  print(report.write(flags.directories, flags.out, flags.name, flags.margin))
   return 0
 
 
-def _probe(argv: list[str]) -> int:
-  flags = flags_lib.parse(ProbeFlags, argv, 'python -m train probe')
-  _start_jax()
-  from train.studies import probe
-
-  settings = dataclasses.asdict(flags)
-  out = settings.pop('out') or pathlib.Path(f'runs/probe-{flags.dataset}')
-  _check_out(out)
-  record = probe.probe(**settings)
-  probe.write(record, out)
-  print(f'{flags.dataset}: {record["sentence"]}\nThe picture is in {out}.')
-  return 0
-
-
-def _traction(argv: list[str]) -> int:
-  flags = flags_lib.parse(TractionFlags, argv, 'python -m train traction')
-  _start_jax()
-  from train.studies import traction
-
-  _check_out(flags.out)
-  record = traction.simulate(flags.seeds, flags.steps, flags.seed)
-  traction.write(record, flags.out)
-  _print_claims(record, flags.out)
-  return 0
-
-
-def _movement(argv: list[str]) -> int:
-  flags = flags_lib.parse(MovementFlags, argv, 'python -m train movement')
-  if not flags.runs:
-    raise errors.UsageError('movement needs at least one directory of a run.')
-  _start_jax()
-  from train.studies import movement
-
-  _check_out(flags.out)
-  record = movement.measure(
-    flags.runs,
-    epochs=flags.epochs,
-    learning_rate=flags.learning_rate,
-    data_dir=flags.data_dir,
-    console=rich.console.Console(stderr=True),
+def _study(study: studies.Study, argv: list[str]) -> int:
+  flags: Any = flags_lib.parse(
+    study.flags, argv, f'python -m train {study.name}'
   )
-  movement.write(record, flags.out)
-  _print_claims(record, flags.out)
+  _start_jax()
+  module = study.load()
+  settings = vars(flags).copy()
+  out = settings.pop('out')
+  if out is None:
+    out = pathlib.Path(f'runs/{study.name}-{settings["dataset"]}')
+  _check_out(out)
+  record = module.measure(**settings, console=rich.console.Console(stderr=True))
+  study.write(record, out)
+  for sentence in module.sentences(record):
+    print(f'- {sentence}')
+  print(f'The picture is in {out}.')
   return 0
 
 
@@ -594,12 +502,6 @@ def _check_out(out: pathlib.Path) -> None:
   from train import run_directory
 
   run_directory.check_writable('--out', out)
-
-
-def _print_claims(record: dict[str, Any], out: pathlib.Path) -> None:
-  for claim in record['claims']:
-    print(f'- {claim["sentence"]}')
-  print(f'The picture is in {out}.')
 
 
 if __name__ == '__main__':

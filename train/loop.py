@@ -23,9 +23,9 @@ from train import followed_run
 from train import interruption
 from train import metrics
 from train import ownership
+from train import pictures
 from train import processes
 from train import progress
-from train import report
 from train import run_directory
 from train import weights_and_biases
 from train.experiments import Experiment
@@ -365,12 +365,12 @@ def _run_together(
       name = experiment.name if experiment else config.dataset
       picture_title = f'{name}, seed {resolved[i].seed}'
       with run_directory.writing(directory.picture):
-        report.draw_run(log.rows, directory.picture, picture_title)
+        pictures.draw_run(log.rows, directory.picture, picture_title)
       steps_rows = metrics.read_rows(directory.steps)
       if any(row['horizontal'] for row in steps_rows):
         with run_directory.writing(directory.phases):
           settings = config_lib.to_json(resolved[i])
-          report.draw_phases(
+          pictures.draw_phases(
             steps_rows, settings, directory.phases, picture_title
           )
     last = log.rows[-1] if log.rows else {'epoch': 0, 'step': 0}

@@ -52,6 +52,10 @@ class Arm:
   runs: list[Run]
 
   @property
+  def dataset(self) -> str:
+    return self.runs[0].config['dataset']
+
+  @property
   def has_phases(self) -> bool:
     """Whether this is an arm of LCAM, which is what the others are for."""
     return self.runs[0].config['optimizer'] == 'lcam'
