@@ -19,6 +19,7 @@ from train import experiments
 from train import flags as flags_lib
 from train import interruption
 from train import jax_environment
+from train import sources
 from train import studies
 
 _USAGE = """\
