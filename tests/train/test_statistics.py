@@ -206,16 +206,12 @@ class TestJudge:
     for arm, standard_error in zip(arms, standard_errors, strict=True):
       judged = statistics.judge(
         [
-          statistics.Estimate(
-            5, arm[0] - arm[i], standard_error, 12, math.nan
-          )
+          statistics.Estimate(5, arm[0] - arm[i], standard_error, 12, math.nan)
           for i in (1, 2, 3)
         ]
       )
       is_off = [not j.low < 0 < j.high for j in judged]
-      found += any(
-        j.verdict in (Verdict.BETTER, Verdict.WORSE) for j in judged
-      )
+      found += any(j.verdict in (Verdict.BETTER, Verdict.WORSE) for j in judged)
       missed += any(is_off)
     # At most 5 %; not far below, as contrasts with a common arm agree.
     assert 0.025 < found / repetitions < 0.06
