@@ -1,6 +1,6 @@
 """The command line: python -m train [COMMAND] ..."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import contextlib
 import dataclasses
 import functools
@@ -19,6 +19,7 @@ from train import experiments
 from train import flags as flags_lib
 from train import interruption
 from train import jax_environment
+from train import sources
 from train import studies
 
 _USAGE = """\
@@ -198,14 +199,37 @@ def _is_out_of_memory(error: Exception) -> bool:
   )
 
 
+def _start_jax(configs: Iterable[config_lib.Config] = ()) -> None:
+  """What must be set before JAX is imported, for runs with these settings."""
+  jax_environment.prepare()
+  jax_environment.keep_freed_memory(
+    max(
+      (
+        jax_environment.activation_bytes(
+          depth=config.depth,
+          widen_factor=config.widen_factor,
+          image_size=(
+            config.image_size or sources.get(config.dataset).image_size
+          ),
+          batch_size=config.batch_size,
+        )
+        for config in configs
+        if config.model == 'wrn'
+      ),
+      default=0,
+    )
+  )
+
+
 def _main_job(argv: list[str], started: float) -> int:
   flags = flags_lib.parse(MainFlags, argv, 'python -m train')
-  jax_environment.prepare()
+  arms = [experiments.get(name) for name in _MAIN_EXPERIMENTS]
+  _start_jax(arm.config for arm in arms)
   from train import report
   from train import sweep
 
   failed = sweep.sweep(
-    [experiments.get(name) for name in _MAIN_EXPERIMENTS],
+    arms,
     _MAIN_SEEDS,
     flags.run_dir,
     rich.console.Console(stderr=True),
@@ -250,7 +274,7 @@ def _run(argv: list[str]) -> int:
   run_dir = flags.run_dir or pathlib.Path(
     f'runs/{name}/seed-{flags.config.seed}'
   )
-  jax_environment.prepare()
+  _start_jax([flags.config])
   from train import loop
   from train import processes
 
@@ -354,7 +378,7 @@ def _sweep(argv: list[str]) -> int:
     # The run that it follows is not there yet.
     followed = pathlib.Path(arm.follows.folder) if arm.follows else None
     config_lib.check(dataclasses.replace(arm.config, follow_run=followed))
-  jax_environment.prepare()
+  _start_jax(arm.config for arm in arms)
   from train import sweep
 
   failed = sweep.sweep(
@@ -459,7 +483,7 @@ def _study(study: studies.Study, argv: list[str]) -> int:
   flags: Any = flags_lib.parse(
     study.flags, argv, f'python -m train {study.name}'
   )
-  jax_environment.prepare()
+  _start_jax()
   module = study.load()
   settings = vars(flags).copy()
   out = settings.pop('out')

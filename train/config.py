@@ -99,6 +99,10 @@ class Config:
   dtype: Dtype = 'auto'
   """Arithmetic of the network. auto: float32 on a CPU, else bfloat16."""
 
+  convolutions: Literal['auto', 'xla', 'onednn'] = 'auto'
+  """What computes convolutions on one CPU device. auto: oneDNN where `python -m
+  train.onednn build` has built it, which is faster, else XLA."""
+
   remat: bool = False
   """wrn: compute the activations of a block again for the gradients, instead of
   keeping them. Less memory, slower."""
@@ -428,6 +432,7 @@ FREE_TO_CHANGE = frozenset(
   {
     'data_dir',
     'follow_run',
+    'convolutions',
     'remat',
     'eval_batch_size',
     'steps_per_dispatch',

@@ -6,6 +6,7 @@ compilation, epochs, summaries.
 
 from collections.abc import Sequence
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import time
@@ -151,6 +152,10 @@ def _run_together(
 
   # ----------------------------------------------------------------- program
   program = build.Program(resolved, dataset, devices=devices)
+  resolved = [
+    dataclasses.replace(own, convolutions=program.convolutions)
+    for own in resolved
+  ]
 
   # --------------------------------------------------------- run directories
   def claim() -> list[dict[str, Any] | None]:
@@ -165,6 +170,13 @@ def _run_together(
         **facts,
         compute_dtype=program.dtype,
       )
+      before = d.read_config().get('convolutions')
+      if before not in (None, own.convolutions):
+        say(
+          f'{d.path} was begun with convolutions of {before} and is continued'
+          f' with those of {own.convolutions}: its bits will not be those of a'
+          ' run without interruption.'
+        )
     return [d.read_summary() for d in directories]
 
   def take() -> list[dict[str, Any] | None]:
