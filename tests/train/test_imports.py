@@ -26,6 +26,7 @@ _LAYERS = (
   (
     'train.records',
     'train.run_directory',
+    'train.ownership',
     'train.metrics',
     'train.checkpoint',
     'train.followed_run',

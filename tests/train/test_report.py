@@ -1,8 +1,7 @@
-"""Statistics against SciPy and NumPy; tables and pictures from run records."""
+"""Tables, verdicts and pictures from the records of runs."""
 
 import dataclasses
 import json
-import math
 import pathlib
 
 import matplotlib.image
@@ -13,12 +12,14 @@ from scipy import stats
 from train import config as config_lib
 from train import errors
 from train import experiments
+from train import pictures
 from train import report
+from train import studies
+from train.report import contrasts
 from train.report import figures
 from train.report import grid
 from train.report import paper
 from train.report import records
-from train.report import statistics
 from train.report import tables
 from train.studies import traction
 
@@ -66,88 +67,6 @@ def _write_arms(directory):
     _write_run(
       directory / 'b' / str(seed), seed=seed, error=error, optimizer='sgd'
     )
-
-
-class TestStatistics:
-  def test_interval_is_scipys(self):
-    values = list(_FIRST.values())
-    sample = statistics.describe(values)
-    low, high = stats.t.interval(
-      0.95, 3, loc=np.mean(values), scale=stats.sem(values)
-    )
-    np.testing.assert_allclose(sample.mean - sample.half_width, low)
-    np.testing.assert_allclose(sample.mean + sample.half_width, high)
-    np.testing.assert_allclose(sample.deviation, np.std(values, ddof=1))
-
-  def test_comparison_is_scipys_paired_test(self):
-    comparison = statistics.compare_errors(_FIRST, _SECOND)
-    expected = stats.ttest_rel(list(_FIRST.values()), list(_SECOND.values()))
-    np.testing.assert_allclose(comparison.p_value, expected.pvalue)
-    assert comparison.verdict == 'better'
-    low, high = expected.confidence_interval(0.95)
-    difference = comparison.difference
-    np.testing.assert_allclose(difference.mean - difference.half_width, low)
-    np.testing.assert_allclose(difference.mean + difference.half_width, high)
-
-  def test_the_other_way_round_is_worse(self):
-    assert statistics.compare_errors(_SECOND, _FIRST).verdict == 'worse'
-
-  def test_noise_is_no_difference(self):
-    noisy = {0: 4.5, 1: 3.2, 2: 4.9, 3: 3.9}
-    comparison = statistics.compare_errors(_FIRST, noisy)
-    assert comparison.verdict == 'no difference found'
-    assert comparison.p_value > 0.05
-
-  def test_only_seeds_of_both_arms_are_compared(self):
-    comparison = statistics.compare_errors(_FIRST, {1: 4.0, 3: 4.5, 9: 0.0})
-    assert comparison.difference.n == 2
-    np.testing.assert_allclose(comparison.difference.mean, -0.35)
-
-  def test_one_seed_tells_nothing(self):
-    comparison = statistics.compare_errors({0: 1.0}, {0: 9.0})
-    assert comparison.verdict == 'one seed tells nothing'
-    assert math.isnan(comparison.difference.half_width)
-
-  def test_no_seed_in_common(self):
-    assert statistics.compare_errors({0: 1.0}, {1: 2.0}) is None
-
-  @pytest.mark.parametrize('n', [2, 3, 5])
-  def test_the_detectable_difference_is_found_in_four_of_five_cases(self, n):
-    rng = np.random.default_rng(0)
-    detectable = statistics.smallest_detectable(
-      statistics.Sample(n, 0.0, 0.7, math.nan)
-    )
-    samples = rng.normal(detectable, 0.7, (100_000, n))
-    found = stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05
-    np.testing.assert_allclose(found.mean(), 0.8, atol=0.006)
-
-  def test_a_family_of_comparisons_is_adjusted(self):
-    # By hand: 0.01 x 4, 0.02 x 3, then 0.03 x 2, and 0.04 no lower than that.
-    family = [
-      statistics.Comparison(
-        statistics.Sample(n, -1.0, 1.0, 1.0), p, 1.0, 'better'
-      )
-      for n, p in ((3, 0.04), (3, 0.01), (1, math.nan), (3, 0.03), (3, 0.02))
-    ]
-    adjusted = statistics.adjust(family)
-    np.testing.assert_allclose(
-      [c.p_value for c in adjusted], [0.06, 0.04, math.nan, 0.06, 0.06]
-    )
-    assert [c.verdict for c in adjusted] == [
-      'no difference found',
-      'better',
-      'better',  # untested, left as it was
-      'no difference found',
-      'no difference found',
-    ]
-
-  @pytest.mark.parametrize(
-    ('shift', 'verdict'), [(0.0, 'no difference found'), (1.0, 'worse')]
-  )
-  def test_differences_without_spread(self, shift, verdict):
-    shifted = {seed: seed + shift for seed in range(3)}
-    plain = {seed: float(seed) for seed in range(3)}
-    assert statistics.compare_errors(shifted, plain).verdict == verdict
 
 
 class TestRecords:
@@ -206,12 +125,55 @@ class TestTables:
   def test_a_single_arm_has_nothing_to_compare(self, tmp_path):
     _write_run(tmp_path / 'run')
     arms = records.group_into_arms(records.find_runs([tmp_path]))
-    assert tables.comparisons_table(tables.every_pair(arms)) is None
+    assert contrasts.pairs(arms) == []
 
   def test_an_arm_without_a_finished_run(self, tmp_path):
     _write_run(tmp_path / 'run', status='incomplete')
     arms = records.group_into_arms(records.find_runs([tmp_path]))
     assert '0 of 1' in tables.errors_table(arms)
+
+
+class TestContrasts:
+  def test_a_data_set_is_a_model(self, tmp_path):
+    _write_arms(tmp_path)
+    # Of another data set, and so of another model.
+    _write_run(tmp_path / 'c', dataset='cifar10', optimizer='sgd')
+    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    (question,) = contrasts.pairs(arms)
+    (answer,) = contrasts.Models('other', arms).judge([question])
+    # SciPy's paired test of the two arms alone.
+    expected = stats.ttest_rel(list(_FIRST.values()), list(_SECOND.values()))
+    low, high = expected.confidence_interval(0.95)
+    assert answer.record() == {
+      'name': 'digits-lcam − digits-sgd',
+      'dataset': 'digits',
+      'scale': 'other',
+      'n': 4,
+      'difference': pytest.approx(-0.325),
+      'low': pytest.approx(low, abs=1e-4),
+      'high': pytest.approx(high, abs=1e-4),
+      'p': pytest.approx(expected.pvalue, rel=1e-2),
+      'margin': pytest.approx(0.02 * 4.4),
+      'verdict': 'better',
+    }
+
+  def test_what_cannot_be_tested_is_null(self, tmp_path):
+    _write_run(tmp_path / 'a')
+    _write_run(tmp_path / 'b', optimizer='sgd')
+    report.write([tmp_path], tmp_path / 'out')
+    written = json.loads((tmp_path / 'out' / 'report.json').read_text())
+    (entry,) = written['contrasts']
+    assert entry['difference'] == 0 and entry['n'] == 1
+    assert entry['p'] is None and entry['low'] is None
+    assert entry['verdict'] == 'undecided'
+
+  def test_the_margin_is_of_the_control(self, tmp_path):
+    _write_arms(tmp_path)
+    report.write([tmp_path], tmp_path / 'out', margin=10)
+    written = json.loads((tmp_path / 'out' / 'report.json').read_text())
+    assert written['contrasts'][0]['margin'] == pytest.approx(0.44)
+    with pytest.raises(errors.UsageError, match='--margin must be above 0'):
+      report.write([tmp_path], tmp_path / 'out', margin=0)
 
 
 def _has_content(path):
@@ -257,7 +219,7 @@ def test_a_report_that_cannot_be_written(tmp_path):
 def test_a_run_has_a_picture(tmp_path, optimizer):
   _write_run(tmp_path / 'run', optimizer=optimizer)
   (run,) = records.find_runs([tmp_path])
-  figures.draw_run(run.rows, tmp_path / 'curves.png', 'title')
+  pictures.draw_run(run.rows, tmp_path / 'curves.png', 'title')
   assert _has_content(tmp_path / 'curves.png')
 
 
@@ -282,11 +244,11 @@ def _write_steps(path, epochs=(1, 2, 3), length=6):
 def test_the_running_mean_begins_anew_with_each_epoch():
   steps = [{'loss': [4.0, None, 2.0]}, {'loss': [1.0, 2.0, 6.0]}]
   np.testing.assert_allclose(
-    figures._running_mean(steps, None), [4, 4, 3, 1, 1.5, 3]
+    pictures._running_mean(steps, None), [4, 4, 3, 1, 1.5, 3]
   )
   # 4, then (4 / 2 + 2) / (1 / 2 + 1), and so on.
   np.testing.assert_allclose(
-    figures._running_mean(steps, 0.5)[:4], [4, 4, 8 / 3, 12 / 7]
+    pictures._running_mean(steps, 0.5)[:4], [4, 4, 8 / 3, 12 / 7]
   )
 
 
@@ -297,7 +259,7 @@ def test_losses_have_a_picture(tmp_path, length, reaction):
   steps = _write_steps(tmp_path / 'run', range(1, 11), length)
   (run,) = records.find_runs([tmp_path])
   assert run.steps == steps
-  figures.draw_phases(steps, run.config, tmp_path / 'phases.png', 'title')
+  pictures.draw_phases(steps, run.config, tmp_path / 'phases.png', 'title')
   assert _has_content(tmp_path / 'phases.png')
 
 
@@ -359,11 +321,7 @@ class TestGrids:
     }
     # By hand: -0.5 + 1 / 2 + 0.02 / 2, and -1 + 0.02, over the seeds.
     switching = cells['the two momenta in turn − fixed at either']
-    assert switching[1:3] + switching[-1:] == [
-      '3',
-      '+0.01',
-      'no difference found',
-    ]
+    assert switching[1:3] + switching[-1:] == ['3', '+0.01', 'equivalent']
     larger = cells['larger horizontal − larger vertical momentum']
     assert larger[1:3] + larger[-1:] == ['3', '-0.98', 'better']
     # The arms of the grid are in no other table.
@@ -381,7 +339,11 @@ class TestGrids:
       vertical_momentum=0.9,
     )
     (found,) = self._find(tmp_path)
-    assert grid.comparisons_table(found) is None
+    models = contrasts.Models('grid', found.cells.values())
+    switching, larger = models.judge(grid.questions(found))
+    # One cell of the first is missing; one seed decides nothing.
+    assert switching is None
+    assert larger.judgement.verdict == 'undecided'
     figures.draw_heat_map(found.cells, tmp_path / 'grid.png', 'title')
     assert _has_content(tmp_path / 'grid.png')
 
@@ -442,20 +404,6 @@ class TestThePaper:
       if not name.startswith(('small-', 'digits-'))
     }
 
-  @pytest.mark.parametrize(
-    ('expected', 'verdict', 'found'),
-    [
-      ('better', 'better', 'as claimed'),
-      ('better', 'worse', 'the opposite'),
-      ('better', 'no difference found', 'no difference found'),
-      ('no difference found', 'worse', 'a difference'),
-      ('no difference found', 'no difference found', 'no difference found'),
-    ],
-  )
-  def test_a_claim_is_judged(self, expected, verdict, found):
-    claim = paper.Claim('data', 'one', 'other', 'where', 'a', 'b', expected)
-    assert claim.judge(verdict) == found
-
   def test_the_report_reads_at_the_papers_epoch(self, tmp_path):
     lcam = {0: 50.0, 1: 50.2, 2: 49.9}
     runs = tmp_path / 'runs'
@@ -494,13 +442,18 @@ class TestThePaper:
     assert lines['small-ablation-cifar10-coin'][1] == '3'
     claim = lines['CIFAR-10: LCAM is better than a coin of its own rate']
     assert claim[2] == '-1.02'
-    assert claim[-1] == 'as claimed'
+    assert claim[-1] == 'better'
     claim = lines['CIFAR-10: LCAM is better than steps over 5/3 of the epochs']
-    assert claim[-1] == 'the opposite'
+    assert claim[-1] == 'worse'
     (in_short,) = (x for x in text.splitlines() if x.startswith('- **CIFAR-10'))
     assert 'LCAM has a test error of 50.03 % (n=3).' in in_short
-    assert 'a coin of its own rate -1.02 (better)' in in_short
-    assert 'by the loss is better than by a coin' in in_short
+    assert 'a coin of its own rate -1.02 (' in in_short
+    assert 'by the loss is better than to choose by a coin' in in_short
+    # A difference stands in one place.
+    written = json.loads((tmp_path / 'out' / 'report.json').read_text())
+    names = [entry['name'] for entry in written['contrasts']]
+    assert len(names) == 2 == len(set(names))
+    assert {entry['scale'] for entry in written['contrasts']} == {'small'}
     for picture in ('small-claims.png', 'small-figure4.png'):
       assert _has_content(tmp_path / 'out' / picture)
       assert f'({picture})' in text
@@ -519,8 +472,8 @@ def test_the_epoch_that_the_paper_reads():
 
 
 def test_a_report_on_a_study_alone(tmp_path):
-  record = traction.simulate(seeds=3, steps=200)
-  traction.write(record, tmp_path / 'study')
+  record = traction.measure(seeds=3, steps=200)
+  studies.STUDIES['traction'].write(record, tmp_path / 'study')
   text = report.write([tmp_path], tmp_path / 'out')
   for claim in record['claims']:
     assert f'- {claim["sentence"]}' in text
