@@ -3,6 +3,7 @@
 from collections.abc import Callable
 import contextlib
 import dataclasses
+import io
 import os
 import pathlib
 import sys
@@ -26,6 +27,7 @@ usage: python -m train [--run-dir DIR]              the main job
        python -m train sweep NAME... [--seeds N]    arms times seeds
        python -m train list                         the experiments
        python -m train report DIR... --out DIR      tables and pictures
+       python -m train pack DIR... --out DIR        a few tables of many runs
        python -m train probe --dataset NAME         what kind of data set it is
        python -m train traction                     Figure 1 as a simulation
        python -m train movement RUN...              the same in trained networks
@@ -113,6 +115,16 @@ class ReportFlags:
   """Name of the Markdown file."""
 
 
+@dataclasses.dataclass(frozen=True)
+class PackFlags:
+  """Make a few tables of many run directories, which report reads as well."""
+
+  directories: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+  """Run directories, or directories that hold them at any depth."""
+  out: pathlib.Path = pathlib.Path('packed')
+  """Where the tables are written."""
+
+
 def _probes_default(meaning: str, size: str) -> Any:
   """Help of a flag whose default is that of the data set."""
   numbers = ', '.join(
@@ -197,6 +209,7 @@ def main(argv: list[str]) -> int:
     'sweep': _sweep,
     'list': _list,
     'report': _report,
+    'pack': _pack,
     'probe': _probe,
     'traction': _traction,
     'movement': _movement,
@@ -238,7 +251,7 @@ def main(argv: list[str]) -> int:
   except interruption.Interrupted as error:
     how = (
       'starts anew'
-      if commands.get(first) in (_list, _report, _probe, _traction, _movement)
+      if commands.get(first) in (_list, _report, _pack, _probe, _traction, _movement)
       else 'goes on from the last checkpoint'
     )
     print(
@@ -455,11 +468,30 @@ def _report(argv: list[str]) -> int:
   flags = flags_lib.parse(ReportFlags, argv, 'python -m train report')
   if not flags.directories:
     raise errors.UsageError('report needs at least one run directory.')
+  from train import records
   from train import report
 
   _check_out(flags.out)
-  print(report.write(flags.directories, flags.out, flags.name))
-  return 0
+  found = records.find(flags.directories)
+  print(report.write_found(found, flags.out, flags.name))
+  return 1 if found.left_out else 0
+
+
+def _pack(argv: list[str]) -> int:
+  flags = flags_lib.parse(PackFlags, argv, 'python -m train pack')
+  if not flags.directories:
+    raise errors.UsageError('pack needs at least one directory.')
+  from train.records import pack
+
+  _check_out(flags.out)
+  packed = pack.pack(flags.directories, flags.out)
+  for sentence in packed.told:
+    print(f'python -m train: {sentence}', file=sys.stderr)
+  print(
+    f'{packed.runs} runs and {packed.studies} studies are in {flags.out}.'
+    f' `python -m train report {flags.out}` reads them.'
+  )
+  return 1 if packed.left_out else 0
 
 
 def _probe(argv: list[str]) -> int:
@@ -510,9 +542,9 @@ def _movement(argv: list[str]) -> int:
 
 def _check_out(out: pathlib.Path) -> None:
   """Before the work whose result is to be written there."""
-  from train import run_directory
+  from train.records import files
 
-  run_directory.check_writable('--out', out)
+  files.check_writable('--out', out)
 
 
 def _print_claims(record: dict[str, Any], out: pathlib.Path) -> None:
@@ -521,6 +553,14 @@ def _print_claims(record: dict[str, Any], out: pathlib.Path) -> None:
   print(f'The picture is in {out}.')
 
 
+def _survive_any_encoding() -> None:
+  """What a terminal cannot show is shown as the number of its character."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
+
+
 if __name__ == '__main__':
+  _survive_any_encoding()
   interruption.raise_at_once()
   sys.exit(main(sys.argv[1:]))

@@ -4,7 +4,7 @@ Settings and data, devices, run directories, optimizer, model, resume,
 compilation, epochs, summaries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 import functools
 import pathlib
 import time
@@ -23,11 +23,15 @@ from train import metrics
 from train import processes
 from train import progress
 from train import report
-from train import run_directory
 from train import weights_and_biases
 from train.program import build
 from train.program.step import EvalMetrics
 from train.program.step import StepMetrics
+from train.records import files
+from train.records import read
+from train.records import run_directory
+from train.records.schema import EpochRow
+from train.records.schema import Summary
 
 _Metrics = TypeVar('_Metrics', StepMetrics, EvalMetrics)
 
@@ -133,12 +137,16 @@ def run_together(
   program = build.Program(resolved, dataset, devices=devices)
 
   # --------------------------------------------------------- run directories
-  def claim() -> list[dict[str, Any] | None]:
+  def claim() -> list[Summary | None]:
     for d, given, own, name in zip(
       directories, configs, resolved, experiments, strict=True
     ):
       d.claim(given, own, experiment=name, compute_dtype=program.dtype)
-    return [d.read_summary() for d in directories]
+    read_back = [d.read_summary() for d in directories]
+    for directory in directories:
+      for field in directory.notes:
+        say(f'{directory.path}: this version does not know the field {field}.')
+    return read_back
 
   summaries = processes.from_first(claim)
   is_done = [s is not None and s['status'] == 'done' for s in summaries]
@@ -277,7 +285,7 @@ def run_together(
       for i in runs:
         if i in diverged:
           continue
-        row = run_directory.finite(
+        row: Any = files.finite(
           {
             'epoch': epoch,
             'step': epoch * steps_per_epoch,
@@ -308,19 +316,9 @@ def run_together(
   for i, (directory, log) in enumerate(zip(directories, logs, strict=True)):
     checkpoints[i].close()
     log.close()
-    if log.rows and processes.is_first():
-      name = experiments[i] or config.dataset
-      picture_title = f'{name}, seed {resolved[i].seed}'
-      with run_directory.writing(directory.picture):
-        report.draw_run(log.rows, directory.picture, picture_title)
-      steps_rows = metrics.read_rows(directory.steps)
-      if any(row['horizontal'] for row in steps_rows):
-        with run_directory.writing(directory.phases):
-          settings = config_lib.to_json(resolved[i])
-          report.draw_phases(
-            steps_rows, settings, directory.phases, picture_title
-          )
-    last = log.rows[-1] if log.rows else {'epoch': 0, 'step': 0}
+    last: dict[str, Any] = {'epoch': 0, 'step': 0}
+    if log.rows:
+      last = {**log.rows[-1]}
     summary = {
       'status': 'diverged' if i in diverged else 'done',
       'final_test_error': last.get('test_error'),
@@ -338,7 +336,32 @@ def run_together(
     directory.write_summary(summary)
     watched.finish(i, summary)
     written.append(summary)
+    if log.rows and processes.is_first():
+      name = experiments[i] or config.dataset
+      _draw(directory, log, resolved[i], f'{name}, seed {resolved[i].seed}', say)
   return written
+
+
+def _draw(
+  directory: run_directory.RunDirectory,
+  log: metrics.MetricsLog,
+  config: config_lib.Config,
+  title: str,
+  say: Callable[[str], Any],
+) -> None:
+  """Draws the pictures of a run that has ended.
+
+  Its summary is there: whatever is wrong with a picture is only said.
+  """
+  try:
+    report.draw_run(log.rows, directory.picture, title)
+    steps = read.steps(directory.path)
+    if any(row['horizontal'] for row in steps):
+      settings = config_lib.to_json(config)
+      report.draw_phases(steps, settings, directory.phases, title)
+  except Exception as error:  # Of many kinds: fonts, memory, a full disk.
+    reason = ' '.join(str(error).split()) or type(error).__name__
+    say(f'{directory.path} has a picture less: {reason}')
 
 
 def can_run_together(configs: Sequence[config_lib.Config]) -> bool:

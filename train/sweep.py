@@ -22,8 +22,8 @@ from train import errors
 from train import experiments as experiments_lib
 from train import loop
 from train import progress
-from train import run_directory
 from train.experiments import Experiment
+from train.records import files
 
 _ERROR = 'error.txt'
 
@@ -64,7 +64,7 @@ def sweep(
   Raises:
     UsageError: The input is wrong, which concerns all runs.
   """
-  run_directory.check_writable('--run-dir', run_dir)
+  files.check_writable('--run-dir', run_dir)
   # Every arm has its first seed before any has its next.
   plan = [
     _Run(
@@ -101,7 +101,9 @@ def sweep(
       for directory in directories:
         if directory.is_dir():
           with contextlib.suppress(OSError):  # The disk may be full.
-            (directory / _ERROR).write_text(traceback.format_exc())
+            (directory / _ERROR).write_text(
+              traceback.format_exc(), encoding='utf-8', newline='\n'
+            )
     done += len(group)
     left = (time.monotonic() - started) / done * (len(plan) - done)
     if done < len(plan):

@@ -13,7 +13,8 @@ from typing import Any
 from train import errors
 from train import metrics
 from train import processes
-from train import run_directory
+from train.records import files
+from train.records import run_directory
 
 # How long a run that has ended may wait for a network that is gone.
 _MOST_SECONDS_TO_FINISH = 60
@@ -123,14 +124,14 @@ class _Run:
     self._path = directory.path / 'wandb.json'
     self._record: dict[str, Any] = {}
     if self._path.exists():
-      self._record = run_directory.read_json(self._path)
+      self._record = files.read_json(self._path)
     if self._record.get('project') != project:
       self._record = {
         'project': project,
         'id': secrets.token_hex(8),
         'epochs_sent': 0,
       }
-    run_directory.write_json(self._path, self._record)
+    files.write_json(self._path, self._record)
     name = settings['experiment'] or settings['dataset']
     self._run = wandb.init(
       project=project,
@@ -168,7 +169,7 @@ class _Run:
     for row in rows[self._record['epochs_sent'] :]:
       # Before it is sent: killed in between, it must not be sent twice.
       self._record['epochs_sent'] = row['epoch']
-      run_directory.write_json(self._path, self._record)
+      files.write_json(self._path, self._record)
       curves = {
         name: row[name] for name in metrics.CURVES if row[name] is not None
       }

@@ -3,5 +3,6 @@
 from train.report.figures import draw_phases
 from train.report.figures import draw_run
 from train.report.write import write
+from train.report.write import write_found
 
-__all__ = ['draw_phases', 'draw_run', 'write']
+__all__ = ['draw_phases', 'draw_run', 'write', 'write_found']

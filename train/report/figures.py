@@ -1,6 +1,7 @@
 """Pictures, with colours that the colour-blind can tell apart."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+import contextlib
 import pathlib
 from typing import Any
 
@@ -11,15 +12,19 @@ from matplotlib import patches
 from matplotlib import ticker
 import numpy as np
 
+from train.records import Arm
+from train.records import files
+from train.records.schema import EpochRow
+from train.records.schema import StepsRow
 from train.report import paper
 from train.report import statistics
-from train.report.records import Arm
+from train.report import safe
 
 # Okabe and Ito's palette, and line styles for print in black and white.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 LINE_STYLES = ('-', '--', '-.', ':')
 
-STYLE: Any = {
+_STYLE: Any = {
   'axes.spines.top': False,
   'axes.spines.right': False,
   'axes.grid': True,
@@ -29,8 +34,28 @@ STYLE: Any = {
 }
 
 
+@contextlib.contextmanager
+def style(grid: bool = True) -> Iterator[None]:
+  """The look of all pictures, whatever the user's matplotlibrc says.
+
+  Args:
+    grid: Whether axes have one.
+  """
+  with matplotlib.rc_context():
+    matplotlib.rcdefaults()
+    matplotlib.rcParams.update({**_STYLE, 'axes.grid': grid})
+    yield
+
+
+def save(figure: mpl_figure.Figure, path: pathlib.Path) -> None:
+  """Writes a picture completely or not at all, or raises OSError."""
+  files.replace(
+    path, lambda unfinished: figure.savefig(unfinished, dpi=120, format='png')
+  )
+
+
 def draw_run(
-  rows: Sequence[dict[str, Any]], path: pathlib.Path, title: str
+  rows: Sequence[EpochRow], path: pathlib.Path, title: str
 ) -> None:
   """Draws the curves of one run: errors, loss, horizontal share, rate.
 
@@ -40,12 +65,13 @@ def draw_run(
     title: Above the figure.
   """
   has_phases = any(row['horizontal_fraction'] is not None for row in rows)
-  with matplotlib.rc_context(STYLE):
+  figures: Sequence[Mapping[str, Any]] = rows
+  with style():
     figure, axes = _panels(4 if has_phases else 3, title)
     epochs = [row['epoch'] for row in rows]
 
     def curve(axis: mpl_axes.Axes, name: str, label: str, i: int) -> None:
-      values = [np.nan if row[name] is None else row[name] for row in rows]
+      values = np.asarray([row.get(name) for row in figures], np.float64)
       _line(axis, epochs, values, label, i)
 
     curve(axes[0], 'test_error', 'test', 0)
@@ -63,11 +89,11 @@ def draw_run(
       _label(axes[3], 'share of horizontal steps')
     axes[0].legend()
     axes[1].legend()
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_phases(
-  steps: Sequence[dict[str, Any]],
+  steps: Sequence[StepsRow],
   config: Mapping[str, Any],
   path: pathlib.Path,
   title: str,
@@ -78,12 +104,15 @@ def draw_phases(
   epochs of the run, its middle and its last, or all of a short run.
 
   Args:
-    steps: The run's rows of steps; at least one, with phases.
+    steps: The run's rows of steps; at least one with phases. Epochs of which
+      nothing was recorded are left out.
     config: The settings of the run.
     path: The PNG file to write.
     title: Above the figure.
   """
-  together = max(1, _STEPS_SHOWN // len(steps[0]['loss']))
+  steps = [row for row in steps if row['loss'] is not None]
+  length = len(_numbers(steps[0], 'loss'))
+  together = max(1, _STEPS_SHOWN // length)
   starts = [0]
   if len(steps) > together:
     middle = [(len(steps) - together) // 2] if len(steps) > 2 * together else []
@@ -91,13 +120,12 @@ def draw_phases(
   # The loss of a step chooses the momentum of the next.
   lag = 0 if config['reaction'] == 'current' else 1
   chosen = np.concatenate([_numbers(row, 'horizontal') for row in steps])[lag:]
-  with matplotlib.rc_context(STYLE):
+  with style():
     figure = mpl_figure.Figure(
       figsize=(11, 1 + 2.6 * len(starts)), layout='constrained'
     )
-    figure.suptitle(title)
+    figure.suptitle(safe.label(title))
     grid = figure.subplots(len(starts), 2, squeeze=False, width_ratios=(2.2, 1))
-    length = len(steps[0]['loss'])
     for start, axes in zip(starts, grid, strict=True):
       shown = steps[start : start + together]
       losses = np.concatenate([_numbers(row, 'loss') for row in shown])
@@ -150,7 +178,7 @@ def draw_phases(
       axes[1].set_title(f'the last {enlarged} of these steps', loc='left')
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center', ncols=3)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 # In one panel: as many epochs as have so many steps, at least one.
@@ -196,7 +224,7 @@ def draw_shares(
     panels: Arms with phases, by the title of the panel that shows them.
     path: The PNG file to write.
   """
-  with matplotlib.rc_context(STYLE):
+  with style():
     rows = -(-len(panels) // 2)
     figure = mpl_figure.Figure(
       figsize=(11, 0.6 + 3.6 * rows), layout='constrained'
@@ -216,7 +244,7 @@ def draw_shares(
       axis.set_title(title, loc='left')
       axis.legend(fontsize=8)
       _label(axis, 'share of horizontal steps')
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_heat_map(
@@ -243,12 +271,12 @@ def draw_heat_map(
       errors[at] = sample.mean
       spread = '' if sample.n < 2 else f'sd {sample.deviation:.2f}, '
       words[at] = f'{sample.mean:.2f}\n{spread}{runs}'
-  with matplotlib.rc_context({**STYLE, 'axes.grid': False}):
+  with style(grid=False):
     figure = mpl_figure.Figure(
       figsize=(2.6 + 1.35 * len(vertical), 2.2 + 0.85 * len(horizontal)),
       layout='constrained',
     )
-    figure.suptitle(title)
+    figure.suptitle(safe.label(title))
     axis = figure.subplots()
     # Of one hue order in any eye, and of one lightness order in print.
     image = axis.imshow(errors, cmap='cividis_r', origin='lower', aspect='auto')
@@ -272,7 +300,7 @@ def draw_heat_map(
     )
     axis.set_ylabel('horizontal momentum')
     figure.colorbar(image, label='final test error (%), mean')
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
@@ -289,7 +317,7 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
   ]
   if any(_band(arm, 'horizontal_fraction') is not None for arm in arms):
     panels.append(('horizontal_fraction', 'share of horizontal steps'))
-  with matplotlib.rc_context(STYLE):
+  with style():
     figure, axes = _panels(len(panels), title)
     for axis, (name, label) in zip(axes, panels, strict=True):
       for i, arm in enumerate(arms):
@@ -310,7 +338,7 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
       fontsize=8,
       color='0.4',
     )
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_errors(
@@ -323,7 +351,7 @@ def draw_errors(
       left, its last two fifths on the right.
     path: The PNG file to write.
   """
-  with matplotlib.rc_context(STYLE):
+  with style():
     figure = mpl_figure.Figure(
       figsize=(11, 4.2 * len(panels)), layout='constrained'
     )
@@ -352,7 +380,7 @@ def draw_errors(
       _label(whole, 'test error (%)')
       _label(end, 'test error (%)')
       whole.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def draw_claims(
@@ -370,7 +398,7 @@ def draw_claims(
     'the opposite': (COLORS[1], 's'),
     'a difference': (COLORS[1], 's'),
   }
-  with matplotlib.rc_context(STYLE):
+  with style():
     figure = mpl_figure.Figure(
       figsize=(10, 1.8 + 0.36 * len(judged)), layout='constrained'
     )
@@ -399,7 +427,7 @@ def draw_claims(
     figure.legend(
       unique.values(), unique.keys(), loc='outside upper right', ncols=3
     )
-    figure.savefig(path, dpi=120)
+    save(figure, path)
 
 
 def _band(arm: Arm, name: str) -> tuple[Any, Any, Any, Any] | None:
@@ -416,7 +444,7 @@ def _panels(
   count: int, title: str
 ) -> tuple[mpl_figure.Figure, list[mpl_axes.Axes]]:
   figure = mpl_figure.Figure(figsize=(4 * count, 3.8), layout='constrained')
-  figure.suptitle(title)
+  figure.suptitle(safe.label(title))
   return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 
@@ -440,7 +468,8 @@ def _line_with_band(
   alpha: float,
 ) -> None:
   epochs, mean, low, high = band
-  _line(axis, epochs, mean, f'{arm.name} (n={len(arm.finished)})', i)
+  label = safe.label(f'{arm.name} (n={len(arm.finished)})')
+  _line(axis, epochs, mean, label, i)
   axis.fill_between(
     epochs, low, high, color=COLORS[i % len(COLORS)], alpha=alpha, lw=0
   )

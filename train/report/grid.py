@@ -7,10 +7,10 @@ import json
 import numpy as np
 
 from train import experiments
-from train.report import records
+from train.records import Arm
+from train.records import Seeds
 from train.report import statistics
 from train.report import tables
-from train.report.records import Arm
 
 _MOMENTA = ('horizontal_momentum', 'vertical_momentum')
 
@@ -41,7 +41,7 @@ def find(arms: Iterable[Arm]) -> list[Grid]:
     name = config.get('experiment') or ''
     if not arm.has_phases or name in experiments.EXPERIMENTS:
       continue
-    others = records.settings(arm.runs[0])
+    others = arm.runs[0].settings
     momenta = tuple(others.pop(momentum) for momentum in _MOMENTA)
     key = (
       experiments.without_momenta(name),
@@ -95,7 +95,7 @@ def comparisons_table(grid: Grid) -> str | None:
   if not higher or not seeds:
     return None
 
-  def mean(pairs: Sequence[tuple[float, float]]) -> dict[int, float]:
+  def mean(pairs: Sequence[tuple[float, float]]) -> dict[Seeds, float]:
     return {
       seed: float(np.mean([cells[pair][seed] for pair in pairs]))
       for seed in seeds

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 import dataclasses
 import math
+from typing import Any
 
 import numpy as np
 from scipy import optimize
@@ -81,7 +82,7 @@ class Comparison:
 
 
 def compare_errors(
-  first: Mapping[int, float], second: Mapping[int, float]
+  first: Mapping[Any, float], second: Mapping[Any, float]
 ) -> Comparison | None:
   """Compares the test errors of two arms pairwise.
 

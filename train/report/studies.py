@@ -1,39 +1,50 @@
 """What is measured besides runs: traction, movement and probes."""
 
 from collections.abc import Callable, Iterable
-import dataclasses
+import itertools
 import pathlib
 from typing import Any
 
-from train import run_directory
+from train.records import Study
+from train.report import safe
 
 
-@dataclasses.dataclass(frozen=True)
-class Study:
-  """A record of one of these programs."""
+def describe_all(
+  found: Iterable[Study], out: pathlib.Path, left_out: list[str]
+) -> list[str]:
+  """The paragraphs on all studies, whose pictures are drawn into a folder.
 
-  kind: str
-  """traction, movement or probe."""
-  record: dict[str, Any]
-
-
-def find(directories: Iterable[pathlib.Path]) -> list[Study]:
-  """Every record in or below the directories, in the order of the report.
+  Args:
+    found: The studies, in the order of the report.
+    out: The folder.
+    left_out: Gets a sentence on each study that could not be drawn.
 
   Raises:
-    UsageError: A record cannot be read.
+    OSError: A picture cannot be written.
   """
-  directories = list(directories)
-  return [
-    Study(kind, run_directory.read_json(path))
-    for kind in ('traction', 'movement', 'probe')
-    for directory in directories
-    for path in sorted(directory.rglob(f'{kind}.json'))
-  ]
+  paragraphs: list[str] = []
+  taken: set[str] = set()
+  for study in found:
+    try:
+      paragraphs += describe(study, out, taken)
+    # What a record must be for all that a picture needs is known to Matplotlib
+    # alone.
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+      reason = ' '.join(str(error).split())
+      left_out.append(
+        f'{study.path} cannot be drawn: {type(error).__name__}, {reason}.'
+      )
+  return ['## The explanations', *paragraphs] if paragraphs else []
 
 
-def describe(study: Study, out: pathlib.Path) -> list[str]:
-  """The paragraphs on a study. Its picture is drawn into ``out``."""
+def describe(study: Study, out: pathlib.Path, taken: set[str]) -> list[str]:
+  """The paragraphs on a study. Its picture is drawn into ``out``.
+
+  Args:
+    study: The study.
+    out: The folder.
+    taken: Names of pictures that there are; gets that of this one.
+  """
   # These modules make use of the report's statistics and styles.
   from train.studies import movement
   from train.studies import probe
@@ -44,7 +55,7 @@ def describe(study: Study, out: pathlib.Path) -> list[str]:
   match study.kind:
     case 'traction':
       title = 'Figure 1: the traction model, simulated'
-      words = (
+      text = (
         'A quick and a slow weight on a noisy quadratic valley,'
         f' {record["settings"]["seeds"]:,} seeds'
         ' (`python -m train traction`).'
@@ -53,29 +64,40 @@ def describe(study: Study, out: pathlib.Path) -> list[str]:
     case 'movement':
       datasets = record['settings']['datasets']
       title = f'Traction in trained networks: {", ".join(datasets)}'
-      words = (
+      text = (
         f'{len(record["runs"])} trained networks'
-        f' ({", ".join(record["settings"]["networks"])}), trained on for'
+        f' ({safe.markdown(", ".join(record["settings"]["networks"]))}), trained'
+        ' on for'
         f' {record["settings"]["epochs"]} epochs'
         ' (`python -m train movement RUN...`).'
       )
       name, draw = f'movement-{"-".join(datasets)}', movement.draw
     case _:
       title = f'Section 4.4: what kind of data set is {record["dataset"]}?'
-      words = (
-        f'{record["answer"] or "unknown"}, by'
+      text = (
+        f'{safe.markdown(record["answer"] or "unknown")}, by'
         f' {record["settings"]["train_examples"]:,} training images and'
         f' {record["validation_examples"]:,} others held out'
-        f' (`python -m train probe --dataset {record["dataset"]}`).'
+        f' (`python -m train probe --dataset'
+        f' {safe.file_name(record["dataset"])}`).'
       )
       name, draw = f'probe-{record["dataset"]}', probe.draw
-  sentences = [claim['sentence'] for claim in record.get('claims', ())] or [
-    record['sentence']
-  ]
-  draw(record, out / f'{name}.png')
+  sentences = (
+    [record['sentence']]
+    if study.kind == 'probe'
+    else [claim['sentence'] for claim in record['claims']]
+  )
+  stem = picture = safe.file_name(name)
+  for i in itertools.count(2):
+    if picture not in taken:
+      break
+    picture = f'{stem}-{i}'
+  taken.add(picture)
+  draw(record, out / f'{picture}.png')
+  title = safe.markdown(title)
   return [
     f'### {title}',
-    words,
-    '\n'.join(f'- {sentence}' for sentence in sentences),
-    f'![{title}]({name}.png)',
+    text,
+    '\n'.join(f'- {safe.markdown(sentence)}' for sentence in sentences),
+    f'![{title}]({picture}.png)',
   ]

@@ -4,9 +4,10 @@ from collections.abc import Iterable, Sequence
 import itertools
 import math
 
+from train.records import Arm
 from train.report import paper
 from train.report import statistics
-from train.report.records import Arm
+from train.report import safe
 
 
 def errors_table(arms: Sequence[Arm]) -> str:
@@ -15,12 +16,12 @@ def errors_table(arms: Sequence[Arm]) -> str:
   for arm in arms:
     final, best = arm.final_errors(), arm.best_errors()
     if not final:
-      rows.append([arm.name, _runs(arm), '', '', '', ''])
+      rows.append([safe.markdown(arm.name), _runs(arm), '', '', '', ''])
       continue
     sample = statistics.describe(list(final.values()))
     rows.append(
       [
-        arm.name,
+        safe.markdown(arm.name),
         _runs(arm),
         f'{sample.mean:.2f}',
         _or_dash(sample.deviation),
@@ -44,7 +45,8 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
   rows = []
   for arm in arms:
     if not arm.finished:
-      rows.append([arm.name, '', _runs(arm), *[''] * (6 + has_figures)])
+      name = safe.markdown(arm.name)
+      rows.append([name, '', _runs(arm), *[''] * (6 + has_figures)])
       continue
     sample = statistics.describe(list(arm.read_off_errors().values()))
     final, best = (
@@ -59,7 +61,7 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
     ]
     rows.append(
       [
-        arm.name,
+        safe.markdown(arm.name),
         str(len(arm.finished[0].rows)),
         _runs(arm),
         f'{sample.mean:.2f}',
@@ -104,7 +106,7 @@ def comparisons_table(pairs: Iterable[tuple[Arm, Arm]]) -> str | None:
     return None
   return adjusted_table(
     [
-      (f'{first.name} − {second.name}', comparison)
+      (safe.markdown(f'{first.name} − {second.name}'), comparison)
       for first, second, comparison in compared
     ]
   )

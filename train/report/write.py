@@ -4,14 +4,16 @@ from collections.abc import Iterable, Sequence
 import pathlib
 
 from train import errors
+from train import records
+from train.records import Arm
+from train.records import files
 from train.report import figures
 from train.report import grid
 from train.report import paper
-from train.report import records
 from train.report import statistics
 from train.report import studies
 from train.report import tables
-from train.report.records import Arm
+from train.report import safe
 
 
 def write(
@@ -34,19 +36,41 @@ def write(
       written.
   """
   directories = list(directories)
-  runs = records.find_runs(directories)
-  found = studies.find(directories)
-  if not runs and not found:
+  found = records.find(directories)
+  if not found.runs and not found.studies:
     given = ', '.join(str(directory) for directory in directories)
     raise errors.UsageError(f'There is no run in {given}.')
-  arms = records.group_into_arms(runs)
-  if not found and not any(arm.finished for arm in arms):
+  return write_found(found, out, name)
+
+
+def write_found(
+  found: records.Found, out: pathlib.Path, name: str = 'report.md'
+) -> str:
+  """Writes the report on what :func:`train.records.find` has found.
+
+  What it has left out is said at the top of the report. A study that cannot be
+  drawn is left out too, and added to it.
+
+  Args:
+    found: The records.
+    out: Folder to write into; made if absent.
+    name: Of the Markdown file.
+
+  Returns:
+    The text of the report.
+
+  Raises:
+    UsageError: There is no finished run and no study, or ``out`` cannot be
+      written.
+  """
+  arms = records.group_into_arms(found.runs)
+  if not found.studies and not any(arm.finished for arm in arms):
     raise errors.UsageError(
       'There is no finished run: a report is made of finished runs alone.'
     )
   try:
     out.mkdir(parents=True, exist_ok=True)
-    paragraphs = ['# Report', *_unfinished(arms)]
+    paragraphs = _unfinished(arms)
     of_the_paper: set[str] = set()
     for prefix in ('', 'small-'):
       by_name = {
@@ -67,12 +91,11 @@ def write(
       name_of_picture = f'grid-{i + 1}.png' if i else 'grid.png'
       paragraphs += _grid_section(of_grid, out, name_of_picture)
     paragraphs += _phases_section(arms, out)
-    if found:
-      paragraphs.append('## The explanations')
-    for study in found:
-      paragraphs += studies.describe(study, out)
-    text = '\n\n'.join([*paragraphs, _HOW_TO_READ]) + '\n'
-    (out / name).write_text(text)
+    paragraphs += studies.describe_all(found.studies, out, found.left_out)
+    text = (
+      '\n\n'.join(['# Report', *_told(found), *paragraphs, _HOW_TO_READ]) + '\n'
+    )
+    files.replace_text(out / name, text)
   except OSError as error:
     raise errors.UsageError(
       f'--out {out} cannot be written: {error.strerror}.'
@@ -97,9 +120,22 @@ _HOW_TO_READ = """\
 - The test set chose nothing: settings are those of the paper."""
 
 
+def _told(found: records.Found) -> list[str]:
+  """What the reader must know of the records before anything else."""
+  paragraphs = []
+  if found.left_out:
+    count = len(found.left_out)
+    paragraphs += [
+      f'**{count} {"records are" if count > 1 else "record is"} left out,'
+      ' because of what is wrong with them:**',
+      '\n'.join(f'- {safe.markdown(sentence)}' for sentence in found.left_out),
+    ]
+  return [*paragraphs, *map(safe.markdown, found.notes)]
+
+
 def _unfinished(arms: Sequence[Arm]) -> list[str]:
   listed = [
-    f'{run.path.name} of {arm.name} is {run.summary["status"]}'
+    safe.markdown(f'{run.path.name} of {arm.name} is {run.summary["status"]}')
     for arm in arms
     for run in arm.runs
     if run.summary['status'] != 'done'
@@ -132,7 +168,7 @@ def _grid_section(
   counts = sorted({len(arm.finished) for arm in cells.values()})
   seeds = ' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
   return [
-    f'## {title}',
+    f'## {safe.markdown(title)}',
     f'{_networks(list(cells.values()))}: {_machines(cells.values())}, n ='
     f' {seeds} seeds a pair. Where both momenta are the same the momentum is'
     ' fixed. The lowest of so many figures is low by chance too, and the test'
@@ -154,7 +190,7 @@ def _phases_section(arms: Sequence[Arm], out: pathlib.Path) -> list[str]:
       figures.draw_phases(steps, run.config, out / 'phases.png', title)
       return [
         '## Loss and running mean',
-        f'The steps of one run, {title}. Below the line, which begins anew with'
+        f'The steps of one run, {safe.markdown(title)}. Below the line, which begins anew with'
         ' each epoch, a loss makes the next step one with the horizontal'
         ' momentum.',
         '![Losses against their running mean, by phase](phases.png)',
@@ -324,10 +360,10 @@ def _machines(arms: Iterable[Arm]) -> str:
   machines = {
     '{} x {} with jax {}'.format(
       run.config['device_count'],
-      run.config['device_kind'],
-      run.config['versions']['jax'],
+      safe.markdown(run.config['device_kind']),
+      run.config['versions'].get('jax'),
     )
     for run in runs
-    if 'versions' in run.config
+    if run.config.keys() >= {'versions', 'device_count', 'device_kind'}
   }
   return f'{len(runs)} runs on {", ".join(sorted(machines)) or "unknown"}'

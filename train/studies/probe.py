@@ -29,7 +29,6 @@ import time
 from typing import Any, NamedTuple, get_args
 
 import jax
-import matplotlib
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 from matplotlib import layout_engine
@@ -41,12 +40,14 @@ from train import data
 from train import errors
 from train import metrics
 from train import progress
-from train import run_directory
 from train import sources
 from train.data import dataset as dataset_lib
 from train.program import build
+from train.records import files
+from train.records import run_directory
 from train.report import figures
 from train.report import statistics
+from train.report import safe
 
 # As in the small experiments: more steps for the same images.
 _BATCH_SIZE = 32
@@ -217,7 +218,7 @@ def write(record: dict[str, Any], out: pathlib.Path) -> None:
   """
   try:
     out.mkdir(parents=True, exist_ok=True)
-    run_directory.write_json(out / JSON, record)
+    files.write_json(out / JSON, record)
     draw(record, out / PICTURE)
   except OSError as error:
     raise errors.UsageError(
@@ -549,14 +550,14 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     path: The PNG file to write.
   """
   arms = record['pairs']
-  with matplotlib.rc_context(figures.STYLE):
+  with figures.style():
     figure = mpl_figure.Figure(
       figsize=(9, 4.2),
       # The line at the bottom has a place of its own.
       layout=layout_engine.ConstrainedLayoutEngine(rect=(0, 0.04, 1, 0.96)),
     )
     figure.suptitle(
-      f'{record["dataset"]}: {record["answer"] or "no answer"},'
+      f'{safe.label(record["dataset"])}: {record["answer"] or "no answer"},'
       f' {len(record["seeds"])} seeds'
     )
     left, right = figure.subplots(
@@ -606,7 +607,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
       fontsize=8,
       color='0.4',
     )
-    figure.savefig(path, dpi=120)
+    figures.save(figure, path)
 
 
 def _column(

@@ -3,7 +3,6 @@
 import pathlib
 from typing import Any
 
-import matplotlib
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 import numpy as np
@@ -20,7 +19,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     record: From :func:`simulate`, or read from traction.json.
     path: The PNG file to write.
   """
-  with matplotlib.rc_context(figures.STYLE):
+  with figures.style():
     figure = mpl_figure.Figure(figsize=(12, 9.5), layout='constrained')
     grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.15))
     valley, moving, bottom = (
@@ -35,7 +34,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
       'Figure 1 as a simulation:'
       f' {settings["seeds"]:,} seeds of {settings["steps"]:,} steps'
     )
-    figure.savefig(path, dpi=120)
+    figures.save(figure, path)
 
 
 def _draw_paths(record: dict[str, Any], axis: mpl_axes.Axes) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from train import errors
-from train import run_directory
+from train.records import files
 from train.report import statistics
 
 GROUPS = ('quick', 'slow')
@@ -130,7 +130,7 @@ def write_record(path: pathlib.Path, record: dict[str, Any]) -> None:
   )
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    run_directory.replace_text(path, f'{{\n{lines}\n}}\n')
+    files.replace_text(path, f'{{\n{lines}\n}}\n')
   except OSError as error:
     raise errors.UsageError(
       f'{path} cannot be written: {error.strerror}.'

@@ -12,17 +12,13 @@ curves.png      the picture
 phases.png      losses against their running mean, of an optimizer with phases
 """
 
-from collections.abc import Iterator
-import contextlib
+from collections.abc import Mapping
 import hashlib
 import importlib.metadata
-import json
-import math
 import os
 import pathlib
 import platform
 import subprocess
-import tempfile
 from typing import Any
 
 import jax
@@ -31,6 +27,11 @@ import numpy as np
 from train import config as config_lib
 from train import errors
 from train import processes
+from train.records import files
+from train.records import packed
+from train.records import read
+from train.records.run import Run
+from train.records.schema import Summary
 
 _PACKAGES = (
   'jax',
@@ -49,6 +50,8 @@ class RunDirectory:
 
   def __init__(self, path: pathlib.Path):
     self.path = path
+    self.notes: list[str] = []
+    """Fields in its files that this version does not know."""
     self.checkpoints = path / 'checkpoints'
     self.tensorboard = path / 'tensorboard'
     self.metrics = path / 'metrics.jsonl'
@@ -56,7 +59,7 @@ class RunDirectory:
     self.picture = path / 'curves.png'
     self.phases = path / 'phases.png'
     self._config = path / 'config.json'
-    self._unfinished_config = _unfinished(self._config)
+    self._unfinished_config = files.unfinished_path(self._config)
     self._summary = path / 'summary.json'
 
   def claim(
@@ -76,8 +79,10 @@ class RunDirectory:
       UsageError: It holds something else, or cannot be written.
     """
     self.check_writable()
-    if self._config.exists():
-      different = config_lib.differences(given, resolved, self.read_config())
+    done = self._packed()
+    if done is not None or os.path.lexists(self._config):
+      saved = self.read_config() if done is None else done.config
+      different = config_lib.differences(given, resolved, saved)
       if different:
         raise errors.UsageError(
           f'--run-dir {self.path} holds another run; this one has'
@@ -92,9 +97,9 @@ class RunDirectory:
         f'--run-dir {self.path} is not empty and holds no run. Choose another'
         ' directory.'
       )
-    with writing(self.path):
+    with files.writing(self.path):
       self.path.mkdir(parents=True, exist_ok=True)
-    write_json(
+    files.write_json(
       self._config,
       {
         **facts,
@@ -105,46 +110,35 @@ class RunDirectory:
 
   def check_writable(self) -> None:
     """Raises UsageError if it cannot be written; makes nothing."""
-    check_writable('--run-dir', self.path)
+    files.check_writable('--run-dir', self.path)
 
   def read_config(self) -> dict[str, Any]:
-    """What config.json says, once the directory is claimed."""
-    return read_json(self._config)
+    """What config.json says, once the directory is claimed, or UsageError."""
+    return read.config(self.path, self.notes.append)
 
-  def read_summary(self) -> dict[str, Any] | None:
-    """The summary, or ``None`` where there is none yet."""
-    return read_json(self._summary) if self._summary.exists() else None
+  def read_summary(self) -> Summary | None:
+    """The summary; ``None`` where there is none yet.
 
-  def write_summary(self, summary: dict[str, Any]) -> None:
+    Of a run that is finished and was packed, what the tables say.
+
+    Raises:
+      UsageError: It is damaged.
+    """
+    done = self._packed()
+    if done is not None:
+      return done.summary
+    return read.summary(self.path, self.notes.append)
+
+  def write_summary(self, summary: Mapping[str, Any]) -> None:
     if processes.is_first():
-      write_json(self._summary, summary)
+      files.write_json(self._summary, summary)
 
-
-def check_writable(flag: str, directory: pathlib.Path) -> None:
-  """Raises UsageError if there can be no such directory to write into.
-
-  Makes nothing: what is to be found wrong later leaves no trace.
-
-  Args:
-    flag: Which the directory was given by.
-    directory: It, or the first of its parents that exists, is tried.
-  """
-  place = directory.absolute()
-  try:
-    while not place.exists():
-      place = place.parent
-    if not place.is_dir():
-      raise errors.UsageError(
-        f'{flag} {directory} is not a directory.'
-        if place == directory.absolute()
-        else f'{flag} {directory} cannot be made: {place} is not a directory.'
-      )
-    with tempfile.TemporaryFile(dir=place):
-      pass
-  except OSError as error:
-    raise errors.UsageError(
-      f'{flag} {directory} cannot be written: {error.strerror}.'
-    ) from error
+  def _packed(self) -> Run | None:
+    """The run if it is finished, was packed and is no longer here."""
+    if self.path.exists():
+      return None
+    run = packed.find(self.path)
+    return run if run is not None and run.is_done else None
 
 
 def params_sha256(params: Any) -> str:
@@ -156,66 +150,6 @@ def params_sha256(params: Any) -> str:
     digest.update(f'{name} {array.shape} {array.dtype}\n'.encode())
     digest.update(array.tobytes())
   return digest.hexdigest()
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a file of a run directory, or raises UsageError."""
-  try:
-    content = json.loads(path.read_text())
-  except (OSError, ValueError) as error:
-    raise errors.UsageError(f'{path} cannot be read: {error}.') from error
-  if not isinstance(content, dict):
-    raise errors.UsageError(f'{path} is not a JSON object.')
-  return content
-
-
-@contextlib.contextmanager
-def writing(path: pathlib.Path) -> Iterator[None]:
-  """Raises RunError where the file cannot be written."""
-  try:
-    yield
-  except OSError as error:
-    raise errors.RunError(
-      f'{path} cannot be written: {error.strerror}. Once it can be, the same'
-      ' command goes on from the last checkpoint.'
-    ) from error
-
-
-def write_json(path: pathlib.Path, content: dict[str, Any]) -> None:
-  """Writes a JSON file completely or not at all."""
-  replace_text(
-    path, json.dumps(finite(content), indent=2, allow_nan=False) + '\n'
-  )
-
-
-def replace_text(path: pathlib.Path, text: str) -> None:
-  """Writes a file completely or not at all.
-
-  Raises:
-    RunError: It cannot be written. What was there before is intact.
-  """
-  unfinished = _unfinished(path)
-  with writing(path):
-    with unfinished.open('w') as file:
-      file.write(text)
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(unfinished, path)
-
-
-def _unfinished(path: pathlib.Path) -> pathlib.Path:
-  """Where the content of a file is until it is complete."""
-  return path.with_suffix('.tmp')
-
-
-def finite(content: dict[str, Any]) -> dict[str, Any]:
-  """JSON has no NaN and no infinity: they become ``None``."""
-  return {
-    name: None
-    if isinstance(value, float) and not math.isfinite(value)
-    else value
-    for name, value in content.items()
-  }
 
 
 def environment() -> dict[str, Any]:
