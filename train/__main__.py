@@ -250,9 +250,9 @@ def main(argv: list[str]) -> int:
     return 1
   except interruption.Interrupted as error:
     how = (
-      'starts anew'
-      if commands.get(first) in (_list, _report, _pack, _probe, _traction, _movement)
-      else 'goes on from the last checkpoint'
+      'goes on from the last checkpoint'
+      if commands.get(first, _run) in (_run, _sweep)
+      else 'starts anew'
     )
     print(
       f'python -m train: stopped by {error.by.name}. The same command {how}.',

@@ -4,7 +4,7 @@ Settings and data, devices, run directories, optimizer, model, resume,
 compilation, epochs, summaries.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import functools
 import pathlib
 import time
@@ -30,7 +30,6 @@ from train.program.step import StepMetrics
 from train.records import files
 from train.records import read
 from train.records import run_directory
-from train.records.schema import EpochRow
 from train.records.schema import Summary
 
 _Metrics = TypeVar('_Metrics', StepMetrics, EvalMetrics)
@@ -42,7 +41,7 @@ def run(
   *,
   experiment: str | None = None,
   **options: Any,
-) -> dict[str, Any]:
+) -> Summary:
   """Trains one network, or goes on with it, or sees that it is done.
 
   Args:
@@ -72,7 +71,7 @@ def run_together(
   title: str | None = None,
   console: rich.console.Console | None = None,
   wandb: str | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Summary]:
   """Trains several networks at once, in one vmapped program.
 
   Each has a run directory as if it had run alone, and may be gone on with alone
@@ -165,8 +164,8 @@ def run_together(
         console=console,
         wandb=wandb,
       )
-      for i, summary in zip(open_runs, made, strict=True):
-        summaries[i] = summary
+      for i, ended in zip(open_runs, made, strict=True):
+        summaries[i] = ended
     return [config_lib.known(summary) for summary in summaries]
 
   # --------------------------------------------------------- data and network
@@ -312,14 +311,14 @@ def run_together(
 
   # --------------------------------------------------------------- summaries
   states = program.fetch(state)
-  written: list[dict[str, Any]] = []
+  written: list[Summary] = []
   for i, (directory, log) in enumerate(zip(directories, logs, strict=True)):
     checkpoints[i].close()
     log.close()
     last: dict[str, Any] = {'epoch': 0, 'step': 0}
     if log.rows:
       last = {**log.rows[-1]}
-    summary = {
+    summary: Summary = {
       'status': 'diverged' if i in diverged else 'done',
       'final_test_error': last.get('test_error'),
       'best_test_error': log.best_test_error(),
@@ -338,7 +337,9 @@ def run_together(
     written.append(summary)
     if log.rows and processes.is_first():
       name = experiments[i] or config.dataset
-      _draw(directory, log, resolved[i], f'{name}, seed {resolved[i].seed}', say)
+      _draw(
+        directory, log, resolved[i], f'{name}, seed {resolved[i].seed}', say
+      )
   return written
 
 
@@ -380,7 +381,7 @@ def _by_run(measured: Sequence[_Metrics]) -> list[list[_Metrics]]:
   ]
 
 
-def _mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """What is shown of an epoch of several runs."""
   newest = max(row['epoch'] for row in rows)
   alive = [row for row in rows if row['epoch'] == newest]

@@ -183,10 +183,12 @@ class MetricsLog:
       path = directory.path
       _cut(
         directory.steps,
-        lambda: read.steps(path, first=epochs_done)
-        if os.path.lexists(directory.steps)
-        # The run has begun before there was such a file.
-        else [_nothing_of(epoch) for epoch in range(1, epochs_done + 1)],
+        lambda: (
+          read.steps(path, first=epochs_done)
+          if os.path.lexists(directory.steps)
+          # The run has begun before there was such a file.
+          else [_nothing_of(epoch) for epoch in range(1, epochs_done + 1)]
+        ),
       )
       rows = _cut(
         directory.metrics, lambda: read.epochs(path, first=epochs_done)

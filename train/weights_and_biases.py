@@ -4,7 +4,7 @@ It is only looked on: whatever fails here, the run goes on without it. Nothing
 of wandb is imported unless there is a project to send to.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import secrets
 from types import ModuleType
@@ -91,7 +91,7 @@ class Runs:
       with self._going_on_without(i):
         self._runs[i].log(self._logs[i].rows)
 
-  def finish(self, i: int, summary: dict[str, Any]) -> None:
+  def finish(self, i: int, summary: Mapping[str, Any]) -> None:
     """Closes a run with what summary.json says of it."""
     if i in self._runs:
       with self._going_on_without(i):
@@ -165,7 +165,7 @@ class _Run:
       # The server knows best what has arrived; its next step is one after.
       self._record['epochs_sent'] = max(0, self._run.step - 1)
 
-  def log(self, rows: Sequence[dict[str, Any]]) -> None:
+  def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows[self._record['epochs_sent'] :]:
       # Before it is sent: killed in between, it must not be sent twice.
       self._record['epochs_sent'] = row['epoch']
@@ -175,6 +175,6 @@ class _Run:
       }
       self._run.log(curves, step=row['epoch'])
 
-  def finish(self, summary: dict[str, Any]) -> None:
+  def finish(self, summary: Mapping[str, Any]) -> None:
     self._run.summary.update(summary)
     self._run.finish(exit_code=0 if summary['status'] == 'done' else 1)

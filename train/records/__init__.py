@@ -11,9 +11,9 @@ run_directory   the files of a run that is being made
 
 from train.records.arms import Arm
 from train.records.arms import group_into_arms
-from train.records.found import find
 from train.records.found import Found
 from train.records.found import Study
+from train.records.found import find
 from train.records.run import Run
 from train.records.run import Seeds
 

@@ -1,7 +1,7 @@
 """Every record in or below some directories, and what is wrong with some."""
 
-from collections.abc import Iterable, Iterator
 import collections
+from collections.abc import Iterable, Iterator
 import dataclasses
 import json
 import os

@@ -217,9 +217,7 @@ class Packed:
   """A sentence on each run that cannot be used."""
 
 
-def read(
-  directory: pathlib.Path, note: schema.Note = schema.ignore
-) -> Packed:
+def read(directory: pathlib.Path, note: schema.Note = schema.ignore) -> Packed:
   """All runs of a folder of tables, in the order of these.
 
   Args:

@@ -12,8 +12,19 @@ import json
 import math
 import pathlib
 import types
-from typing import Annotated, Any, Literal, NotRequired, TypedDict, Union
-from typing import cast, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+  Annotated,
+  Any,
+  Literal,
+  NotRequired,
+  TypedDict,
+  Union,
+  cast,
+  get_args,
+  get_origin,
+  get_type_hints,
+  is_typeddict,
+)
 
 from train import config as config_lib
 from train import errors
@@ -90,11 +101,13 @@ class Summary(TypedDict):
   diverged_at_step: NotRequired[_Count]
 
 
-# What config.json has beside the settings.
-_FACTS: Mapping[str, Any] = {
+# What config.json has before and after the settings.
+_FACTS_BEFORE: Mapping[str, Any] = {
   'experiment': str | None,
   'compute_dtype': str,
   'convolutions': str,
+}
+_FACTS_AFTER: Mapping[str, Any] = {
   'versions': dict[str, str | None],
   'platform': str,
   'device_kind': str,
@@ -262,20 +275,24 @@ def check_config(
     was a setting with its default; and what else is known of the run.
   """
   hints = get_type_hints(config_lib.Config, include_extras=True)
-  fields = {field.name: field for field in dataclasses.fields(config_lib.Config)}
-  checked = dict(content)
-  for name, field in fields.items():
-    if name not in content and name in _LATER:
-      checked[name] = field.default
-    elif name not in content:
-      raise errors.UsageError(f'{where} lacks the setting {name}.')
-    else:
-      checked[name] = _conform(content[name], hints[name], name, where)
-  for name, kind in _FACTS.items():
+  checked: dict[str, Any] = {}
+  for name, kind in _FACTS_BEFORE.items():
     if name in content:
       checked[name] = _conform(content[name], kind, name, where)
-  for name in content.keys() - fields.keys() - _FACTS.keys():
+  for field in dataclasses.fields(config_lib.Config):
+    name = field.name
+    if name in content:
+      checked[name] = _conform(content[name], hints[name], name, where)
+    elif name in _LATER:
+      checked[name] = field.default
+    else:
+      raise errors.UsageError(f'{where} lacks the setting {name}.')
+  for name, kind in _FACTS_AFTER.items():
+    if name in content:
+      checked[name] = _conform(content[name], kind, name, where)
+  for name in sorted(content.keys() - checked.keys()):
     note(f'{name} of config.json')
+    checked[name] = content[name]
   try:
     config_lib.check(config_lib.from_json(checked))
   except errors.UsageError as error:
@@ -346,7 +363,7 @@ def check_steps(
   expected = None
   for i, row in enumerate(checked):
     for name in ('loss', 'momentum', 'horizontal'):
-      values = cast(list[Any] | None, row[name])  # type: ignore[literal-required]
+      values = cast(list[Any] | None, row[name])
       if values is None:
         continue
       expected = len(values) if expected is None else expected

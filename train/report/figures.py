@@ -17,8 +17,8 @@ from train.records import files
 from train.records.schema import EpochRow
 from train.records.schema import StepsRow
 from train.report import paper
-from train.report import statistics
 from train.report import safe
+from train.report import statistics
 
 # Okabe and Ito's palette, and line styles for print in black and white.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
@@ -54,9 +54,7 @@ def save(figure: mpl_figure.Figure, path: pathlib.Path) -> None:
   )
 
 
-def draw_run(
-  rows: Sequence[EpochRow], path: pathlib.Path, title: str
-) -> None:
+def draw_run(rows: Sequence[EpochRow], path: pathlib.Path, title: str) -> None:
   """Draws the curves of one run: errors, loss, horizontal share, rate.
 
   Args:

@@ -63,12 +63,11 @@ def describe(study: Study, out: pathlib.Path, taken: set[str]) -> list[str]:
       name, draw = 'figure1', traction_figure.draw
     case 'movement':
       datasets = record['settings']['datasets']
+      networks = safe.markdown(', '.join(record['settings']['networks']))
       title = f'Traction in trained networks: {", ".join(datasets)}'
       text = (
         f'{len(record["runs"])} trained networks'
-        f' ({safe.markdown(", ".join(record["settings"]["networks"]))}), trained'
-        ' on for'
-        f' {record["settings"]["epochs"]} epochs'
+        f' ({networks}), trained on for {record["settings"]["epochs"]} epochs'
         ' (`python -m train movement RUN...`).'
       )
       name, draw = f'movement-{"-".join(datasets)}', movement.draw

@@ -6,8 +6,8 @@ import math
 
 from train.records import Arm
 from train.report import paper
-from train.report import statistics
 from train.report import safe
+from train.report import statistics
 
 
 def errors_table(arms: Sequence[Arm]) -> str:

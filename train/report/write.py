@@ -10,10 +10,10 @@ from train.records import files
 from train.report import figures
 from train.report import grid
 from train.report import paper
+from train.report import safe
 from train.report import statistics
 from train.report import studies
 from train.report import tables
-from train.report import safe
 
 
 def write(
@@ -92,6 +92,8 @@ def write_found(
       paragraphs += _grid_section(of_grid, out, name_of_picture)
     paragraphs += _phases_section(arms, out)
     paragraphs += studies.describe_all(found.studies, out, found.left_out)
+    if not paragraphs:
+      raise errors.UsageError(f'No record can be shown. {found.left_out[0]}')
     text = (
       '\n\n'.join(['# Report', *_told(found), *paragraphs, _HOW_TO_READ]) + '\n'
     )
@@ -190,9 +192,9 @@ def _phases_section(arms: Sequence[Arm], out: pathlib.Path) -> list[str]:
       figures.draw_phases(steps, run.config, out / 'phases.png', title)
       return [
         '## Loss and running mean',
-        f'The steps of one run, {safe.markdown(title)}. Below the line, which begins anew with'
-        ' each epoch, a loss makes the next step one with the horizontal'
-        ' momentum.',
+        f'The steps of one run, {safe.markdown(title)}. Below the line, which'
+        ' begins anew with each epoch, a loss makes the next step one with the'
+        ' horizontal momentum.',
         '![Losses against their running mean, by phase](phases.png)',
       ]
   return []

@@ -46,8 +46,8 @@ from train.program import build
 from train.records import files
 from train.records import run_directory
 from train.report import figures
-from train.report import statistics
 from train.report import safe
+from train.report import statistics
 
 # As in the small experiments: more steps for the same images.
 _BATCH_SIZE = 32

@@ -17,7 +17,7 @@ import rich.console
 from train import config as config_lib
 from train import errors
 from train import loop
-from train import run_directory
+from train.records import run_directory
 from train.studies import movement
 from train.studies import verdicts
 
