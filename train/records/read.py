@@ -49,9 +49,9 @@ def run(path: pathlib.Path, note: schema.Note = schema.ignore) -> Run:
     if rows:
       raise errors.UsageError(f'{path / SUMMARY} is missing.')
     summary_ = {'status': 'incomplete'}
-  elif summary_['status'] == 'done' and not (path / EPOCHS).exists():
+  elif summary_['status'] == 'done' and not _is_there(path / EPOCHS):
     raise errors.UsageError(f'{path / EPOCHS} is missing.')
-  steps_ = steps(path, note=note) if (path / STEPS).exists() else None
+  steps_ = steps(path, note=note) if _is_there(path / STEPS) else None
   schema.check_agreement(config_, summary_, rows, steps_, str(path))
   return Run(path, config_, summary_, rows, functools.partial(steps, path))
 
