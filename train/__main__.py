@@ -488,7 +488,7 @@ def _pack(argv: list[str]) -> int:
   for sentence in packed.told:
     print(f'python -m train: {sentence}', file=sys.stderr)
   print(
-    f'{packed.runs} runs and {packed.studies} studies are in {flags.out}.'
+    f'Packed into {flags.out}: runs {packed.runs}, studies {packed.studies}.'
     f' `python -m train report {flags.out}` reads them.'
   )
   return 1 if packed.left_out else 0

@@ -63,7 +63,7 @@ def write(runs: Sequence[tuple[str, Run]], out: pathlib.Path) -> None:
   names = [name for name, _ in runs]
   for name in names:
     if names.count(name) > 1:
-      raise errors.UsageError(f'Two runs would be called {name}.')
+      raise errors.UsageError(f'Two runs would be called {_text(name)}.')
   by_arm = _by_arm([run for _, run in runs])
   arm_of = {id(run): arm for arm, own in by_arm.items() for run in own}
   columns = list(dict.fromkeys(name for _, run in runs for name in run.config))
@@ -321,7 +321,7 @@ class _Tables:
     arm = str(config.pop('arm', ''))
     if arm not in self._arms:
       raise errors.UsageError(
-        f'{place}: there is no arm {arm} in {self._directory / ARMS}.'
+        f'{place}: there is no arm {_text(arm)} in {self._directory / ARMS}.'
       )
     of_arm = self._arms[arm]
     config = {
@@ -357,7 +357,7 @@ class _Tables:
       for name, lines in grouped.items():
         if name not in self._runs:
           return (
-            f'{lines[0].place}: there is no run {name} in'
+            f'{lines[0].place}: there is no run {_text(name)} in'
             f' {self._directory / RUNS}.'
           )
     return None
@@ -392,7 +392,7 @@ def _by_name(lines: Iterable[_Line]) -> dict[str, _Line]:
   named: dict[str, _Line] = {}
   for line in lines:
     if line.name in named:
-      line.wrong = f'is {line.name} once more'
+      line.wrong = f'is {_text(line.name)} once more'
     named[line.name] = line
   return named
 

@@ -8,6 +8,7 @@ not known is no error: a newer version may have written it.
 
 from collections.abc import Callable, Mapping, Sequence
 import dataclasses
+import functools
 import json
 import math
 import pathlib
@@ -274,7 +275,7 @@ def check_config(
     The settings as :func:`train.config.to_json` has them, those of before there
     was a setting with its default; and what else is known of the run.
   """
-  hints = get_type_hints(config_lib.Config, include_extras=True)
+  hints = _hints(config_lib.Config)
   checked: dict[str, Any] = {}
   for name, kind in _FACTS_BEFORE.items():
     if name in content:
@@ -578,13 +579,18 @@ def _conform_object(value: Any, kind: Any, name: str, where: str) -> Any:
   if not isinstance(value, dict):
     _refuse(value, 'an object', name, where)
   checked = dict(value)
-  for field, type_ in get_type_hints(kind, include_extras=True).items():
+  for field, type_ in _hints(kind).items():
     path = f'{name}.{field}' if name else field
     if field in value:
       checked[field] = _conform(value[field], type_, path, where)
     elif field in kind.__required_keys__:
       raise errors.UsageError(f'{where} lacks {path}.')
   return checked
+
+
+@functools.cache
+def _hints(kind: Any) -> Mapping[str, Any]:
+  return get_type_hints(kind, include_extras=True)
 
 
 def _is_plain(values: list[Any], kind: Any) -> bool:

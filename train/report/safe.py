@@ -35,5 +35,9 @@ def file_name(text: str) -> str:
 
 def _line(text: str) -> str:
   """Printable characters, and blanks for the others."""
-  text = text.encode(errors='backslashreplace').decode()
+  try:
+    # As Python reads the name of a file in a locale that lacks its characters.
+    text = text.encode(errors='surrogateescape').decode(errors='replace')
+  except UnicodeEncodeError:
+    text = text.encode(errors='backslashreplace').decode()
   return ''.join(c if c.isprintable() else ' ' for c in text)

@@ -128,8 +128,7 @@ def _told(found: records.Found) -> list[str]:
   if found.left_out:
     count = len(found.left_out)
     paragraphs += [
-      f'**{count} {"records are" if count > 1 else "record is"} left out,'
-      ' because of what is wrong with them:**',
+      f'**{count} {"records are" if count > 1 else "record is"} left out:**',
       '\n'.join(f'- {safe.markdown(sentence)}' for sentence in found.left_out),
     ]
   return [*paragraphs, *map(safe.markdown, found.notes)]

@@ -12,6 +12,7 @@ import shutil
 
 import pytest
 
+from tests.train.records import made
 from train import __main__ as command_line
 from train import config as config_lib
 from train import errors
@@ -22,70 +23,10 @@ from train.records import run_directory
 
 _RESULTS = pathlib.Path(__file__).parents[3] / 'results'
 
-_EPOCHS, _STEPS = 4, 5
-_CONFIG = config_lib.Config(epochs=_EPOCHS, model='mlp')
-_RESOLVED = config_lib.resolve(_CONFIG, _STEPS)
+_RESOLVED = config_lib.resolve(made.CONFIG, made.STEPS)
 
 
 # ------------------------------------------------------------- what is damaged
-
-
-def _row(epoch):
-  return {
-    'epoch': epoch,
-    'step': _STEPS * epoch,
-    'train_loss': 1 / epoch,
-    'train_error': 50 / epoch,
-    'test_loss': 1.1 / epoch,
-    'test_error': 60 / epoch,
-    'learning_rate': 0.1,
-    'horizontal_fraction': 0.6,
-    'mean_momentum': 0.91,
-    'images_per_second': 100.0,
-    'seconds': 1.0,
-  }
-
-
-def _steps_row(epoch):
-  return {
-    'epoch': epoch,
-    'loss': [0.5 / epoch] * _STEPS,
-    'momentum': [0.9] + [0.93] * (_STEPS - 1),
-    'horizontal': [0] + [1] * (_STEPS - 1),
-  }
-
-
-def _write_run(path, seed=0, status='done'):
-  path.mkdir(parents=True)
-  config = config_lib.resolve(
-    config_lib.Config(**{**vars(_CONFIG), 'seed': seed}), _STEPS
-  )
-  content = {
-    'experiment': None,
-    'compute_dtype': 'float32',
-    **config_lib.to_json(config),
-    'versions': {'jax': '1'},
-    'device_kind': 'cpu',
-    'device_count': 1,
-  }
-  (path / 'config.json').write_text(json.dumps(content, indent=2))
-  for name, row in (('metrics.jsonl', _row), ('steps.jsonl', _steps_row)):
-    rows = map(row, range(1, _EPOCHS + 1))
-    (path / name).write_text(''.join(f'{json.dumps(row)}\n' for row in rows))
-  summary = {
-    'status': status,
-    'final_test_error': 15.0,
-    'best_test_error': 15.0,
-    'final_train_loss': 0.25,
-    'epochs': _EPOCHS,
-    'steps': _EPOCHS * _STEPS,
-    'params_sha256': f'{seed:064}',
-    'runs_together': 1,
-    'seconds': 9.0,
-  }
-  if status == 'incomplete':
-    summary = {'status': status}
-  (path / 'summary.json').write_text(json.dumps(summary, indent=2))
 
 
 # A number of each file that must be there, and one that is out of its range.
@@ -254,7 +195,7 @@ def _damage(directory, file, kind):
 def _make(directory, file, kind, **run):
   """A record whose file has that kind of damage."""
   if file in _OF_A_RUN:
-    _write_run(directory, **run)
+    made.write_run(directory, **run)
   else:
     directory.mkdir(parents=True)
     name = {'traction.json': 'traction'}.get(file, f'{file[:-5]}-cifar10')
@@ -271,7 +212,7 @@ def _is_one_sentence(text):
 
 @pytest.mark.parametrize(('file', 'kind'), _ALL)
 def test_what_is_damaged_is_left_out_and_named(file, kind, tmp_path):
-  _write_run(tmp_path / 'good', seed=1)
+  made.write_run(tmp_path / 'good', seed=1)
   bad = tmp_path / 'bad'
   _make(bad, file, kind)
   found = records.find([tmp_path])
@@ -288,7 +229,7 @@ def test_a_report_of_all_of_them_says_so_and_is_made_of_the_others(
 ):
   runs = tmp_path / 'runs'
   for seed in (1, 2, 3):
-    _write_run(runs / 'good' / f'seed-{seed}', seed=seed)
+    made.write_run(runs / 'good' / f'seed-{seed}', seed=seed)
   for file, kind in _ALL:
     _make(runs / f'{file}, {kind}', file, kind)
   argv = ['report', str(runs), '--out', str(tmp_path / 'out')]
@@ -322,23 +263,23 @@ _RESUMED = [
 @pytest.mark.parametrize(('file', 'kind'), _RESUMED)
 def test_a_resume_of_what_is_damaged_is_refused(file, kind, tmp_path):
   path = tmp_path / 'run'
-  _write_run(path, status='incomplete')
+  made.write_run(path, status='incomplete')
   if file == 'summary.json' and kind.startswith('a field'):
-    _write_run(tmp_path / 'done')
+    made.write_run(tmp_path / 'done')
     shutil.copy(tmp_path / 'done' / file, path / file)
   _damage(path, file, kind)
   before = _bytes(path / file)
 
   def resume():
     directory = run_directory.RunDirectory(path)
-    directory.claim(_CONFIG, _RESOLVED)
+    directory.claim(made.CONFIG, _RESOLVED)
     directory.read_summary()
     log = metrics.MetricsLog(directory, _NEEDED)
     log.close()
     return log.rows
 
   if kind in _BEHIND:
-    assert resume() == [_row(epoch) for epoch in range(1, _NEEDED + 1)]
+    assert resume() == [made.row(epoch) for epoch in range(1, _NEEDED + 1)]
     return
   with pytest.raises((errors.UsageError, errors.RunError)) as refused:
     resume()
@@ -364,14 +305,14 @@ def test_what_follows_a_damaged_run_is_refused(file, kind, tmp_path):
 
 
 def test_what_follows_a_whole_run_is_not(tmp_path):
-  _write_run(tmp_path / 'run')
+  made.write_run(tmp_path / 'run')
   config = config_lib.Config(optimizer='coin', follow_run=tmp_path / 'run')
   assert followed_run.take_over(config).horizontal_probability == 0.6
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
-  _write_run(tmp_path / 'good', seed=1)
-  _write_run(tmp_path / 'bad')
+  made.write_run(tmp_path / 'good', seed=1)
+  made.write_run(tmp_path / 'bad')
 
   def read_bytes(path, read=pathlib.Path.read_bytes):
     # What the mode of a file does to everyone but root.
@@ -388,7 +329,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
 
 
 def test_fields_of_a_newer_version_are_told(tmp_path):
-  _write_run(tmp_path / 'run')
+  made.write_run(tmp_path / 'run')
   for file in _OF_A_RUN:
     path = tmp_path / 'run' / file
     path.write_text(
