@@ -117,8 +117,20 @@ _FACTS_AFTER: Mapping[str, Any] = {
   'git_commit': str | None,
 }
 
-# Settings that records of before them lack. Their defaults are what was done.
-_LATER = ('model', 'hidden_layers', 'hidden_size', 'remat', 'deterministic')
+# The settings that every record has. A later one may be absent from a record of
+# before it, whose run did what is its default.
+_FROM_THE_FIRST = frozenset((
+  'dataset', 'data_dir', 'train_examples', 'image_size', 'normalization',
+  'depth', 'widen_factor', 'dropout_rate', 'dtype', 'epochs', 'batch_size',
+  'optimizer', 'learning_rate', 'weight_decay', 'horizontal_momentum',
+  'vertical_momentum', 'initial_momentum', 'inclusive', 'reaction',
+  'loss_decay', 'horizontal_probability', 'momentum', 'follow_run', 'nesterov',
+  'schedule', 'decay_start', 'decay_rate', 'milestones', 'milestone_factor',
+  'warmup_epochs', 'cycle_epochs', 'polynomial_power', 'final_learning_rate',
+  'seed', 'init_seed', 'order_seed', 'augmentation_seed', 'dropout_seed',
+  'coin_seed', 'eval_batch_size', 'steps_per_dispatch', 'checkpoint_every',
+  'checkpoint_seconds',
+))  # fmt: skip
 
 
 class _Estimate(TypedDict):
@@ -284,10 +296,10 @@ def check_config(
     name = field.name
     if name in content:
       checked[name] = _conform(content[name], hints[name], name, where)
-    elif name in _LATER:
-      checked[name] = field.default
-    else:
+    elif name in _FROM_THE_FIRST:
       raise errors.UsageError(f'{where} lacks the setting {name}.')
+    else:
+      checked[name] = field.default
   for name, kind in _FACTS_AFTER.items():
     if name in content:
       checked[name] = _conform(content[name], kind, name, where)
