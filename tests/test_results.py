@@ -5,15 +5,15 @@ import pathlib
 import matplotlib.image
 import pytest
 
+from train import records
 from train import report
-from train.report import records
 
 _RESULTS = pathlib.Path(__file__).parents[1] / 'results'
 
 
 def test_the_report_is_what_the_program_makes(tmp_path):
   text = report.write([_RESULTS], tmp_path, 'README.md')
-  assert (_RESULTS / 'README.md').read_text() == text
+  assert (_RESULTS / 'README.md').read_text('utf-8') == text
   made = {path.name for path in tmp_path.glob('*.png')}
   assert made == {path.name for path in _RESULTS.glob('*.png')}
   for name in made:
@@ -35,7 +35,7 @@ def test_the_report_is_what_the_program_makes(tmp_path):
 def test_every_arm_is_finished(family, arms, seeds):
   found = [
     arm
-    for arm in records.group_into_arms(records.find_runs([_RESULTS]))
+    for arm in records.group_into_arms(records.find([_RESULTS]).runs)
     if arm.name.startswith(f'{family}-')
   ]
   assert len(found) == arms
@@ -46,7 +46,9 @@ def test_every_arm_is_finished(family, arms, seeds):
 
 
 def test_the_readme_says_what_the_results_say():
-  readme = (_RESULTS.parent / 'README.md').read_text().splitlines()
+  readme = (_RESULTS.parent / 'README.md').read_text('utf-8').splitlines()
   shown = [line for line in readme if line.startswith('| CIFAR-')]
   assert len(shown) == 10
-  assert set(shown) <= set((_RESULTS / 'README.md').read_text().splitlines())
+  assert set(shown) <= set(
+    (_RESULTS / 'README.md').read_text('utf-8').splitlines()
+  )
