@@ -227,7 +227,7 @@ def _study_section(
   title = safe.markdown(module.title(record))
   return [
     f'### {title}',
-    safe.markdown(module.summary(record)),
+    module.summary(record),
     '\n'.join(
       f'- {safe.markdown(sentence)}' for sentence in module.sentences(record)
     ),
