@@ -18,6 +18,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <unordered_map>
 #include <utility>
@@ -40,10 +41,11 @@ namespace {
 enum class Kind : int64_t { kForward, kInputGradient, kKernelGradient };
 
 // A part should be worth the start of a primitive (about 2 us), and a kernel
-// gradient of its own the sum over it.
+// gradient of its own what it costs to add it to the others.
 constexpr double kFlopsOfAPart = 8e6;
+constexpr int64_t kMostParts = 32;
 constexpr int64_t kPixelsOfAGradient = 1024;
-constexpr int64_t kMostParts = 16;
+constexpr int64_t kGradientsAtLeast = 4;
 
 struct Shape {
   int64_t images, height, width, channels;
@@ -293,7 +295,8 @@ int64_t CountParts(Kind kind, const Shape& s) {
                        s.kernel_height * s.kernel_width;
   int64_t parts = std::min<double>(flops / kFlopsOfAPart, kMostParts);
   if (kind == Kind::kKernelGradient) {
-    parts = std::min(parts, pixels / kPixelsOfAGradient);
+    parts = std::min(
+        parts, std::max(pixels / kPixelsOfAGradient, kGradientsAtLeast));
   }
   return std::clamp<int64_t>(parts, 1, s.images);
 }
