@@ -32,10 +32,22 @@ _KEEP_EVERYTHING = (
   (_M_TRIM_THRESHOLD, -1),
 )
 
+_SWITCH = 'OPTAX_LCAM_KEEP_MEMORY'
+_SWITCHES = {'0': False, '1': True}
+# What glibc itself reads, ld.so(8) and mallopt(3).
+_GLIBC_SETTINGS = (
+  'GLIBC_TUNABLES',
+  'MALLOC_ARENA_MAX',
+  'MALLOC_ARENA_TEST',
+  'MALLOC_MMAP_MAX_',
+  'MALLOC_MMAP_THRESHOLD_',
+  'MALLOC_TRIM_THRESHOLD_',
+  'MALLOC_TOP_PAD_',
+)
+
 # Arrays in the shape of a block's activation: counted in XLA's own figures.
 _KEPT_OF_A_BLOCK = 6
 _MADE_FOR_GRADIENTS = 3
-_SWITCH = 'OPTAX_LCAM_KEEP_MEMORY'
 
 
 def prepare() -> None:
@@ -54,45 +66,43 @@ def prepare() -> None:
 def keep_freed_memory(temporary_bytes: int) -> bool:
   """Lets the C library keep the memory of a training step for the next one.
 
-  XLA allocates the temporaries of a program anew at each call on a CPU. Above
-  32 MiB glibc maps them each time, and the kernel clears every page: 50,000
-  page faults and 100 ms of its time in a step of WRN-16-1 with 128 images.
-  With what is set here there are none. Memory is not given back to the system
-  in exchange, so that the peak grows: from 780 to 1,240 MB at WRN-16-4 with 64
-  images. Smaller temporaries would gain nothing, and lose a little where
-  threads wait for the one heap.
+  XLA allocates the temporaries of a program anew at each call on a CPU. Where
+  they are above 32 MiB, glibc maps and unmaps them each time, and the kernel
+  clears every page: 50,000 page faults and 100 ms of its time in a step of
+  WRN-16-1 with 128 images. With what this sets there are none. In exchange,
+  memory is not given back to the system: the peak of WRN-16-4 with 64 images
+  grew from 780 to 1,240 MB. Smaller temporaries gain nothing.
 
-  Does nothing with another C library than glibc, nor where the user has set
-  ``MALLOC_ARENA_MAX``, another of glibc's variables, or ``GLIBC_TUNABLES``. Must
-  come before the import of JAX, whose threads take heaps of their own at their
-  start: it does nothing later.
+  Nothing is set where there is another C library than glibc, where the user has
+  set ``GLIBC_TUNABLES``, ``MALLOC_ARENA_MAX`` or another of glibc's variables,
+  and where JAX is imported already: its threads have heaps of their own by
+  then, and the page faults would stay.
 
   ``OPTAX_LCAM_KEEP_MEMORY=0`` in the environment switches this off, and ``=1``
-  on whatever the size.
+  on for any size.
 
   Args:
     temporary_bytes: Size of the largest program's temporaries, see
       :func:`activation_bytes`.
 
   Returns:
-    Whether the C library keeps memory now.
+    Whether it was set.
   """
-  switch = os.environ.get(_SWITCH)
-  wanted = temporary_bytes > _ALWAYS_MAPPED if switch is None else switch == '1'
-  chosen_by_user = any(
-    name.startswith('MALLOC_') and name.endswith('_') or name in _GLIBC_SETTINGS
-    for name in os.environ
+  wanted = _SWITCHES.get(
+    os.environ.get(_SWITCH, ''), temporary_bytes > _ALWAYS_MAPPED
   )
-  if not wanted or chosen_by_user or 'jax' in sys.modules:
+  chosen = any(name in os.environ for name in _GLIBC_SETTINGS)
+  if not wanted or chosen or 'jax' in sys.modules:
     return False
   try:
     library = ctypes.CDLL(None)
-    library.gnu_get_libc_version  # noqa: B018
+    if not library.gnu_get_libc_version:
+      return False
     mallopt = library.mallopt
-  except (AttributeError, OSError, TypeError):
+  except (AttributeError, OSError, TypeError):  # TypeError: Windows.
     return False
-  # Each one alone leaves the faults as they are.
-  return all([mallopt(name, value) == 1 for name, value in _KEEP_EVERYTHING])
+  # All are needed: two of them leave the faults as they are.
+  return all([mallopt(name, value) for name, value in _KEEP_EVERYTHING])
 
 
 def activation_bytes(
@@ -113,7 +123,7 @@ def activation_bytes(
   Examples:
     >>> activation_bytes(
     ...   depth=16, widen_factor=1, image_size=32, batch_size=128) // 10**6
-    209
+    201
   """
   blocks_of_a_group = (depth - 4) // 6
   first_group = image_size**2 * 16 * widen_factor

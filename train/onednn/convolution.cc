@@ -458,9 +458,15 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(OnednnForward, Forward, Bind());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(OnednnInputGradient, InputGradient, Bind());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(OnednnKernelGradient, KernelGradient, Bind());
 
-// Whether this processor multiplies bfloat16; oneDNN may emulate it elsewhere.
-extern "C" int OnednnHasBfloat16() {
+// The instructions that oneDNN uses here, for what they decide: whether bfloat16
+// is multiplied, and whether vectors are of 512 bits.
+static int Has(dnnl::cpu_isa wanted) {
   const int isa = static_cast<int>(dnnl::get_effective_cpu_isa());
-  const int wanted = static_cast<int>(dnnl::cpu_isa::avx512_core_bf16);
-  return (isa & wanted) == wanted;
+  return (isa & static_cast<int>(wanted)) == static_cast<int>(wanted);
 }
+
+extern "C" int OnednnHasBfloat16() {
+  return Has(dnnl::cpu_isa::avx512_core_bf16);
+}
+
+extern "C" int OnednnHasAvx512() { return Has(dnnl::cpu_isa::avx512_core); }

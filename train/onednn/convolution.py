@@ -68,7 +68,7 @@ def conv_general_dilated(
   Raises:
     train.onednn.Unavailable: The kernels are not built.
   """
-  kernels = _register()
+  processor = _register()
   numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
   if (
     numbers == (_NHWC, _HWIO, _NHWC)
@@ -78,7 +78,7 @@ def conv_general_dilated(
     and preferred_element_type in (None, lhs.dtype)
     and out_sharding is None
     and lhs.dtype == rhs.dtype
-    and lhs.dtype in kernels.dtypes
+    and lhs.dtype in processor.dtypes
   ):
     geometry = _geometry(lhs.shape, rhs.shape, window_strides, padding)
     if _is_supported(lhs.shape, rhs.shape, geometry):
@@ -99,21 +99,27 @@ def conv_general_dilated(
   )
 
 
-class _Kernels(NamedTuple):
+class _Processor(NamedTuple):
+  """What this processor decides."""
+
   dtypes: tuple[Any, ...]
+  """Those that it computes in."""
+  has_avx512: bool
 
 
 @functools.cache
-def _register() -> _Kernels:
+def _register() -> _Processor:
+  """Makes the kernels known to XLA."""
   kernels = library.load()
   for kind in ('Forward', 'InputGradient', 'KernelGradient'):
     handler = getattr(kernels, f'Onednn{kind}')
     jax.ffi.register_ffi_target(
       _target(kind), jax.ffi.pycapsule(handler), platform='cpu'
     )
-  has_bfloat16 = bool(kernels.OnednnHasBfloat16())
-  dtypes = (jnp.float32, jnp.bfloat16) if has_bfloat16 else (jnp.float32,)
-  return _Kernels(tuple(map(jnp.dtype, dtypes)))
+  dtypes = [jnp.dtype(jnp.float32)]
+  if kernels.OnednnHasBfloat16():
+    dtypes.append(jnp.dtype(jnp.bfloat16))
+  return _Processor(tuple(dtypes), bool(kernels.OnednnHasAvx512()))
 
 
 def _target(kind: str) -> str:
@@ -156,6 +162,48 @@ def _out_shape(lhs: _Shape, rhs: _Shape, geometry: _Geometry) -> _Shape:
     )
   )
   return (lhs[0], height, width, rhs[3])
+
+
+def _xla_is_faster(
+  kind: _Kind, a: _Shape, b: _Shape, shape: _Shape, geometry: _Geometry
+) -> bool:
+  """Measured once, see `python -m benchmarks.convolutions`; no AVX-512 there.
+
+  Without it, oneDNN 3.2 computes kernel gradients by code that is older than
+  the rest of it.
+  """
+  if _register().has_avx512:
+    return False
+  if kind == 'KernelGradient':
+    rows, columns, channels, _ = shape
+    return rows * columns > 1 and channels >= 64
+  if kind == 'InputGradient':
+    rows, columns, _, _ = b
+    is_small = shape[1] * shape[2] <= 64
+    return rows * columns == 1 and geometry.strides != (1, 1) and is_small
+  return False
+
+
+def _call_xla(
+  kind: _Kind, a: jax.Array, b: jax.Array, shape: _Shape, geometry: _Geometry
+) -> jax.Array:
+  def convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(
+      images,
+      kernel,
+      geometry.strides,
+      geometry.padding,
+      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
+    )
+
+  made = jax.ShapeDtypeStruct(shape, a.dtype)
+  if kind == 'InputGradient':
+    (images,) = jax.linear_transpose(lambda x: convolve(x, b), made)(a)
+    return images
+  if kind == 'KernelGradient':
+    (kernel,) = jax.linear_transpose(lambda x: convolve(a, x), made)(b)
+    return kernel
+  return convolve(a, b)
 
 
 # A convolution and its two gradients are linear in each argument, and each
@@ -225,6 +273,8 @@ def _call(
   kind: _Kind, a: jax.Array, b: jax.Array, shape: _Shape, geometry: _Geometry
 ) -> jax.Array:
   """Runs a kernel; under vmap once for all members, or once for each."""
+  if _xla_is_faster(kind, a.shape, b.shape, shape, geometry):
+    return _call_xla(kind, a, b, shape, geometry)
 
   @jax.custom_batching.custom_vmap
   def call(a: jax.Array, b: jax.Array) -> jax.Array:
