@@ -164,9 +164,7 @@ class WideBlock(nnx.Module):
     self.conv2 = conv(out_channels, out_channels, 3, 1)
     changes_shape = in_channels != out_channels or stride != 1
     self.projection = nnx.data(
-      conv(in_channels, out_channels, 1, stride)
-      if changes_shape
-      else None
+      conv(in_channels, out_channels, 1, stride) if changes_shape else None
     )
 
   def __call__(

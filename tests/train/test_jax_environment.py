@@ -76,20 +76,20 @@ def test_jax_starts_with_it():
   assert finished.stdout.strip() == '2'
 
 
-# A product needs its operand of 72 MB, 17,600 pages, in memory.
+# A product needs its operand of 40 MB, 9,800 pages, in memory.
 _PROGRAM = """
 import json, resource, sys
 from train import jax_environment
 kept = jax_environment.keep_freed_memory(int(sys.argv[1]))
 import jax, jax.numpy as jnp
-x, y = jnp.ones(9000), jnp.ones((2000, 4))
+x, y = jnp.ones(10000), jnp.ones((1000, 4))
 f = jax.jit(lambda x, y: jnp.sin(x[:, None] * y[:, 0]) @ y)
 counts = [0]
-for _ in range(8):
+for _ in range(30):
   f(x, y).block_until_ready()
   counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-# A hole that something small was put into is too small for the next call.
-faults = min(after - before for before, after in zip(counts, counts[1:]))
+# At first something small is now and then put where the operand was.
+faults = sorted(b - a for a, b in zip(counts, counts[1:]))[15]
 late = jax_environment.keep_freed_memory(int(sys.argv[1]))
 print(json.dumps([kept, faults, late]))
 """
@@ -101,7 +101,7 @@ print(json.dumps([kept, faults, late]))
 @pytest.mark.parametrize('switch', ['0', '1'])
 def test_large_temporaries_are_mapped_once(switch):
   finished = subprocess.run(
-    [sys.executable, '-c', _PROGRAM, '72000000'],
+    [sys.executable, '-c', _PROGRAM, '40000000'],
     capture_output=True,
     text=True,
     check=True,
@@ -109,7 +109,7 @@ def test_large_temporaries_are_mapped_once(switch):
   )
   kept, faults, late = json.loads(finished.stdout)
   assert kept == (switch == '1')
-  assert (faults < 2000) == kept
+  assert (faults < 1000) == kept
   assert not late  # JAX has its threads.
 
 
@@ -150,7 +150,7 @@ def test_memory_is_kept_where_it_helps(
 
 @pytest.mark.parametrize(
   ('depth', 'widen_factor', 'image_size', 'batch_size'),
-  [(10, 1, 32, 16), (10, 4, 16, 32), (16, 2, 8, 64)],
+  [(10, 1, 32, 16), (16, 2, 8, 64)],
 )
 def test_activations_are_about_the_temporaries_of_the_program(
   depth, widen_factor, image_size, batch_size

@@ -280,9 +280,7 @@ def _call(
   def call(a: jax.Array, b: jax.Array) -> jax.Array:
     # Sums over the batch are float32 within the kernel.
     made = jnp.float32 if kind == 'KernelGradient' else a.dtype
-    result = jax.ffi.ffi_call(
-      _target(kind), jax.ShapeDtypeStruct(shape, made)
-    )(
+    result = jax.ffi.ffi_call(_target(kind), jax.ShapeDtypeStruct(shape, made))(
       a,
       b,
       strides=np.asarray(geometry.strides, np.int64),

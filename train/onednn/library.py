@@ -40,7 +40,7 @@ class Onednn(NamedTuple):
 class _Version(ctypes.Structure):
   """The beginning of ``dnnl_version_t``."""
 
-  _fields_ = [  # noqa: RUF012
+  _fields_ = [
     ('major', ctypes.c_int),
     ('minor', ctypes.c_int),
     ('patch', ctypes.c_int),
@@ -150,7 +150,9 @@ def load() -> ctypes.CDLL:
   built = path()
   if not is_whole(built):
     state = 'damaged' if built.exists() else 'not built'
-    raise Unavailable(f'The kernels are {state}; `{BUILD_COMMAND}` builds them.')
+    raise Unavailable(
+      f'The kernels are {state}; `{BUILD_COMMAND}` builds them.'
+    )
   try:
     return ctypes.CDLL(str(built))
   except OSError as error:
