@@ -11,14 +11,14 @@ import numpy as np
 
 from train.onednn import library
 
-_Kind = Literal['Forward', 'InputGradient', 'KernelGradient']
+Kind = Literal['Forward', 'InputGradient', 'KernelGradient']
 _Shape = tuple[int, ...]
 
 _NHWC = (0, 3, 1, 2)
 _HWIO = (3, 2, 0, 1)
 
 
-class _Geometry(NamedTuple):
+class Geometry(NamedTuple):
   strides: tuple[int, int]
   padding: tuple[tuple[int, int], tuple[int, int]]  # Before, after.
 
@@ -43,32 +43,41 @@ def conv_general_dilated(
   and HWIO, no dilation, no groups, float32 or, on processors that multiply it,
   bfloat16. All else is XLA's, and so are shapes for which XLA is faster.
 
-  Results differ from XLA's by rounding. Repeats are equal bit for bit, on any
-  number of threads. ``vmap`` and reverse mode of any order work; forward mode
-  is a TypeError, as for any ``jax.custom_vjp``.
+  Results differ from XLA's by rounding. Repeats are equal bit for bit; what
+  oneDNN computes, on any number of threads. ``vmap`` and reverse mode of any
+  order work; forward mode is a TypeError, as for any ``jax.custom_vjp``.
 
   Args:
     lhs: Images, shape=(batch, height, width, channels).
     rhs: Kernel, shape=(height, width, channels, out_channels), of the same
       dtype.
-    window_strides: As in JAX, and so are all others.
-    padding: .
-    lhs_dilation: .
-    rhs_dilation: .
-    dimension_numbers: .
-    feature_group_count: .
-    batch_group_count: .
-    precision: .
-    preferred_element_type: .
-    out_sharding: .
+    window_strides: This and what follows is as in JAX.
+    padding: A name, or rows before and after and columns before and after.
+    lhs_dilation: Ones or None, else XLA computes it.
+    rhs_dilation: Ones or None, else XLA computes it.
+    dimension_numbers: NHWC, HWIO, NHWC, else XLA computes it.
+    feature_group_count: 1, else XLA computes it.
+    batch_group_count: 1, else XLA computes it.
+    precision: XLA's alone. The kernels add in float32 for either dtype.
+    preferred_element_type: None or the dtype, else XLA computes it.
+    out_sharding: None, else XLA computes it.
 
   Returns:
     shape=(batch, out_height, out_width, out_channels), of the same dtype.
 
   Raises:
     train.onednn.Unavailable: The kernels are not built.
+
+  Examples:
+    >>> from flax import nnx
+    >>> from train import onednn
+    >>> layer = nnx.Conv(
+    ...   3, 16, (3, 3), conv_general_dilated=onednn.conv_general_dilated,
+    ...   rngs=nnx.Rngs(0))
+    >>> if onednn.is_available():
+    ...   _ = layer(jnp.zeros((2, 32, 32, 3)))
   """
-  processor = _register()
+  processor = register()
   numbers = lax.conv_dimension_numbers(lhs.shape, rhs.shape, dimension_numbers)
   if (
     numbers == (_NHWC, _HWIO, _NHWC)
@@ -108,7 +117,7 @@ class _Processor(NamedTuple):
 
 
 @functools.cache
-def _register() -> _Processor:
+def register() -> _Processor:
   """Makes the kernels known to XLA."""
   kernels = library.load()
   for kind in ('Forward', 'InputGradient', 'KernelGradient'):
@@ -135,14 +144,14 @@ def _geometry(
   rhs: _Shape,
   strides: Sequence[int],
   padding: str | Sequence[tuple[int, int]],
-) -> _Geometry:
+) -> Geometry:
   if isinstance(padding, str):
     padding = lax.padtype_to_pads(lhs[1:3], rhs[:2], strides, padding)
   rows, columns = ((int(low), int(high)) for low, high in padding)
-  return _Geometry((int(strides[0]), int(strides[1])), (rows, columns))
+  return Geometry((int(strides[0]), int(strides[1])), (rows, columns))
 
 
-def _is_supported(lhs: _Shape, rhs: _Shape, geometry: _Geometry) -> bool:
+def _is_supported(lhs: _Shape, rhs: _Shape, geometry: Geometry) -> bool:
   if 0 in lhs or 0 in rhs or lhs[3] != rhs[2]:
     return False
   # oneDNN's fast kernels want each window to meet the image.
@@ -154,7 +163,8 @@ def _is_supported(lhs: _Shape, rhs: _Shape, geometry: _Geometry) -> bool:
   )
 
 
-def _out_shape(lhs: _Shape, rhs: _Shape, geometry: _Geometry) -> _Shape:
+def out_shape(lhs: _Shape, rhs: _Shape, geometry: Geometry) -> _Shape:
+  """The shape of a convolution of images ``lhs`` with a kernel ``rhs``."""
   height, width = (
     (n + low + high - size) // stride + 1
     for n, size, stride, (low, high) in zip(
@@ -164,15 +174,22 @@ def _out_shape(lhs: _Shape, rhs: _Shape, geometry: _Geometry) -> _Shape:
   return (lhs[0], height, width, rhs[3])
 
 
-def _xla_is_faster(
-  kind: _Kind, a: _Shape, b: _Shape, shape: _Shape, geometry: _Geometry
+def xla_is_faster(
+  kind: Kind, b: _Shape, shape: _Shape, geometry: Geometry
 ) -> bool:
-  """Measured once, see `python -m benchmarks.convolutions`; no AVX-512 there.
+  """Whether XLA computes this faster than oneDNN 3.2 does.
 
-  Without it, oneDNN 3.2 computes kernel gradients by code that is older than
-  the rest of it.
+  Measured once without AVX-512, by ``python -m benchmarks.convolutions`` on an
+  AMD EPYC of family 23: there oneDNN has older code for kernel gradients than
+  for the rest. With AVX-512 it computes all.
+
+  Args:
+    kind: See :func:`call_onednn`, as for all others.
+    b: Shape of the second argument.
+    shape: Of the result.
+    geometry: Of the convolution.
   """
-  if _register().has_avx512:
+  if register().has_avx512:
     return False
   if kind == 'KernelGradient':
     rows, columns, channels, _ = shape
@@ -184,9 +201,11 @@ def _xla_is_faster(
   return False
 
 
-def _call_xla(
-  kind: _Kind, a: jax.Array, b: jax.Array, shape: _Shape, geometry: _Geometry
+def call_xla(
+  kind: Kind, a: jax.Array, b: jax.Array, shape: _Shape, geometry: Geometry
 ) -> jax.Array:
+  """The same as :func:`call_onednn`, by XLA."""
+
   def convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(
       images,
@@ -212,22 +231,22 @@ def _call_xla(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _forward(
-  images: jax.Array, kernel: jax.Array, geometry: _Geometry
+  images: jax.Array, kernel: jax.Array, geometry: Geometry
 ) -> jax.Array:
-  shape = _out_shape(images.shape, kernel.shape, geometry)
+  shape = out_shape(images.shape, kernel.shape, geometry)
   return _call('Forward', images, kernel, shape, geometry)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _input_gradient(
-  out: jax.Array, kernel: jax.Array, shape: _Shape, geometry: _Geometry
+  out: jax.Array, kernel: jax.Array, shape: _Shape, geometry: Geometry
 ) -> jax.Array:
   return _call('InputGradient', out, kernel, shape, geometry)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _kernel_gradient(
-  images: jax.Array, out: jax.Array, shape: _Shape, geometry: _Geometry
+  images: jax.Array, out: jax.Array, shape: _Shape, geometry: Geometry
 ) -> jax.Array:
   return _call('KernelGradient', images, out, shape, geometry)
 
@@ -236,7 +255,7 @@ def _keep(function: Any) -> Any:
   return lambda a, b, *static: (function(a, b, *static), (a, b))
 
 
-def _forward_back(geometry: _Geometry, kept: Any, out: jax.Array) -> Any:
+def _forward_back(geometry: Geometry, kept: Any, out: jax.Array) -> Any:
   images, kernel = kept
   return (
     _input_gradient(out, kernel, images.shape, geometry),
@@ -245,7 +264,7 @@ def _forward_back(geometry: _Geometry, kept: Any, out: jax.Array) -> Any:
 
 
 def _input_gradient_back(
-  shape: _Shape, geometry: _Geometry, kept: Any, images: jax.Array
+  shape: _Shape, geometry: Geometry, kept: Any, images: jax.Array
 ) -> Any:
   out, kernel = kept
   return (
@@ -255,7 +274,7 @@ def _input_gradient_back(
 
 
 def _kernel_gradient_back(
-  shape: _Shape, geometry: _Geometry, kept: Any, kernel: jax.Array
+  shape: _Shape, geometry: Geometry, kept: Any, kernel: jax.Array
 ) -> Any:
   images, out = kept
   return (
@@ -270,11 +289,31 @@ _kernel_gradient.defvjp(_keep(_kernel_gradient), _kernel_gradient_back)
 
 
 def _call(
-  kind: _Kind, a: jax.Array, b: jax.Array, shape: _Shape, geometry: _Geometry
+  kind: Kind, a: jax.Array, b: jax.Array, shape: _Shape, geometry: Geometry
 ) -> jax.Array:
-  """Runs a kernel; under vmap once for all members, or once for each."""
-  if _xla_is_faster(kind, a.shape, b.shape, shape, geometry):
-    return _call_xla(kind, a, b, shape, geometry)
+  """One of the three, by whom it is computed faster."""
+  if xla_is_faster(kind, b.shape, shape, geometry):
+    return call_xla(kind, a, b, shape, geometry)
+  return call_onednn(kind, a, b, shape, geometry)
+
+
+def call_onednn(
+  kind: Kind, a: jax.Array, b: jax.Array, shape: _Shape, geometry: Geometry
+) -> jax.Array:
+  """Runs a kernel; under vmap once for all members, or once for each.
+
+  Args:
+    kind: Which of the three. Forward takes images and kernel, InputGradient
+      the cotangent and the kernel, KernelGradient images and cotangent.
+    a: shape=(batch, height, width, channels).
+    b: See ``kind``, of the same dtype.
+    shape: Of the result.
+    geometry: Of the convolution.
+
+  Returns:
+    The result, of the same dtype.
+  """
+  register()
 
   @jax.custom_batching.custom_vmap
   def call(a: jax.Array, b: jax.Array) -> jax.Array:

@@ -120,7 +120,7 @@ _ODD = [
 @contextlib.contextmanager
 def _nothing_by_xla(monkeypatch):
   with monkeypatch.context() as patch:
-    patch.setattr(convolution, '_xla_is_faster', lambda *_: False)
+    patch.setattr(convolution, 'xla_is_faster', lambda *_: False)
     yield
 
 
@@ -340,7 +340,7 @@ _ON_ONE_CORE = """
 import os
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 from tests.train.onednn import test_convolution
-test_convolution.convolution._xla_is_faster = lambda *_: False
+test_convolution.convolution.xla_is_faster = lambda *_: False
 print(test_convolution._digest())
 """
 
