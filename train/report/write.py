@@ -142,8 +142,9 @@ def write_found(
         _HOW_TO_READ.format(margin=margin),
       ]
     )
+    text += '\n'
     files.replace_text(out / 'report.json', contrasts.to_json(sheet.judged))
-    files.replace_text(out / name, text + '\n')
+    files.replace_text(out / name, text)
   except OSError as error:
     raise errors.UsageError(
       f'--out {out} cannot be written: {error.strerror}.'

@@ -619,7 +619,8 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
       layout=layout_engine.ConstrainedLayoutEngine(rect=(0, 0.04, 1, 0.96)),
     )
     figure.suptitle(
-      f'{record["dataset"]}: {judged["answer"]}, {len(record["seeds"])} seeds'
+      f'{safe.label(record["dataset"])}: {judged["answer"]},'
+      f' {len(record["seeds"])} seeds'
     )
     left, right = figure.subplots(
       1, 2, width_ratios=(max(3, len(arms)), 1.6), squeeze=True
