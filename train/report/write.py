@@ -6,13 +6,13 @@ import itertools
 import pathlib
 
 from train import errors
+from train import files
 from train import pictures
 from train import records
 from train import safe
 from train import statistics
 from train import studies
 from train.records import Arm
-from train.records import files
 from train.report import contrasts
 from train.report import figures
 from train.report import grid
@@ -67,12 +67,7 @@ def write(
     UsageError: There is no finished run and no study, ``out`` cannot be
       written, or ``margin`` is out of range.
   """
-  directories = list(directories)
-  found = records.find(directories)
-  if not found.runs and not found.studies:
-    given = ', '.join(str(directory) for directory in directories)
-    raise errors.UsageError(f'There is no run in {given}.')
-  return write_found(found, out, name, margin)
+  return write_found(records.find(directories), out, name, margin)
 
 
 def write_found(
@@ -83,8 +78,8 @@ def write_found(
 ) -> str:
   """Writes the report on what :func:`train.records.find` has found.
 
-  What it has left out is said at the top of the report. A study that cannot be
-  drawn is left out too, and added to it.
+  What that has left out is said at the top of the report. A study that cannot
+  be drawn is left out too, and added to it.
 
   Args:
     found: The records.
@@ -131,19 +126,14 @@ def write_found(
       name_of_picture = f'grid-{i + 1}.png' if i else 'grid.png'
       paragraphs += _grid_section(of_grid, sheet, name_of_picture)
     paragraphs += _phases_section(arms, out)
-    paragraphs += _study_sections(found, out)
+    paragraphs += _studies_section(found, out)
     if not paragraphs:
       raise errors.UsageError(f'No record can be shown. {found.left_out[0]}')
-    text = '\n\n'.join(
-      [
-        '# Report',
-        *_told(found),
-        *paragraphs,
-        _HOW_TO_READ.format(margin=margin),
-      ]
-    )
+    paragraphs = ['# Report', *_told(found), *paragraphs]
+    paragraphs.append(_HOW_TO_READ.format(margin=margin))
+    text = '\n\n'.join(paragraphs) + '\n'
     files.replace_text(out / 'report.json', contrasts.to_json(sheet.judged))
-    files.replace_text(out / name, text + '\n')
+    files.replace_text(out / name, text)
   except OSError as error:
     raise errors.UsageError(
       f'--out {out} cannot be written: {error.strerror}.'
@@ -177,6 +167,44 @@ _HOW_TO_READ = """\
 - [report.json](report.json) holds the differences for programs."""
 
 
+def _studies_section(found: records.Found, out: pathlib.Path) -> list[str]:
+  paragraphs: list[str] = []
+  pictures_: set[str] = set()
+  for study in found.studies:
+    module = studies.STUDIES[study.kind].load()
+    try:
+      stem = picture = safe.file_name(module.picture(study.record))
+      for i in itertools.count(2):
+        if picture not in pictures_:
+          break
+        picture = f'{stem}-{i}'
+      module.draw(study.record, out / f'{picture}.png')
+      title = safe.markdown(module.title(study.record))
+      paragraphs += [
+        f'### {title}',
+        module.summary(study.record),
+        '\n'.join(
+          f'- {safe.markdown(sentence)}'
+          for sentence in module.sentences(study.record)
+        ),
+        f'![{title}]({picture}.png)',
+      ]
+      pictures_.add(picture)
+    # What else a record must be for its figures to be judged and drawn is known
+    # to the study alone.
+    except (
+      ArithmeticError,
+      AssertionError,
+      LookupError,
+      TypeError,
+      ValueError,
+    ):
+      found.left_out.append(
+        f'{study.path} cannot be drawn: its figures do not fit each other.'
+      )
+  return ['## The explanations', *paragraphs] if paragraphs else []
+
+
 def _told(found: records.Found) -> list[str]:
   """What the reader must know of the records before anything else."""
   paragraphs = []
@@ -187,52 +215,6 @@ def _told(found: records.Found) -> list[str]:
       '\n'.join(f'- {safe.markdown(sentence)}' for sentence in found.left_out),
     ]
   return [*paragraphs, *map(safe.markdown, found.notes)]
-
-
-def _study_sections(found: records.Found, out: pathlib.Path) -> list[str]:
-  """The paragraphs on all studies, whose pictures are drawn into a folder."""
-  paragraphs: list[str] = []
-  taken: set[str] = set()
-  for study in found.studies:
-    try:
-      paragraphs += _study_section(study, out, taken)
-    # What a record must be for all that a picture needs is known to Matplotlib
-    # alone.
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-      reason = ' '.join(str(error).split())
-      found.left_out.append(
-        f'{study.path} cannot be drawn: {type(error).__name__}, {reason}.'
-      )
-  return ['## The explanations', *paragraphs] if paragraphs else []
-
-
-def _study_section(
-  study: records.Study, out: pathlib.Path, taken: set[str]
-) -> list[str]:
-  """The paragraphs on a study. Its picture is drawn into ``out``.
-
-  Args:
-    study: The study.
-    out: The folder.
-    taken: Names of pictures that there are; gets that of this one.
-  """
-  module, record = studies.STUDIES[study.kind].load(), study.record
-  stem = picture = safe.file_name(module.picture(record))
-  for i in itertools.count(2):
-    if picture not in taken:
-      break
-    picture = f'{stem}-{i}'
-  taken.add(picture)
-  module.draw(record, out / f'{picture}.png')
-  title = safe.markdown(module.title(record))
-  return [
-    f'### {title}',
-    safe.markdown(module.summary(record)),
-    '\n'.join(
-      f'- {safe.markdown(sentence)}' for sentence in module.sentences(record)
-    ),
-    f'![{title}]({picture}.png)',
-  ]
 
 
 def _unfinished(arms: Sequence[Arm]) -> list[str]:
@@ -271,7 +253,7 @@ def _grid_section(of_grid: grid.Grid, sheet: _Sheet, picture: str) -> list[str]:
   counts = sorted({len(arm.finished) for arm in cells.values()})
   seeds = ' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
   return [
-    f'## {title}',
+    f'## {safe.markdown(title)}',
     f'{_networks(list(cells.values()))}: {_machines(cells.values())}, n ='
     f' {seeds} seeds a pair. Where both momenta are the same the momentum is'
     ' fixed. The lowest of so many figures is low by chance too, and the test'
@@ -293,9 +275,9 @@ def _phases_section(arms: Sequence[Arm], out: pathlib.Path) -> list[str]:
       pictures.draw_phases(steps, run.config, out / 'phases.png', title)
       return [
         '## Loss and running mean',
-        f'The steps of one run, {title}. Below the line, which begins anew with'
-        ' each epoch, a loss makes the next step one with the horizontal'
-        ' momentum.',
+        f'The steps of one run, {safe.markdown(title)}. Below the line, which'
+        ' begins anew with each epoch, a loss makes the next step one with the'
+        ' horizontal momentum.',
         '![Losses against their running mean, by phase](phases.png)',
       ]
   return []
@@ -505,12 +487,14 @@ def _networks(arms: Sequence[Arm]) -> str:
 def _machines(arms: Iterable[Arm]) -> str:
   runs = [run for arm in arms for run in arm.runs]
   machines = {
-    '{} x {} with jax {}'.format(
-      run.config['device_count'],
-      run.config['device_kind'],
-      run.config['versions']['jax'],
+    safe.markdown(
+      '{} x {} with jax {}'.format(
+        run.config['device_count'],
+        run.config['device_kind'],
+        run.config['versions'].get('jax'),
+      )
     )
     for run in runs
-    if 'versions' in run.config
+    if run.config.keys() >= {'versions', 'device_count', 'device_kind'}
   }
   return f'{len(runs)} runs on {", ".join(sorted(machines)) or "unknown"}'

@@ -53,6 +53,7 @@ from train import config as config_lib
 from train import data
 from train import errors
 from train import pictures
+from train import safe
 from train.data import dataset as dataset_lib
 from train.program import build
 from train.program import optimizers
@@ -693,7 +694,7 @@ def summary(record: dict[str, Any]) -> str:
   settings = record['settings']
   return (
     f'{len(record["runs"])} trained networks'
-    f' ({", ".join(settings["networks"])}), trained on for'
+    f' ({safe.markdown(", ".join(settings["networks"]))}), trained on for'
     f' {settings["epochs"]} epochs (`python -m train movement RUN...`).'
   )
 
@@ -720,8 +721,8 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     _draw_ratios(record, ratios)
     _draw_gains(record, gains)
     figure.suptitle(
-      f'Movement of {", ".join(settings["networks"])} on'
-      f' {", ".join(settings["datasets"])}: {len(runs)}'
+      f'Movement of {safe.label(", ".join(settings["networks"]))} on'
+      f' {safe.label(", ".join(settings["datasets"]))}: {len(runs)}'
       f' run{"s" if len(runs) > 1 else ""} trained on for'
       f' {settings["epochs"]} epochs'
     )
