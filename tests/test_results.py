@@ -1,5 +1,6 @@
 """The committed results are what the program makes of the committed records."""
 
+import json
 import pathlib
 
 import matplotlib.image
@@ -7,6 +8,7 @@ import pytest
 
 from train import records
 from train import report
+from train import studies
 
 _RESULTS = pathlib.Path(__file__).parents[1] / 'results'
 
@@ -14,10 +16,37 @@ _RESULTS = pathlib.Path(__file__).parents[1] / 'results'
 def test_the_report_is_what_the_program_makes(tmp_path):
   text = report.write([_RESULTS], tmp_path, 'README.md')
   assert (_RESULTS / 'README.md').read_text('utf-8') == text
+  made_json = (tmp_path / 'report.json').read_text('utf-8')
+  assert (_RESULTS / 'report.json').read_text('utf-8') == made_json
   made = {path.name for path in tmp_path.glob('*.png')}
   assert made == {path.name for path in _RESULTS.glob('*.png')}
   for name in made:
     assert matplotlib.image.imread(_RESULTS / name).std() > 0.01
+
+
+def test_a_difference_stands_in_one_place():
+  contrasts = json.loads((_RESULTS / 'report.json').read_text())['contrasts']
+  # Of arms, by what is compared: not once more the other way round.
+  pairs = [frozenset(c['name'].split(' − ')) for c in contrasts]
+  assert len(pairs) == len(set(pairs)) > 50
+  for contrast in contrasts:
+    assert contrast['low'] < contrast['difference'] < contrast['high']
+    is_inside = max(-contrast['low'], contrast['high']) < contrast['margin']
+    if contrast['verdict'] == 'equivalent':
+      assert is_inside
+    if contrast['verdict'] == 'undecided':
+      assert not is_inside and contrast['p'] >= 0.05
+
+
+def test_the_records_of_studies_say_what_they_are_judged_to():
+  found = records.find([_RESULTS]).studies
+  assert {study.kind for study in found} == set(studies.STUDIES)
+  for study in found:
+    record = study.record
+    said = [claim['sentence'] for claim in record.get('claims', ())]
+    assert (said or [record['sentence']]) == (
+      studies.STUDIES[study.kind].load().sentences(record)
+    )
 
 
 @pytest.mark.parametrize(

@@ -228,6 +228,7 @@ def draw_claims(
       )
     axis.axvline(0, color='0.3', lw=1)
     axis.grid(False, axis='y')
+    axis.set_ylim(0.6 - len(judged), 0.6)
     axis.set_yticks(
       [-i for i in range(len(judged))], [claim.words for claim, _ in judged]
     )

@@ -126,7 +126,7 @@ def write_found(
       name_of_picture = f'grid-{i + 1}.png' if i else 'grid.png'
       paragraphs += _grid_section(of_grid, sheet, name_of_picture)
     paragraphs += _phases_section(arms, out)
-    paragraphs += _studies_section(found, out)
+    paragraphs += _study_sections(found, out)
     if not paragraphs:
       raise errors.UsageError(f'No record can be shown. {found.left_out[0]}')
     paragraphs = ['# Report', *_told(found), *paragraphs]
@@ -167,44 +167,6 @@ _HOW_TO_READ = """\
 - [report.json](report.json) holds the differences for programs."""
 
 
-def _studies_section(found: records.Found, out: pathlib.Path) -> list[str]:
-  paragraphs: list[str] = []
-  pictures_: set[str] = set()
-  for study in found.studies:
-    module = studies.STUDIES[study.kind].load()
-    try:
-      stem = picture = safe.file_name(module.picture(study.record))
-      for i in itertools.count(2):
-        if picture not in pictures_:
-          break
-        picture = f'{stem}-{i}'
-      module.draw(study.record, out / f'{picture}.png')
-      title = safe.markdown(module.title(study.record))
-      paragraphs += [
-        f'### {title}',
-        module.summary(study.record),
-        '\n'.join(
-          f'- {safe.markdown(sentence)}'
-          for sentence in module.sentences(study.record)
-        ),
-        f'![{title}]({picture}.png)',
-      ]
-      pictures_.add(picture)
-    # What else a record must be for its figures to be judged and drawn is known
-    # to the study alone.
-    except (
-      ArithmeticError,
-      AssertionError,
-      LookupError,
-      TypeError,
-      ValueError,
-    ):
-      found.left_out.append(
-        f'{study.path} cannot be drawn: its figures do not fit each other.'
-      )
-  return ['## The explanations', *paragraphs] if paragraphs else []
-
-
 def _told(found: records.Found) -> list[str]:
   """What the reader must know of the records before anything else."""
   paragraphs = []
@@ -215,6 +177,55 @@ def _told(found: records.Found) -> list[str]:
       '\n'.join(f'- {safe.markdown(sentence)}' for sentence in found.left_out),
     ]
   return [*paragraphs, *map(safe.markdown, found.notes)]
+
+
+_UNFIT = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError)
+
+
+def _study_sections(found: records.Found, out: pathlib.Path) -> list[str]:
+  """The paragraphs on all studies, whose pictures are drawn into a folder."""
+  paragraphs: list[str] = []
+  taken: set[str] = set()
+  for study in found.studies:
+    try:
+      paragraphs += _study_section(study, out, taken)
+    # What else a record must be for its figures to be judged and drawn is known
+    # to the study alone.
+    except _UNFIT as error:
+      reason = ' '.join(str(error).split()) or 'its figures do not fit'
+      found.left_out.append(
+        f'{study.path} cannot be drawn: {type(error).__name__}, {reason}.'
+      )
+  return ['## The explanations', *paragraphs] if paragraphs else []
+
+
+def _study_section(
+  study: records.Study, out: pathlib.Path, taken: set[str]
+) -> list[str]:
+  """The paragraphs on a study. Its picture is drawn into ``out``.
+
+  Args:
+    study: The study.
+    out: The folder.
+    taken: Names of pictures that there are; gets that of this one.
+  """
+  module, record = studies.STUDIES[study.kind].load(), study.record
+  stem = picture = safe.file_name(module.picture(record))
+  for i in itertools.count(2):
+    if picture not in taken:
+      break
+    picture = f'{stem}-{i}'
+  taken.add(picture)
+  module.draw(record, out / f'{picture}.png')
+  title = safe.markdown(module.title(record))
+  return [
+    f'### {title}',
+    module.summary(record),
+    '\n'.join(
+      f'- {safe.markdown(sentence)}' for sentence in module.sentences(record)
+    ),
+    f'![{title}]({picture}.png)',
+  ]
 
 
 def _unfinished(arms: Sequence[Arm]) -> list[str]:

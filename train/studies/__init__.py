@@ -35,7 +35,7 @@ class Module(Protocol):
     """The heading in a report."""
 
   def summary(self, record: Record) -> str:
-    """What was measured, and how much of it, in Markdown."""
+    """What was measured, and how much of it. Markdown: names are escaped."""
 
   def sentences(self, record: Record) -> list[str]:
     """What the record says, each with a :class:`~train.statistics.Verdict`."""

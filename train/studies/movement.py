@@ -692,9 +692,9 @@ def title(record: dict[str, Any]) -> str:
 
 def summary(record: dict[str, Any]) -> str:
   settings = record['settings']
+  networks = safe.markdown(', '.join(settings['networks']))
   return (
-    f'{len(record["runs"])} trained networks'
-    f' ({safe.markdown(", ".join(settings["networks"]))}), trained on for'
+    f'{len(record["runs"])} trained networks ({networks}), trained on for'
     f' {settings["epochs"]} epochs (`python -m train movement RUN...`).'
   )
 
@@ -774,7 +774,8 @@ def _draw_gains(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
       i += 1
   axis.set_xlabel('movement more (+) or less (−) than with a coin (%)')
   axis.set_title(
-    'What the choice by the loss adds: mean and 95 % interval', fontsize=10
+    'What the choice by the loss adds: means, each with its own 95 % interval',
+    fontsize=10,
   )
 
 

@@ -391,7 +391,8 @@ def summary(record: dict[str, Any]) -> str:
   return (
     f'By {settings["train_examples"]:,} training images and'
     f' {record["validation_examples"]:,} others held out'
-    f' (`python -m train probe --dataset {safe.file_name(record["dataset"])}`).'
+    ' (`python -m train probe --dataset'
+    f' {safe.file_name(record["dataset"])}`).'
   )
 
 
@@ -638,10 +639,17 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     right.axhline(0, color='black', lw=1)
     if difference is not None:
       by_seed = list(difference['by_seed'].values())
+      margin = difference['margin']
+      right.axhspan(-margin, margin, color='0.9', zorder=0)
       _column(right, 0, by_seed, difference, pictures.COLORS[2], 'o')
       reach = 1.25 * max(
         abs(value)
-        for value in (*by_seed, difference['low'], difference['high'])
+        for value in (
+          *by_seed,
+          difference['low'],
+          difference['high'],
+          margin,
+        )
       )
       # Zero in the middle, so that the side is seen at once.
       right.set_ylim(-reach or -1, reach or 1)
@@ -663,7 +671,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     figure.text(
       0.995,
       0.005,
-      'small: seeds; large: mean with 95 % interval',
+      'small: seeds; large: mean with 95 % interval; grey: the margin',
       ha='right',
       fontsize=8,
       color='0.4',
