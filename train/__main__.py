@@ -532,7 +532,7 @@ def _study(study: studies.Study, argv: list[str]) -> int:
 
 def _check_out(out: pathlib.Path) -> None:
   """Before the work whose result is to be written there."""
-  from train.records import files
+  from train import files
 
   files.check_writable('--out', out)
 

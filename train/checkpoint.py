@@ -23,10 +23,10 @@ import numpy as np
 from orbax import checkpoint as ocp
 
 from train import errors
+from train import files
 from train import processes
 from train.program.step import StepMetrics
 from train.program.step import TrainState
-from train.records import files
 
 _KEEP = 2
 

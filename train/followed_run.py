@@ -34,7 +34,7 @@ def take_over(config: config_lib.Config) -> config_lib.Config:
     run = read.run(config.follow_run)
   except errors.UsageError as error:
     raise errors.UsageError(
-      f'--follow-run {config.follow_run} cannot be followed: {error}'
+      f'--follow-run {config.follow_run} must be a finished run: {error}'
     ) from error
   if not run.is_done:
     raise errors.UsageError(

@@ -19,6 +19,7 @@ import rich.console
 from train import checkpoint
 from train import config as config_lib
 from train import data
+from train import files
 from train import followed_run
 from train import interruption
 from train import metrics
@@ -31,7 +32,6 @@ from train.experiments import Experiment
 from train.program import build
 from train.program.step import EvalMetrics
 from train.program.step import StepMetrics
-from train.records import files
 from train.records import read
 from train.records import run_directory
 from train.records.schema import Summary
@@ -173,18 +173,19 @@ def _run_together(
         **facts,
         compute_dtype=program.dtype,
       )
-      before = d.read_config().get('convolutions')
-      if before not in (None, own.convolutions):
+    summaries = [d.read_summary() for d in directories]
+    for d, own, summary in zip(directories, resolved, summaries, strict=True):
+      for field in dict.fromkeys(d.notes):
+        say(f'{d.path}: this version does not know the field {field}.')
+      before = d.read_config()['convolutions']
+      is_done = summary is not None and summary['status'] == 'done'
+      if not is_done and before not in ('auto', own.convolutions):
         say(
           f'{d.path} was begun with convolutions of {before} and is continued'
           f' with those of {own.convolutions}: its bits will not be those of a'
           ' run without interruption.'
         )
-    read_back = [d.read_summary() for d in directories]
-    for directory in directories:
-      for field in directory.notes:
-        say(f'{directory.path}: this version does not know the field {field}.')
-    return read_back
+    return summaries
 
   def take() -> list[Summary | None]:
     owned.enter_context(ownership.hold(run_dirs))
@@ -388,10 +389,10 @@ def _run_together(
     watched.finish(i, summary)
     written.append(summary)
     if log.rows and processes.is_first():
-      name = experiments[i] or config.dataset
-      _draw(
-        directory, log, resolved[i], f'{name}, seed {resolved[i].seed}', say
-      )
+      experiment = experiments[i]
+      name = experiment.name if experiment else config.dataset
+      drawn = f'{name}, seed {resolved[i].seed}'
+      _draw(directory, log, resolved[i], drawn, say)
   return written
 
 

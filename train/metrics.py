@@ -15,10 +15,10 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.proto import summary_pb2
 
 from train import errors
+from train import files
 from train import processes
 from train.program.step import EvalMetrics
 from train.program.step import StepMetrics
-from train.records import files
 from train.records import read
 from train.records import run_directory
 from train.records.schema import EpochRow

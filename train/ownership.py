@@ -16,7 +16,7 @@ import socket
 import filelock
 
 from train import errors
-from train.records import files
+from train import files
 
 _LOCK = 'run.lock'
 _OWNER = 'owner.json'

@@ -6,7 +6,6 @@ and white. A Matplotlib configuration of the user's has no influence.
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import os
 import pathlib
 from typing import Any
 
@@ -16,6 +15,7 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 import numpy as np
 
+from train import files
 from train import safe
 
 # Okabe and Ito's palette, and line styles for print in black and white.
@@ -52,14 +52,9 @@ def save(figure: mpl_figure.Figure, path: pathlib.Path) -> None:
   Raises:
     OSError: It cannot be written. What was there before is intact.
   """
-  unfinished = path.with_suffix('.tmp')
-  try:
-    figure.savefig(unfinished, format='png', dpi=120)
-    os.replace(unfinished, path)
-  except BaseException:
-    with contextlib.suppress(OSError):
-      unfinished.unlink()
-    raise
+  files.replace(
+    path, lambda unfinished: figure.savefig(unfinished, format='png', dpi=120)
+  )
 
 
 def draw_run(
@@ -78,7 +73,7 @@ def draw_run(
     epochs = [row['epoch'] for row in rows]
 
     def curve(axis: mpl_axes.Axes, name: str, label: str, i: int) -> None:
-      values = [np.nan if row[name] is None else row[name] for row in rows]
+      values = np.asarray([row.get(name) for row in rows], np.float64)
       draw_line(axis, epochs, values, label, i)
 
     curve(axes[0], 'test_error', 'test', 0)
@@ -111,13 +106,15 @@ def draw_phases(
   epochs of the run, its middle and its last, or all of a short run.
 
   Args:
-    steps: The run's rows of steps; at least one, with phases.
+    steps: The run's rows of steps; at least one with phases. Epochs of which
+      nothing was recorded are left out.
     config: The settings of the run.
     path: The PNG file to write.
     title: Above the figure.
   """
   steps = [row for row in steps if row['loss'] is not None]
-  together = max(1, _STEPS_SHOWN // len(steps[0]['loss']))
+  length = len(steps[0]['loss'])
+  together = max(1, _STEPS_SHOWN // length)
   starts = [0]
   if len(steps) > together:
     middle = [(len(steps) - together) // 2] if len(steps) > 2 * together else []
@@ -131,7 +128,6 @@ def draw_phases(
     )
     figure.suptitle(safe.label(title))
     grid = figure.subplots(len(starts), 2, squeeze=False, width_ratios=(2.2, 1))
-    length = len(steps[0]['loss'])
     for start, axes in zip(starts, grid, strict=True):
       shown = steps[start : start + together]
       losses = np.concatenate([_numbers(row, 'loss') for row in shown])

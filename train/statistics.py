@@ -162,7 +162,8 @@ class BlockDesign:
   """Errors of arms under seeds, fitted as arm + seed with one residual.
 
   Args:
-    errors: By arm and seed, finite; one value at least.
+    errors: By arm and seed, finite; one value at least. What tells seeds apart
+      can be sorted.
 
   Example:
     The paired t-test is the design of two arms:

@@ -19,10 +19,10 @@ import rich.console
 import models
 from train import config as config_lib
 from train import errors
+from train import files
 from train import loop
 from train import progress
 from train.experiments import Experiment
-from train.records import files
 
 _ERROR = 'error.txt'
 

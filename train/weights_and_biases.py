@@ -11,9 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from train import errors
+from train import files
 from train import metrics
 from train import processes
-from train.records import files
 from train.records import run_directory
 
 # How long a run that has ended may wait for a network that is gone.

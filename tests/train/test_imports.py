@@ -16,8 +16,9 @@ _LAYERS = (
     'train.config',
     'train.experiments',
     'train.statistics',
-    'train.pictures',
+    'train.files',
     'train.safe',
+    'train.pictures',
     # Registers: what there is to choose from.
     'train.sources',
     'train.program.optimizers',

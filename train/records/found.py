@@ -50,8 +50,8 @@ def find(directories: Iterable[pathlib.Path]) -> Found:
   different results are both left out.
 
   Raises:
-    UsageError: A directory is absent, or there are records and none of them can
-      be read.
+    UsageError: A directory is absent, there is nothing in any of them, or
+      nothing that can be read.
   """
   directories = list(directories)
   left_out: list[str] = []
@@ -95,6 +95,9 @@ def find(directories: Iterable[pathlib.Path]) -> Found:
       f'No record can be used. {left_out[0]}'
       + (f' And {others} more are damaged.' if others else '')
     )
+  if not runs and not studies:
+    given = ', '.join(map(str, directories))
+    raise errors.UsageError(f'There is no run in {given}.')
   return Found(runs, _distinct(studies), left_out, notes)
 
 

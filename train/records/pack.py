@@ -5,7 +5,7 @@ import dataclasses
 import pathlib
 
 from train import errors
-from train.records import files
+from train import files
 from train.records import found as found_lib
 from train.records import packed
 from train.records.run import Run
@@ -41,9 +41,6 @@ def pack(directories: Sequence[pathlib.Path], out: pathlib.Path) -> Result:
     UsageError: There is nothing to pack, or ``out`` cannot be written.
   """
   found = found_lib.find(directories)
-  if not found.runs and not found.studies:
-    given = ', '.join(map(str, directories))
-    raise errors.UsageError(f'There is no run in {given}.')
   if found.runs:
     packed.write([(_name(run, directories), run) for run in found.runs], out)
   for study in found.studies:

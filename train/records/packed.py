@@ -26,8 +26,8 @@ import re
 from typing import Any
 
 from train import errors
+from train import files
 from train.records import arms as arms_lib
-from train.records import files
 from train.records import schema
 from train.records.run import Run
 
@@ -252,10 +252,27 @@ def find(path: pathlib.Path) -> Run | None:
   for directory in path.parents:
     if is_packed(directory):
       name = path.relative_to(directory).as_posix()
-      tables = _Tables(directory)
+      tables = _read_once(directory, _state(directory))
       if name in tables.names:
         return tables.run(name, schema.ignore)
   return None
+
+
+@functools.lru_cache(maxsize=1)
+def _read_once(directory: pathlib.Path, state: tuple[Any, ...]) -> '_Tables':
+  """The tables of a folder, for as long as none of them changes."""
+  del state
+  return _Tables(directory)
+
+
+def _state(directory: pathlib.Path) -> tuple[Any, ...]:
+  """What changes with the tables: a sweep asks for one run after the other."""
+  stats = [
+    (directory / name).stat()
+    for name in (SETTINGS, ARMS, RUNS, EPOCHS, STEPS)
+    if (directory / name).exists()
+  ]
+  return tuple((found.st_mtime_ns, found.st_size) for found in stats)
 
 
 class _Line:

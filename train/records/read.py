@@ -10,7 +10,7 @@ import pathlib
 from typing import Any, TypeVar
 
 from train import errors
-from train.records import files
+from train import files
 from train.records import packed
 from train.records import schema
 from train.records.run import Run

@@ -27,8 +27,8 @@ import numpy as np
 
 from train import config as config_lib
 from train import errors
+from train import files
 from train import processes
-from train.records import files
 from train.records import packed
 from train.records import read
 from train.records.run import Run
@@ -82,10 +82,8 @@ class RunDirectory:
       UsageError: It holds something else, or cannot be written.
     """
     self.check_writable()
-    done = self._packed()
-    if done is not None or os.path.lexists(self._config):
-      saved = self.read_config() if done is None else done.config
-      different = config_lib.differences(given, resolved, saved)
+    if self._packed() is not None or os.path.lexists(self._config):
+      different = config_lib.differences(given, resolved, self.read_config())
       if different:
         raise errors.UsageError(
           f'--run-dir {self.path} holds another run; this one has'
@@ -116,7 +114,16 @@ class RunDirectory:
     files.check_writable('--run-dir', self.path)
 
   def read_config(self) -> dict[str, Any]:
-    """What config.json says, once the directory is claimed, or UsageError."""
+    """What config.json says, once the directory is claimed.
+
+    Of a run that is finished and was packed, what the tables say.
+
+    Raises:
+      UsageError: It is damaged.
+    """
+    done = self._packed()
+    if done is not None:
+      return done.config
     return read.config(self.path, self.notes.append)
 
   def read_summary(self) -> Summary | None:

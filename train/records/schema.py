@@ -1,6 +1,6 @@
 """What each file of a run holds, and the check that it does.
 
-A record is what :func:`train.records.files.parse` makes of JSON. It is checked
+A record is what :func:`train.files.parse` makes of JSON. It is checked
 against the types below once, where it is read; what comes after relies on them.
 Each error is one sentence that names the file and the field. A field that is
 not known is no error: a newer version may have written it.
@@ -136,6 +136,7 @@ _FROM_THE_FIRST = frozenset((
 class _Estimate(TypedDict):
   n: int
   mean: float | None
+  sd: float | None
   half_width: float | None
 
 
@@ -144,14 +145,6 @@ class _Interval(TypedDict):
   mean: float
   low: float | None
   high: float | None
-
-
-class _Claim(TypedDict):
-  claim: str
-  pair: str
-  sentence: str
-  control: NotRequired[str | None]
-  figure: NotRequired[str | None]
 
 
 class _ProbedPair(TypedDict):
@@ -165,20 +158,10 @@ class _ProbeSettings(TypedDict):
   train_examples: _Count
 
 
-class _SeedsDifference(TypedDict):
-  mean: float
-  low: float
-  high: float
-  by_seed: dict[str, float]
-
-
 class Probe(TypedDict):
   """probe.json, as far as the report reads it."""
 
   dataset: str
-  answer: str | None
-  sentence: str
-  difference: _SeedsDifference | None
   pairs: list[_ProbedPair]
   seeds: list[int]
   validation_examples: _Count
@@ -202,25 +185,29 @@ class _TractionArm(TypedDict):
   quick_movement_vertical: _Estimate
   slow_movement_horizontal: _Estimate
   slow_movement_vertical: _Estimate
+  speed_correlation_to: _Estimate
+  speed_correlation_from: _Estimate
 
 
 class _Coupling(TypedDict):
   coupled: _Estimate
   uncoupled: _Estimate
+  due_to_coupling: _Estimate
 
 
 class _TractionComparison(TypedDict):
   pair: str
-  control: str
+  control: Literal['coin', 'fixed']
   quick_movement: _Coupling
   slow_movement: _Coupling
+  quick_distance: _Coupling
+  slow_distance: _Coupling
 
 
 class Traction(TypedDict):
   """traction.json, as far as the report reads it."""
 
   settings: _TractionSettings
-  claims: list[_Claim]
   arms: list[_TractionArm]
   comparisons: list[_TractionComparison]
   paths: dict[str, list[list[float]]]
@@ -243,6 +230,8 @@ class _MovementOfRun(TypedDict):
 
 
 class _MovementRun(TypedDict):
+  speed_correlation_to: float | None
+  speed_correlation_from: float | None
   arms: dict[str, _MovementOfRun]
 
 
@@ -261,7 +250,6 @@ class Movement(TypedDict):
   """movement.json, as far as the report reads it."""
 
   settings: _MovementSettings
-  claims: list[_Claim]
   arms: dict[str, _MovementArm]
   gains: list[_MovementGain]
   runs: list[_MovementRun]
@@ -292,6 +280,10 @@ def check_config(
   for name, kind in _FACTS_BEFORE.items():
     if name in content:
       checked[name] = _conform(content[name], kind, name, where)
+  for name, value in checked.get('changes', {}).items():
+    if name not in hints:
+      raise errors.UsageError(f'{where}: changes has no setting {name}.')
+    _conform(value, hints[name], f'changes.{name}', where)
   for field in dataclasses.fields(config_lib.Config):
     name = field.name
     if name in content:
@@ -482,18 +474,6 @@ def _check_traction(record: Mapping[str, Any], where: str) -> None:
     for points in record['paths'].values()
   ):
     raise errors.UsageError(f'{where}: paths must be lists of two weights.')
-  for compared in record['comparisons']:
-    if compared['control'] != 'coin':
-      continue
-    claims = [
-      claim
-      for claim in record['claims']
-      if (claim['pair'], claim.get('control')) == (compared['pair'], 'coin')
-    ]
-    if len(claims) != 1 or claims[0].get('figure') is None:
-      raise errors.UsageError(
-        f'{where} must have one claim on {compared["pair"]} against the coin.'
-      )
 
 
 def _tell_unknown(
@@ -519,7 +499,7 @@ def _conform(value: Any, kind: Any, name: str, where: str) -> Any:
   """A JSON value as what its type says, or UsageError.
 
   Args:
-    value: From :func:`train.records.files.parse`.
+    value: From :func:`train.files.parse`.
     kind: A type of the kinds above, as Python annotates it.
     name: The field.
     where: The file.
@@ -527,8 +507,6 @@ def _conform(value: Any, kind: Any, name: str, where: str) -> Any:
   Returns:
     The value, whole numbers as floats where the type is float.
   """
-  if kind is Any:
-    return value
   limits = None
   while get_origin(kind) in (Annotated, NotRequired):
     if get_origin(kind) is Annotated:
@@ -566,6 +544,8 @@ def _conform(value: Any, kind: Any, name: str, where: str) -> Any:
       key: _conform(x, inner[1], f'{name}.{key}', where)
       for key, x in value.items()
     }
+  if kind is Any:
+    return value
   if kind is pathlib.Path:
     kind = str
   is_bool = isinstance(value, bool)

@@ -77,7 +77,7 @@ def draw_heat_map(
       figsize=(2.6 + 1.35 * len(vertical), 2.2 + 0.85 * len(horizontal)),
       layout='constrained',
     )
-    figure.suptitle(title)
+    figure.suptitle(safe.label(title))
     axis = figure.subplots()
     # Of one hue order in any eye, and of one lightness order in print.
     image = axis.imshow(errors, cmap='cividis_r', origin='lower', aspect='auto')
@@ -265,7 +265,11 @@ def _line_with_band(
 ) -> None:
   epochs, mean, low, high = band
   pictures.draw_line(
-    axis, epochs, mean, safe.label(f'{arm.name} (n={len(arm.finished)})'), i
+    axis,
+    epochs,
+    mean,
+    safe.label(f'{arm.name} (n={len(arm.finished)})'),
+    i,
   )
   axis.fill_between(
     epochs,

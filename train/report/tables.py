@@ -44,9 +44,8 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
   rows = []
   for arm in arms:
     if not arm.finished:
-      rows.append(
-        [safe.markdown(arm.name), '', _runs(arm), *[''] * (6 + has_figures)]
-      )
+      name = safe.markdown(arm.name)
+      rows.append([name, '', _runs(arm), *[''] * (6 + has_figures)])
       continue
     sample = statistics.describe(list(arm.read_off_errors().values()))
     final, best = (
@@ -107,7 +106,7 @@ def contrasts_table(
   """Judged differences by what they are of."""
   return _markdown(
     ['difference', *_JUDGED],
-    [[words, *_cells(judgement)] for words, judgement in judged],
+    [[safe.markdown(words), *_cells(judgement)] for words, judgement in judged],
   )
 
 

@@ -6,13 +6,13 @@ import itertools
 import pathlib
 
 from train import errors
+from train import files
 from train import pictures
 from train import records
 from train import safe
 from train import statistics
 from train import studies
 from train.records import Arm
-from train.records import files
 from train.report import contrasts
 from train.report import figures
 from train.report import grid
@@ -67,12 +67,7 @@ def write(
     UsageError: There is no finished run and no study, ``out`` cannot be
       written, or ``margin`` is out of range.
   """
-  directories = list(directories)
-  found = records.find(directories)
-  if not found.runs and not found.studies:
-    given = ', '.join(str(directory) for directory in directories)
-    raise errors.UsageError(f'There is no run in {given}.')
-  return write_found(found, out, name, margin)
+  return write_found(records.find(directories), out, name, margin)
 
 
 def write_found(
@@ -83,8 +78,8 @@ def write_found(
 ) -> str:
   """Writes the report on what :func:`train.records.find` has found.
 
-  What it has left out is said at the top of the report. A study that cannot be
-  drawn is left out too, and added to it.
+  What that has left out is said at the top of the report. A study that cannot
+  be drawn is left out too, and added to it.
 
   Args:
     found: The records.
@@ -134,15 +129,9 @@ def write_found(
     paragraphs += _study_sections(found, out)
     if not paragraphs:
       raise errors.UsageError(f'No record can be shown. {found.left_out[0]}')
-    text = '\n\n'.join(
-      [
-        '# Report',
-        *_told(found),
-        *paragraphs,
-        _HOW_TO_READ.format(margin=margin),
-      ]
-    )
-    text += '\n'
+    paragraphs = ['# Report', *_told(found), *paragraphs]
+    paragraphs.append(_HOW_TO_READ.format(margin=margin))
+    text = '\n\n'.join(paragraphs) + '\n'
     files.replace_text(out / 'report.json', contrasts.to_json(sheet.judged))
     files.replace_text(out / name, text)
   except OSError as error:
@@ -190,6 +179,9 @@ def _told(found: records.Found) -> list[str]:
   return [*paragraphs, *map(safe.markdown, found.notes)]
 
 
+_UNFIT = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError)
+
+
 def _study_sections(found: records.Found, out: pathlib.Path) -> list[str]:
   """The paragraphs on all studies, whose pictures are drawn into a folder."""
   paragraphs: list[str] = []
@@ -197,10 +189,10 @@ def _study_sections(found: records.Found, out: pathlib.Path) -> list[str]:
   for study in found.studies:
     try:
       paragraphs += _study_section(study, out, taken)
-    # What a record must be for all that a picture needs is known to Matplotlib
-    # alone.
-    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-      reason = ' '.join(str(error).split())
+    # What else a record must be for its figures to be judged and drawn is known
+    # to the study alone.
+    except _UNFIT as error:
+      reason = ' '.join(str(error).split()) or 'its figures do not fit'
       found.left_out.append(
         f'{study.path} cannot be drawn: {type(error).__name__}, {reason}.'
       )
@@ -272,7 +264,7 @@ def _grid_section(of_grid: grid.Grid, sheet: _Sheet, picture: str) -> list[str]:
   counts = sorted({len(arm.finished) for arm in cells.values()})
   seeds = ' to '.join(str(n) for n in dict.fromkeys((counts[0], counts[-1])))
   return [
-    f'## {title}',
+    f'## {safe.markdown(title)}',
     f'{_networks(list(cells.values()))}: {_machines(cells.values())}, n ='
     f' {seeds} seeds a pair. Where both momenta are the same the momentum is'
     ' fixed. The lowest of so many figures is low by chance too, and the test'
@@ -294,9 +286,9 @@ def _phases_section(arms: Sequence[Arm], out: pathlib.Path) -> list[str]:
       pictures.draw_phases(steps, run.config, out / 'phases.png', title)
       return [
         '## Loss and running mean',
-        f'The steps of one run, {title}. Below the line, which begins anew with'
-        ' each epoch, a loss makes the next step one with the horizontal'
-        ' momentum.',
+        f'The steps of one run, {safe.markdown(title)}. Below the line, which'
+        ' begins anew with each epoch, a loss makes the next step one with the'
+        ' horizontal momentum.',
         '![Losses against their running mean, by phase](phases.png)',
       ]
   return []
@@ -506,12 +498,14 @@ def _networks(arms: Sequence[Arm]) -> str:
 def _machines(arms: Iterable[Arm]) -> str:
   runs = [run for arm in arms for run in arm.runs]
   machines = {
-    '{} x {} with jax {}'.format(
-      run.config['device_count'],
-      run.config['device_kind'],
-      run.config['versions']['jax'],
+    safe.markdown(
+      '{} x {} with jax {}'.format(
+        run.config['device_count'],
+        run.config['device_kind'],
+        run.config['versions'].get('jax'),
+      )
     )
     for run in runs
-    if 'versions' in run.config
+    if run.config.keys() >= {'versions', 'device_count', 'device_kind'}
   }
   return f'{len(runs)} runs on {", ".join(sorted(machines)) or "unknown"}'

@@ -4,7 +4,8 @@ A study measures something and writes it down; what it says and shows is made of
 that record alone, now or later. :data:`STUDIES` is the register: the command
 line and the report know of studies only what stands there and what
 :class:`Module` asks of their files. To add one, write a file with these six
-functions, and an entry.
+functions, an entry, and what its record holds in
+:data:`train.records.schema.STUDIES`.
 """
 
 import dataclasses

@@ -721,8 +721,8 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     _draw_ratios(record, ratios)
     _draw_gains(record, gains)
     figure.suptitle(
-      f'Movement of {", ".join(settings["networks"])} on'
-      f' {", ".join(settings["datasets"])}: {len(runs)}'
+      f'Movement of {safe.label(", ".join(settings["networks"]))} on'
+      f' {safe.label(", ".join(settings["datasets"]))}: {len(runs)}'
       f' run{"s" if len(runs) > 1 else ""} trained on for'
       f' {settings["epochs"]} epochs'
     )

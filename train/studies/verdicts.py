@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from train import errors
+from train import files
 from train import statistics
-from train.records import files
 from train.statistics import Verdict
 
 GROUPS = ('quick', 'slow')

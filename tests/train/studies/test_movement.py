@@ -93,14 +93,9 @@ def test_the_running_statistics_are_those_of_the_run(tmp_path, monkeypatch):
   directory.write_summary(
     {
       'status': 'done',
-      'final_test_error': 1.0,
-      'best_test_error': 1.0,
-      'final_train_loss': 1.0,
-      'epochs': 1,
-      'steps': 6,
+      'final_test_error': 9.0,
+      'best_test_error': 9.0,
       'params_sha256': '',
-      'runs_together': 1,
-      'seconds': 1.0,
     }
   )
   saved = checkpoint.Checkpoints(directory.checkpoints, 6)

@@ -138,7 +138,9 @@ def replace_text(path: pathlib.Path, text: str) -> None:
   Raises:
     OSError: It cannot be written. What was there before is intact.
   """
-  replace(path, lambda unfinished: unfinished.write_bytes(text.encode()))
+  # A lone surrogate, which no text should have, is written as JSON has it.
+  content = text.encode(errors='backslashreplace')
+  replace(path, lambda unfinished: unfinished.write_bytes(content))
 
 
 def replace(
