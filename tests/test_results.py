@@ -6,18 +6,26 @@ import pathlib
 import matplotlib.image
 import pytest
 
+from train import records
 from train import report
+<<<<<<< HEAD
 from train import studies
 from train.report import records
+=======
+>>>>>>> main
 
 _RESULTS = pathlib.Path(__file__).parents[1] / 'results'
 
 
 def test_the_report_is_what_the_program_makes(tmp_path):
   text = report.write([_RESULTS], tmp_path, 'README.md')
+<<<<<<< HEAD
   assert (_RESULTS / 'README.md').read_text() == text
   made_json = (tmp_path / 'report.json').read_text()
   assert (_RESULTS / 'report.json').read_text() == made_json
+=======
+  assert (_RESULTS / 'README.md').read_text('utf-8') == text
+>>>>>>> main
   made = {path.name for path in tmp_path.glob('*.png')}
   assert made == {path.name for path in _RESULTS.glob('*.png')}
   for name in made:
@@ -61,7 +69,7 @@ def test_the_records_of_studies_say_what_they_are_judged_to():
 def test_every_arm_is_finished(family, arms, seeds):
   found = [
     arm
-    for arm in records.group_into_arms(records.find_runs([_RESULTS]))
+    for arm in records.group_into_arms(records.find([_RESULTS]).runs)
     if arm.name.startswith(f'{family}-')
   ]
   assert len(found) == arms
@@ -72,7 +80,9 @@ def test_every_arm_is_finished(family, arms, seeds):
 
 
 def test_the_readme_says_what_the_results_say():
-  readme = (_RESULTS.parent / 'README.md').read_text().splitlines()
+  readme = (_RESULTS.parent / 'README.md').read_text('utf-8').splitlines()
   shown = [line for line in readme if line.startswith('| CIFAR-')]
   assert len(shown) == 10
-  assert set(shown) <= set((_RESULTS / 'README.md').read_text().splitlines())
+  assert set(shown) <= set(
+    (_RESULTS / 'README.md').read_text('utf-8').splitlines()
+  )

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 import contextlib
 import dataclasses
 import functools
+import io
 import os
 import pathlib
 import sys
@@ -28,6 +29,7 @@ usage: python -m train [--run-dir DIR]              the main job
        python -m train sweep NAME... [--seeds N]    arms times seeds
        python -m train list [WORD...]               the experiments
        python -m train report DIR... --out DIR      tables and pictures
+       python -m train pack DIR... --out DIR        a few tables of many runs
 {studies}
 
 The main job trains a small Wide ResNet on handwritten digits, with LCAM and
@@ -123,6 +125,16 @@ class ReportFlags:
   equivalent."""
 
 
+@dataclasses.dataclass(frozen=True)
+class PackFlags:
+  """Make a few tables of many run directories, which report reads as well."""
+
+  directories: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+  """Run directories, or directories that hold them at any depth."""
+  out: pathlib.Path = pathlib.Path('packed')
+  """Where the tables are written."""
+
+
 def main(argv: list[str]) -> int:
   """Runs a command; returns the exit code."""
   started = time.monotonic()
@@ -131,6 +143,7 @@ def main(argv: list[str]) -> int:
     'sweep': _sweep,
     'list': _list,
     'report': _report,
+    'pack': _pack,
     **{
       study.name: functools.partial(_study, study)
       for study in studies.STUDIES.values()
@@ -173,7 +186,7 @@ def main(argv: list[str]) -> int:
   except interruption.Interrupted as error:
     how = (
       'starts anew'
-      if first in ('list', 'report', *studies.STUDIES)
+      if first in ('list', 'report', 'pack', *studies.STUDIES)
       else 'goes on from the last checkpoint'
     )
     print(
@@ -472,11 +485,30 @@ def _report(argv: list[str]) -> int:
   flags = flags_lib.parse(ReportFlags, argv, 'python -m train report')
   if not flags.directories:
     raise errors.UsageError('report needs at least one run directory.')
+  from train import records
   from train import report
 
   _check_out(flags.out)
-  print(report.write(flags.directories, flags.out, flags.name, flags.margin))
-  return 0
+  found = records.find(flags.directories)
+  print(report.write_found(found, flags.out, flags.name, flags.margin))
+  return 1 if found.left_out else 0
+
+
+def _pack(argv: list[str]) -> int:
+  flags = flags_lib.parse(PackFlags, argv, 'python -m train pack')
+  if not flags.directories:
+    raise errors.UsageError('pack needs at least one directory.')
+  from train.records import pack
+
+  _check_out(flags.out)
+  packed = pack.pack(flags.directories, flags.out)
+  for sentence in packed.told:
+    print(f'python -m train: {sentence}', file=sys.stderr)
+  print(
+    f'Packed into {flags.out}: runs {packed.runs}, studies {packed.studies}.'
+    f' `python -m train report {flags.out}` reads them.'
+  )
+  return 1 if packed.left_out else 0
 
 
 def _study(study: studies.Study, argv: list[str]) -> int:
@@ -500,11 +532,19 @@ def _study(study: studies.Study, argv: list[str]) -> int:
 
 def _check_out(out: pathlib.Path) -> None:
   """Before the work whose result is to be written there."""
-  from train import run_directory
+  from train.records import files
 
-  run_directory.check_writable('--out', out)
+  files.check_writable('--out', out)
+
+
+def _survive_any_encoding() -> None:
+  """What a terminal cannot show is shown as the number of its character."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
 
 
 if __name__ == '__main__':
+  _survive_any_encoding()
   interruption.raise_at_once()
   sys.exit(main(sys.argv[1:]))

@@ -4,6 +4,7 @@ A :class:`Config` is what the command line makes. :func:`check` refuses what is
 out of range, :func:`resolve` fills in what was left open.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import math
 import pathlib
@@ -425,6 +426,25 @@ def to_json(config: Config) -> dict[str, Any]:
   if config.milestones is not None:
     settings['milestones'] = list(config.milestones)
   return settings
+
+
+def from_json(content: Mapping[str, Any]) -> Config:
+  """The configuration that :func:`to_json` has made these values of.
+
+  Args:
+    content: Checked values of all settings; what is none is left out.
+  """
+  settings = {
+    field.name: content[field.name] for field in dataclasses.fields(Config)
+  }
+  for name, kind in (
+    ('data_dir', pathlib.Path),
+    ('follow_run', pathlib.Path),
+    ('milestones', tuple),
+  ):
+    if settings[name] is not None:
+      settings[name] = kind(settings[name])
+  return Config(**settings)
 
 
 # Settings that change where or how fast a run computes, not what.

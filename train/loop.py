@@ -4,7 +4,7 @@ Settings and data, devices, run directories, optimizer, model, resume,
 compilation, epochs, summaries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
 import dataclasses
 import functools
@@ -26,12 +26,15 @@ from train import ownership
 from train import pictures
 from train import processes
 from train import progress
-from train import run_directory
 from train import weights_and_biases
 from train.experiments import Experiment
 from train.program import build
 from train.program.step import EvalMetrics
 from train.program.step import StepMetrics
+from train.records import files
+from train.records import read
+from train.records import run_directory
+from train.records.schema import Summary
 
 _Metrics = TypeVar('_Metrics', StepMetrics, EvalMetrics)
 
@@ -42,7 +45,7 @@ def run(
   *,
   experiment: Experiment | None = None,
   **options: Any,
-) -> dict[str, Any]:
+) -> Summary:
   """Trains one network, or goes on with it, or sees that it is done.
 
   Args:
@@ -72,7 +75,7 @@ def run_together(
   title: str | None = None,
   console: rich.console.Console | None = None,
   wandb: str | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Summary]:
   """Trains several networks at once, in one vmapped program.
 
   Each has a run directory as if it had run alone, and may be gone on with alone
@@ -110,7 +113,7 @@ def _run_together(
   title: str | None,
   console: rich.console.Console | None,
   wandb: str | None,
-) -> list[dict[str, Any]]:
+) -> list[Summary]:
   """See :func:`run_together`; ``owned`` is closed after it."""
   if not can_run_together(configs):
     raise ValueError(
@@ -158,7 +161,7 @@ def _run_together(
   ]
 
   # --------------------------------------------------------- run directories
-  def claim() -> list[dict[str, Any] | None]:
+  def claim() -> list[Summary | None]:
     for d, given, own, experiment in zip(
       directories, configs, resolved, experiments, strict=True
     ):
@@ -177,9 +180,13 @@ def _run_together(
           f' with those of {own.convolutions}: its bits will not be those of a'
           ' run without interruption.'
         )
-    return [d.read_summary() for d in directories]
+    read_back = [d.read_summary() for d in directories]
+    for directory in directories:
+      for field in directory.notes:
+        say(f'{directory.path}: this version does not know the field {field}.')
+    return read_back
 
-  def take() -> list[dict[str, Any] | None]:
+  def take() -> list[Summary | None]:
     owned.enter_context(ownership.hold(run_dirs))
     return [d.read_summary() for d in directories]
 
@@ -204,8 +211,8 @@ def _run_together(
         console=console,
         wandb=wandb,
       )
-      for i, summary in zip(open_runs, made, strict=True):
-        summaries[i] = summary
+      for i, ended in zip(open_runs, made, strict=True):
+        summaries[i] = ended
     return [config_lib.known(summary) for summary in summaries]
 
   # --------------------------------------------------------- data and network
@@ -329,7 +336,7 @@ def _run_together(
       for i in runs:
         if i in diverged:
           continue
-        row = run_directory.finite(
+        row: Any = files.finite(
           {
             'epoch': epoch,
             'step': epoch * steps_per_epoch,
@@ -356,25 +363,14 @@ def _run_together(
 
   # --------------------------------------------------------------- summaries
   states = program.fetch(state)
-  written: list[dict[str, Any]] = []
+  written: list[Summary] = []
   for i, (directory, log) in enumerate(zip(directories, logs, strict=True)):
     checkpoints[i].close()
     log.close()
-    if log.rows and processes.is_first():
-      experiment = experiments[i]
-      name = experiment.name if experiment else config.dataset
-      picture_title = f'{name}, seed {resolved[i].seed}'
-      with run_directory.writing(directory.picture):
-        pictures.draw_run(log.rows, directory.picture, picture_title)
-      steps_rows = metrics.read_rows(directory.steps)
-      if any(row['horizontal'] for row in steps_rows):
-        with run_directory.writing(directory.phases):
-          settings = config_lib.to_json(resolved[i])
-          pictures.draw_phases(
-            steps_rows, settings, directory.phases, picture_title
-          )
-    last = log.rows[-1] if log.rows else {'epoch': 0, 'step': 0}
-    summary = {
+    last: dict[str, Any] = {'epoch': 0, 'step': 0}
+    if log.rows:
+      last = {**log.rows[-1]}
+    summary: Summary = {
       'status': 'diverged' if i in diverged else 'done',
       'final_test_error': last.get('test_error'),
       'best_test_error': log.best_test_error(),
@@ -391,7 +387,34 @@ def _run_together(
     directory.write_summary(summary)
     watched.finish(i, summary)
     written.append(summary)
+    if log.rows and processes.is_first():
+      name = experiments[i] or config.dataset
+      _draw(
+        directory, log, resolved[i], f'{name}, seed {resolved[i].seed}', say
+      )
   return written
+
+
+def _draw(
+  directory: run_directory.RunDirectory,
+  log: metrics.MetricsLog,
+  config: config_lib.Config,
+  title: str,
+  say: Callable[[str], Any],
+) -> None:
+  """Draws the pictures of a run that has ended.
+
+  Its summary is there: whatever is wrong with a picture is only said.
+  """
+  try:
+    pictures.draw_run(log.rows, directory.picture, title)
+    steps = read.steps(directory.path)
+    if any(row['horizontal'] for row in steps):
+      settings = config_lib.to_json(config)
+      pictures.draw_phases(steps, settings, directory.phases, title)
+  except Exception as error:  # Of many kinds: fonts, memory, a full disk.
+    reason = ' '.join(str(error).split()) or type(error).__name__
+    say(f'{directory.path} has a picture less: {reason}')
 
 
 def can_run_together(configs: Sequence[config_lib.Config]) -> bool:
@@ -403,7 +426,7 @@ def can_run_together(configs: Sequence[config_lib.Config]) -> bool:
   return build.can_share(configs)
 
 
-def _any_done(summaries: Sequence[dict[str, Any] | None]) -> bool:
+def _any_done(summaries: Sequence[Summary | None]) -> bool:
   return any(s is not None and s['status'] == 'done' for s in summaries)
 
 
@@ -414,7 +437,7 @@ def _by_run(measured: Sequence[_Metrics]) -> list[list[_Metrics]]:
   ]
 
 
-def _mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """What is shown of an epoch of several runs."""
   newest = max(row['epoch'] for row in rows)
   alive = [row for row in rows if row['epoch'] == newest]

@@ -16,6 +16,8 @@ from matplotlib import figure as mpl_figure
 from matplotlib import ticker
 import numpy as np
 
+from train import safe
+
 # Okabe and Ito's palette, and line styles for print in black and white.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 LINE_STYLES = ('-', '--', '-.', ':')
@@ -61,7 +63,7 @@ def save(figure: mpl_figure.Figure, path: pathlib.Path) -> None:
 
 
 def draw_run(
-  rows: Sequence[dict[str, Any]], path: pathlib.Path, title: str
+  rows: Sequence[Mapping[str, Any]], path: pathlib.Path, title: str
 ) -> None:
   """Draws the curves of one run: errors, loss, horizontal share, rate.
 
@@ -98,7 +100,7 @@ def draw_run(
 
 
 def draw_phases(
-  steps: Sequence[dict[str, Any]],
+  steps: Sequence[Mapping[str, Any]],
   config: Mapping[str, Any],
   path: pathlib.Path,
   title: str,
@@ -114,6 +116,7 @@ def draw_phases(
     path: The PNG file to write.
     title: Above the figure.
   """
+  steps = [row for row in steps if row['loss'] is not None]
   together = max(1, _STEPS_SHOWN // len(steps[0]['loss']))
   starts = [0]
   if len(steps) > together:
@@ -126,7 +129,7 @@ def draw_phases(
     figure = mpl_figure.Figure(
       figsize=(11, 1 + 2.6 * len(starts)), layout='constrained'
     )
-    figure.suptitle(title)
+    figure.suptitle(safe.label(title))
     grid = figure.subplots(len(starts), 2, squeeze=False, width_ratios=(2.2, 1))
     length = len(steps[0]['loss'])
     for start, axes in zip(starts, grid, strict=True):
@@ -222,7 +225,7 @@ def make_panels(
   count: int, title: str
 ) -> tuple[mpl_figure.Figure, list[mpl_axes.Axes]]:
   figure = mpl_figure.Figure(figsize=(4 * count, 3.8), layout='constrained')
-  figure.suptitle(title)
+  figure.suptitle(safe.label(title))
   return figure, list(figure.subplots(1, count, squeeze=False)[0])
 
 

@@ -33,6 +33,7 @@ from collections.abc import Mapping, Sequence
 import dataclasses
 import enum
 import math
+from typing import Any
 
 import numpy as np
 from scipy import optimize
@@ -172,7 +173,7 @@ class BlockDesign:
     '-0.267 0.067 2'
   """
 
-  def __init__(self, errors: Mapping[str, Mapping[int, float]]):
+  def __init__(self, errors: Mapping[str, Mapping[Any, float]]):
     self._errors = {arm: dict(seeds) for arm, seeds in errors.items() if seeds}
     self._arms = list(self._errors)
     cells = [
@@ -258,9 +259,9 @@ class BlockDesign:
     }
 
 
-def _first_seeds(errors: Mapping[str, Mapping[int, float]]) -> set[int]:
+def _first_seeds(errors: Mapping[str, Mapping[Any, float]]) -> set[Any]:
   """The lowest seed of each group of arms that common seeds connect."""
-  groups: list[set[int]] = []
+  groups: list[set[Any]] = []
   for own in errors.values():
     connected = [group for group in groups if group & own.keys()]
     groups = [group for group in groups if not group & own.keys()]

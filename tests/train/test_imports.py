@@ -17,6 +17,7 @@ _LAYERS = (
     'train.experiments',
     'train.statistics',
     'train.pictures',
+    'train.safe',
     # Registers: what there is to choose from.
     'train.sources',
     'train.program.optimizers',
@@ -25,7 +26,6 @@ _LAYERS = (
   ('train.program',),
   (
     'train.records',
-    'train.run_directory',
     'train.ownership',
     'train.metrics',
     'train.checkpoint',

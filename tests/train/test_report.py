@@ -13,13 +13,13 @@ from train import config as config_lib
 from train import errors
 from train import experiments
 from train import pictures
+from train import records
 from train import report
 from train import studies
 from train.report import contrasts
 from train.report import figures
 from train.report import grid
 from train.report import paper
-from train.report import records
 from train.report import tables
 from train.studies import traction
 
@@ -28,11 +28,19 @@ _SECOND = {0: 4.5, 1: 4.0, 2: 4.6, 3: 4.5}
 
 
 def _write_run(
-  path, *, seed=0, error=5.0, status='done', experiment=None, **settings
+  path,
+  *,
+  seed=0,
+  error=5.0,
+  status='done',
+  experiment=None,
+  epochs=3,
+  steps=6,
+  **settings,
 ):
   path.mkdir(parents=True)
   config = config_lib.resolve(
-    config_lib.Config(seed=seed, epochs=3, **settings), 10
+    config_lib.Config(seed=seed, epochs=epochs, **settings), 10
   )
   content = {'experiment': experiment, **config_lib.to_json(config)}
   (path / 'config.json').write_text(json.dumps(content))
@@ -40,14 +48,18 @@ def _write_run(
   rows = [
     {
       'epoch': epoch,
+      'step': steps * epoch,
       'train_loss': 2.0 / epoch + seed / 10,
       'train_error': 50.0 / epoch,
       'test_loss': 2.2 / epoch,
-      'test_error': error + 10 * (3 - epoch),
+      'test_error': test_error,
       'learning_rate': 0.1 / epoch,
       'horizontal_fraction': 0.6 if lcam else None,
+      'images_per_second': 100.0,
     }
-    for epoch in (1, 2, 3)
+    for epoch, test_error in enumerate(
+      [*[error + 9.5] * (epochs - 2), error - 0.5, error], 1
+    )
   ]
   (path / 'metrics.jsonl').write_text(
     ''.join(json.dumps(row) + '\n' for row in rows)
@@ -56,6 +68,7 @@ def _write_run(
     'status': status,
     'final_test_error': error,
     'best_test_error': error - 0.5,
+    'params_sha256': f'{path}',
   }
   (path / 'summary.json').write_text(json.dumps(summary))
 
@@ -72,16 +85,18 @@ def _write_arms(directory):
 class TestRecords:
   def test_arms_are_runs_that_differ_in_seeds_alone(self, tmp_path):
     _write_arms(tmp_path)
-    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    arms = records.group_into_arms(records.find([tmp_path]).runs)
     assert [arm.name for arm in arms] == ['digits-lcam', 'digits-sgd']
-    assert arms[0].final_errors() == _FIRST
+    assert arms[0].final_errors() == {
+      (seed,) * 6: error for seed, error in _FIRST.items()
+    }
 
   def test_namesakes_are_told_apart_by_what_differs(self, tmp_path):
     for momentum in (0.9, 0.95):
       _write_run(
         tmp_path / str(momentum), experiment='x', horizontal_momentum=momentum
       )
-    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    arms = records.group_into_arms(records.find([tmp_path]).runs)
     assert [arm.name for arm in arms] == [
       'x horizontal_momentum=0.9',
       'x horizontal_momentum=0.95',
@@ -90,26 +105,28 @@ class TestRecords:
   def test_unfinished_runs_are_no_result(self, tmp_path):
     _write_run(tmp_path / '0', seed=0)
     _write_run(tmp_path / '1', seed=1, status='diverged', error=90.0)
-    (arm,) = records.group_into_arms(records.find_runs([tmp_path]))
-    assert arm.final_errors() == {0: 5.0}
+    (arm,) = records.group_into_arms(records.find([tmp_path]).runs)
+    assert arm.final_errors() == {(0,) * 6: 5.0}
 
   def test_nothing_there(self, tmp_path):
     with pytest.raises(errors.UsageError, match='no run in'):
       report.write([tmp_path], tmp_path / 'out')
     with pytest.raises(errors.UsageError, match='no directory'):
-      records.find_runs([tmp_path / 'absent'])
+      records.find([tmp_path / 'absent'])
 
   def test_a_damaged_file_is_named(self, tmp_path):
     _write_run(tmp_path / 'run')
     (tmp_path / 'run' / 'config.json').write_text('{')
-    with pytest.raises(errors.UsageError, match=r'config\.json cannot be read'):
-      records.find_runs([tmp_path])
+    with pytest.raises(
+      errors.UsageError, match=r'config\.json is not valid JSON'
+    ):
+      records.find([tmp_path])
 
 
 class TestTables:
   def test_figures_of_an_arm(self, tmp_path):
     _write_arms(tmp_path)
-    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    arms = records.group_into_arms(records.find([tmp_path]).runs)
     row = tables.errors_table(arms).splitlines()[2]
     cells = [cell.strip() for cell in row.strip('|').split('|')]
     # By hand: mean 4.075, sd 0.25, t(3) = 3.182, best half a point lower.
@@ -124,12 +141,12 @@ class TestTables:
 
   def test_a_single_arm_has_nothing_to_compare(self, tmp_path):
     _write_run(tmp_path / 'run')
-    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    arms = records.group_into_arms(records.find([tmp_path]).runs)
     assert contrasts.pairs(arms) == []
 
   def test_an_arm_without_a_finished_run(self, tmp_path):
     _write_run(tmp_path / 'run', status='incomplete')
-    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    arms = records.group_into_arms(records.find([tmp_path]).runs)
     assert '0 of 1' in tables.errors_table(arms)
 
 
@@ -138,7 +155,7 @@ class TestContrasts:
     _write_arms(tmp_path)
     # Of another data set, and so of another model.
     _write_run(tmp_path / 'c', dataset='cifar10', optimizer='sgd')
-    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    arms = records.group_into_arms(records.find([tmp_path]).runs)
     (question,) = contrasts.pairs(arms)
     (answer,) = contrasts.Models('other', arms).judge([question])
     # SciPy's paired test of the two arms alone.
@@ -196,7 +213,7 @@ def test_a_report_is_a_table_and_a_picture(tmp_path):
 def test_a_picture_is_made_of_finished_runs_alone(tmp_path):
   _write_run(tmp_path / '0', seed=0)
   _write_run(tmp_path / '1', seed=1, status='incomplete')
-  (arm,) = records.group_into_arms(records.find_runs([tmp_path]))
+  (arm,) = records.group_into_arms(records.find([tmp_path]).runs)
   _, mean, _, _ = figures._band(arm, 'train_loss')
   np.testing.assert_allclose(mean, [2, 1, 2 / 3])
 
@@ -218,9 +235,35 @@ def test_a_report_that_cannot_be_written(tmp_path):
 @pytest.mark.parametrize('optimizer', ['lcam', 'sgd'])
 def test_a_run_has_a_picture(tmp_path, optimizer):
   _write_run(tmp_path / 'run', optimizer=optimizer)
-  (run,) = records.find_runs([tmp_path])
+  (run,) = records.find([tmp_path]).runs
   pictures.draw_run(run.rows, tmp_path / 'curves.png', 'title')
   assert _has_content(tmp_path / 'curves.png')
+
+
+def test_the_users_style_has_no_influence(tmp_path):
+  _write_run(tmp_path / 'run')
+  (run,) = records.find_runs([tmp_path])
+  styles = {'ours': {}, 'theirs': {'font.size': 30, 'axes.facecolor': 'black'}}
+  for name, style in styles.items():
+    with matplotlib.rc_context(style):
+      pictures.draw_run(run.rows, tmp_path / f'{name}.png', 'title')
+  ours, theirs = ((tmp_path / f'{name}.png').read_bytes() for name in styles)
+  assert ours == theirs
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+  path = tmp_path / 'curves.png'
+  path.write_bytes(b'before')
+
+  def fail(figure, file, **_):
+    file.write_bytes(b'half')
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(pictures.mpl_figure.Figure, 'savefig', fail)
+  with pytest.raises(OSError, match='No space'):
+    pictures.save(pictures.mpl_figure.Figure(), path)
+  assert path.read_bytes() == b'before'
+  assert list(tmp_path.iterdir()) == [path]
 
 
 def _write_steps(path, epochs=(1, 2, 3), length=6):
@@ -255,9 +298,9 @@ def test_the_running_mean_begins_anew_with_each_epoch():
 @pytest.mark.parametrize('length', [6, 150, 500])
 @pytest.mark.parametrize('reaction', ['next', 'current'])
 def test_losses_have_a_picture(tmp_path, length, reaction):
-  _write_run(tmp_path / 'run', reaction=reaction)
+  _write_run(tmp_path / 'run', reaction=reaction, epochs=10, steps=length)
   steps = _write_steps(tmp_path / 'run', range(1, 11), length)
-  (run,) = records.find_runs([tmp_path])
+  (run,) = records.find([tmp_path]).runs
   assert run.steps == steps
   pictures.draw_phases(steps, run.config, tmp_path / 'phases.png', 'title')
   assert _has_content(tmp_path / 'phases.png')
@@ -288,7 +331,7 @@ class TestGrids:
         )
 
   def _find(self, directory):
-    arms = records.group_into_arms(records.find_runs([directory]))
+    arms = records.group_into_arms(records.find([directory]).runs)
     return grid.find(arms)
 
   def test_what_does_not_fill_the_grid_is_left_out(self, tmp_path):
@@ -367,10 +410,14 @@ def _write_experiment(directory, name, errors, follow=None):
     rows = [
       {
         'epoch': epoch,
+        'step': 157 * epoch,
         'train_loss': 2.0,
+        'test_loss': 2.0,
         # A point lower at epoch 12 than at the end.
         'test_error': error + abs(epoch - 12) / 3,
+        'learning_rate': 0.1,
         'horizontal_fraction': 0.6 if config.optimizer != 'sgd' else None,
+        'images_per_second': 100.0,
       }
       for epoch in range(1, config.epochs + 1)
     ]
@@ -381,6 +428,7 @@ def _write_experiment(directory, name, errors, follow=None):
       'status': 'done',
       'final_test_error': rows[-1]['test_error'],
       'best_test_error': min(row['test_error'] for row in rows),
+      'params_sha256': f'{path}',
     }
     (path / 'summary.json').write_text(json.dumps(summary))
 

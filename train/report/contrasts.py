@@ -12,7 +12,7 @@ import math
 from typing import Any
 
 from train import statistics
-from train.report.records import Arm
+from train.records import Arm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,12 +97,12 @@ class Models:
     scale: str,
     arms: Iterable[Arm],
     relative_margin: float = statistics.RELATIVE_MARGIN,
-    errors: Callable[[Arm], dict[int, float]] = Arm.read_off_errors,
+    errors: Callable[[Arm], dict[Any, float]] = Arm.read_off_errors,
   ):
     self._scale = scale
     self._relative_margin = relative_margin
     self._datasets: dict[str, str] = {}
-    by_dataset: dict[str, dict[str, dict[int, float]]] = {}
+    by_dataset: dict[str, dict[str, dict[Any, float]]] = {}
     for arm in arms:
       if arm.finished:
         self._datasets[arm.name] = arm.dataset

@@ -10,9 +10,10 @@ from matplotlib import patches
 import numpy as np
 
 from train import pictures
+from train import safe
 from train import statistics
+from train.records import Arm
 from train.report import paper
-from train.report.records import Arm
 
 
 def draw_shares(
@@ -264,7 +265,7 @@ def _line_with_band(
 ) -> None:
   epochs, mean, low, high = band
   pictures.draw_line(
-    axis, epochs, mean, f'{arm.name} (n={len(arm.finished)})', i
+    axis, epochs, mean, safe.label(f'{arm.name} (n={len(arm.finished)})'), i
   )
   axis.fill_between(
     epochs,

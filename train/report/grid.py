@@ -5,9 +5,8 @@ import dataclasses
 import json
 
 from train import experiments
+from train.records import Arm
 from train.report import contrasts
-from train.report import records
-from train.report.records import Arm
 
 _MOMENTA = ('horizontal_momentum', 'vertical_momentum')
 
@@ -37,7 +36,7 @@ def find(arms: Iterable[Arm]) -> list[Grid]:
     is_registered = experiment is not None and not experiment.changes
     if not arm.has_phases or is_registered:
       continue
-    others = records.settings(arm.runs[0])
+    others = arm.runs[0].settings
     momenta = tuple(others.pop(momentum) for momentum in _MOMENTA)
     key = (_title(arm), json.dumps(others, sort_keys=True))
     groups.setdefault(key, {})[momenta] = arm

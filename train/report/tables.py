@@ -3,9 +3,10 @@
 from collections.abc import Iterable, Sequence
 import math
 
+from train import safe
 from train import statistics
+from train.records import Arm
 from train.report import paper
-from train.report.records import Arm
 
 
 def errors_table(arms: Sequence[Arm]) -> str:
@@ -14,12 +15,12 @@ def errors_table(arms: Sequence[Arm]) -> str:
   for arm in arms:
     final, best = arm.final_errors(), arm.best_errors()
     if not final:
-      rows.append([arm.name, _runs(arm), '', '', '', ''])
+      rows.append([safe.markdown(arm.name), _runs(arm), '', '', '', ''])
       continue
     sample = statistics.describe(list(final.values()))
     rows.append(
       [
-        arm.name,
+        safe.markdown(arm.name),
         _runs(arm),
         f'{sample.mean:.2f}',
         _or_dash(sample.deviation),
@@ -43,7 +44,9 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
   rows = []
   for arm in arms:
     if not arm.finished:
-      rows.append([arm.name, '', _runs(arm), *[''] * (6 + has_figures)])
+      rows.append(
+        [safe.markdown(arm.name), '', _runs(arm), *[''] * (6 + has_figures)]
+      )
       continue
     sample = statistics.describe(list(arm.read_off_errors().values()))
     final, best = (
@@ -58,7 +61,7 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
     ]
     rows.append(
       [
-        arm.name,
+        safe.markdown(arm.name),
         str(len(arm.finished[0].rows)),
         _runs(arm),
         f'{sample.mean:.2f}',

@@ -4,20 +4,20 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 import itertools
 import pathlib
-from typing import Any
 
 from train import errors
 from train import pictures
-from train import run_directory
+from train import records
+from train import safe
 from train import statistics
 from train import studies
+from train.records import Arm
+from train.records import files
 from train.report import contrasts
 from train.report import figures
 from train.report import grid
 from train.report import paper
-from train.report import records
 from train.report import tables
-from train.report.records import Arm
 from train.statistics import Verdict
 
 
@@ -67,25 +67,50 @@ def write(
     UsageError: There is no finished run and no study, ``out`` cannot be
       written, or ``margin`` is out of range.
   """
+  directories = list(directories)
+  found = records.find(directories)
+  if not found.runs and not found.studies:
+    given = ', '.join(str(directory) for directory in directories)
+    raise errors.UsageError(f'There is no run in {given}.')
+  return write_found(found, out, name, margin)
+
+
+def write_found(
+  found: records.Found,
+  out: pathlib.Path,
+  name: str = 'report.md',
+  margin: float = 100 * statistics.RELATIVE_MARGIN,
+) -> str:
+  """Writes the report on what :func:`train.records.find` has found.
+
+  What it has left out is said at the top of the report. A study that cannot be
+  drawn is left out too, and added to it.
+
+  Args:
+    found: The records.
+    out: Folder to write into; made if absent.
+    name: Of the Markdown file.
+    margin: Of equivalence, in percent of the error of the control.
+
+  Returns:
+    The text of the report.
+
+  Raises:
+    UsageError: See :func:`write`.
+  """
   if not 0 < margin < 100:
     raise errors.UsageError(
       f'--margin must be above 0 and below 100, got {margin}.'
     )
-  directories = list(directories)
-  runs = records.find_runs(directories)
-  found = list(studies.find(directories))
-  if not runs and not found:
-    given = ', '.join(str(directory) for directory in directories)
-    raise errors.UsageError(f'There is no run in {given}.')
-  arms = records.group_into_arms(runs)
-  if not found and not any(arm.finished for arm in arms):
+  arms = records.group_into_arms(found.runs)
+  if not found.studies and not any(arm.finished for arm in arms):
     raise errors.UsageError(
       'There is no finished run: a report is made of finished runs alone.'
     )
   sheet = _Sheet(out, margin / 100)
   try:
     out.mkdir(parents=True, exist_ok=True)
-    paragraphs = ['# Report', *_unfinished(arms)]
+    paragraphs = _unfinished(arms)
     of_the_paper: set[str] = set()
     for scale, prefix in (('paper', ''), ('small', 'small-')):
       by_name = {
@@ -106,16 +131,19 @@ def write(
       name_of_picture = f'grid-{i + 1}.png' if i else 'grid.png'
       paragraphs += _grid_section(of_grid, sheet, name_of_picture)
     paragraphs += _phases_section(arms, out)
-    if found:
-      paragraphs.append('## The explanations')
-    for study, record in found:
-      paragraphs += _study_section(study, record, out)
-    paragraphs.append(_HOW_TO_READ.format(margin=margin))
-    text = '\n\n'.join(paragraphs) + '\n'
-    run_directory.replace_text(
-      out / 'report.json', contrasts.to_json(sheet.judged)
+    paragraphs += _study_sections(found, out)
+    if not paragraphs:
+      raise errors.UsageError(f'No record can be shown. {found.left_out[0]}')
+    text = '\n\n'.join(
+      [
+        '# Report',
+        *_told(found),
+        *paragraphs,
+        _HOW_TO_READ.format(margin=margin),
+      ]
     )
-    run_directory.replace_text(out / name, text)
+    files.replace_text(out / 'report.json', contrasts.to_json(sheet.judged))
+    files.replace_text(out / name, text + '\n')
   except OSError as error:
     raise errors.UsageError(
       f'--out {out} cannot be written: {error.strerror}.'
@@ -149,23 +177,67 @@ _HOW_TO_READ = """\
 - [report.json](report.json) holds the differences for programs."""
 
 
+def _told(found: records.Found) -> list[str]:
+  """What the reader must know of the records before anything else."""
+  paragraphs = []
+  if found.left_out:
+    count = len(found.left_out)
+    paragraphs += [
+      f'**{count} {"records are" if count > 1 else "record is"} left out:**',
+      '\n'.join(f'- {safe.markdown(sentence)}' for sentence in found.left_out),
+    ]
+  return [*paragraphs, *map(safe.markdown, found.notes)]
+
+
+def _study_sections(found: records.Found, out: pathlib.Path) -> list[str]:
+  """The paragraphs on all studies, whose pictures are drawn into a folder."""
+  paragraphs: list[str] = []
+  taken: set[str] = set()
+  for study in found.studies:
+    try:
+      paragraphs += _study_section(study, out, taken)
+    # What a record must be for all that a picture needs is known to Matplotlib
+    # alone.
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+      reason = ' '.join(str(error).split())
+      found.left_out.append(
+        f'{study.path} cannot be drawn: {type(error).__name__}, {reason}.'
+      )
+  return ['## The explanations', *paragraphs] if paragraphs else []
+
+
 def _study_section(
-  study: studies.Study, record: dict[str, Any], out: pathlib.Path
+  study: records.Study, out: pathlib.Path, taken: set[str]
 ) -> list[str]:
-  module = study.load()
-  title, picture = module.title(record), f'{module.picture(record)}.png'
-  module.draw(record, out / picture)
+  """The paragraphs on a study. Its picture is drawn into ``out``.
+
+  Args:
+    study: The study.
+    out: The folder.
+    taken: Names of pictures that there are; gets that of this one.
+  """
+  module, record = studies.STUDIES[study.kind].load(), study.record
+  stem = picture = safe.file_name(module.picture(record))
+  for i in itertools.count(2):
+    if picture not in taken:
+      break
+    picture = f'{stem}-{i}'
+  taken.add(picture)
+  module.draw(record, out / f'{picture}.png')
+  title = safe.markdown(module.title(record))
   return [
     f'### {title}',
-    module.summary(record),
-    '\n'.join(f'- {sentence}' for sentence in module.sentences(record)),
-    f'![{title}]({picture})',
+    safe.markdown(module.summary(record)),
+    '\n'.join(
+      f'- {safe.markdown(sentence)}' for sentence in module.sentences(record)
+    ),
+    f'![{title}]({picture}.png)',
   ]
 
 
 def _unfinished(arms: Sequence[Arm]) -> list[str]:
   listed = [
-    f'{run.path.name} of {arm.name} is {run.summary["status"]}'
+    safe.markdown(f'{run.path.name} of {arm.name} is {run.summary["status"]}')
     for arm in arms
     for run in arm.runs
     if run.summary['status'] != 'done'

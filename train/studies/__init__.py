@@ -7,7 +7,6 @@ line and the report know of studies only what stands there and what
 functions, and an entry.
 """
 
-from collections.abc import Iterable, Iterator
 import dataclasses
 import importlib
 import pathlib
@@ -78,23 +77,6 @@ class Study:
 
     verdicts.write_record(out / f'{self.name}.json', record)
     self.load().draw(record, out / f'{self.name}.png')
-
-
-def find(
-  directories: Iterable[pathlib.Path],
-) -> Iterator[tuple[Study, Record]]:
-  """Every record in or below the directories, in the order of the register.
-
-  Raises:
-    UsageError: A record cannot be read.
-  """
-  from train import run_directory
-
-  directories = list(directories)
-  for study in STUDIES.values():
-    for directory in directories:
-      for path in sorted(directory.rglob(f'{study.name}.json')):
-        yield study, run_directory.read_json(path)
 
 
 # ----------------------------------------------------------------------- flags

@@ -53,7 +53,6 @@ from train import config as config_lib
 from train import data
 from train import errors
 from train import pictures
-from train import run_directory
 from train.data import dataset as dataset_lib
 from train.program import build
 from train.program import optimizers
@@ -61,6 +60,7 @@ from train.program.step import Epoch
 from train.program.step import Images
 from train.program.step import Seeds
 from train.program.step import TrainState
+from train.records import run_directory
 from train.studies import marks
 from train.studies import verdicts
 
@@ -136,26 +136,15 @@ def _read_run(path: pathlib.Path) -> _Run:
     raise errors.UsageError(f'There is no directory {path}.')
   directory = run_directory.RunDirectory(path)
   summary = directory.read_summary()
-  if summary is None or summary.get('status') != 'done':
+  if summary is None or summary['status'] != 'done':
     raise errors.UsageError(
       f'{path} must be a finished run to measure movement on.'
     )
   if not directory.checkpoints.is_dir():
     raise _no_checkpoint(path)
-  saved = run_directory.read_json(path / 'config.json')
-  settings = {
-    field.name: saved[field.name]
-    for field in dataclasses.fields(config_lib.Config)
-    if field.name in saved
-  }
-  for name, kind in (
-    ('data_dir', pathlib.Path),
-    ('follow_run', pathlib.Path),
-    ('milestones', tuple),
-  ):
-    if settings.get(name) is not None:
-      settings[name] = kind(settings[name])
-  return _Run(path, config_lib.Config(**settings), saved['compute_dtype'])
+  saved = directory.read_config()
+  config = config_lib.from_json(saved)
+  return _Run(path, config, saved.get('compute_dtype', config.dtype))
 
 
 # ---------------------------------------------------------------- measurements
@@ -784,7 +773,7 @@ def _draw_gains(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
       i += 1
   axis.set_xlabel('movement more (+) or less (−) than with a coin (%)')
   axis.set_title(
-    'What the choice by the loss adds: means, each with its own 95 % interval',
+    'What the choice by the loss adds: mean, its own 95 % interval',
     fontsize=10,
   )
 

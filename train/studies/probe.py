@@ -41,11 +41,11 @@ from train import errors
 from train import metrics
 from train import pictures
 from train import progress
-from train import run_directory
 from train import sources
 from train import statistics
 from train.data import dataset as dataset_lib
 from train.program import build
+from train.records import run_directory
 from train.statistics import Verdict
 
 # As in the small experiments: more steps for the same images.

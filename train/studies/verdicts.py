@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from train import errors
-from train import run_directory
 from train import statistics
+from train.records import files
 from train.statistics import Verdict
 
 GROUPS = ('quick', 'slow')
@@ -214,7 +214,7 @@ def write_record(path: pathlib.Path, record: dict[str, Any]) -> None:
   )
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    run_directory.replace_text(path, f'{{\n{lines}\n}}\n')
+    files.replace_text(path, f'{{\n{lines}\n}}\n')
   except OSError as error:
     raise errors.UsageError(
       f'{path} cannot be written: {error.strerror}.'

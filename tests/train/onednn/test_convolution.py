@@ -208,13 +208,18 @@ def test_paddings(padding):
     {'dimension_numbers': None},
     {'padding': [(3, 0), (0, 0)]},
     {'padding': [(-1, 0), (0, 0)]},
-    {'preferred_element_type': jnp.complex64},
+    {'preferred_element_type': jnp.float32, 'dtype': jnp.bfloat16},
   ],
   ids=lambda given: next(iter(given)),
 )
 def test_what_the_kernels_do_not_know_is_xlas(given):
   groups = given.get('feature_group_count', 1)
-  images, kernel = _random((4, 8, 8, 8), (3, 3, 8 // groups, 8))
+  given = dict(given)
+  images, kernel = _random(
+    (4, 8, 8, 8),
+    (3, 3, 8 // groups, 8),
+    dtype=given.pop('dtype', jnp.float32),
+  )
   if 'dimension_numbers' in given:
     kernel = kernel.transpose(3, 2, 0, 1)
   arguments = {

@@ -19,9 +19,9 @@ from train import checkpoint
 from train import config as config_lib
 from train import data
 from train import errors
-from train import run_directory
 from train import studies
 from train.program import build
+from train.records import run_directory
 from train.studies import movement
 
 # 6 steps an epoch.
