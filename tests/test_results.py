@@ -8,24 +8,16 @@ import pytest
 
 from train import records
 from train import report
-<<<<<<< HEAD
 from train import studies
-from train.report import records
-=======
->>>>>>> main
 
 _RESULTS = pathlib.Path(__file__).parents[1] / 'results'
 
 
 def test_the_report_is_what_the_program_makes(tmp_path):
   text = report.write([_RESULTS], tmp_path, 'README.md')
-<<<<<<< HEAD
-  assert (_RESULTS / 'README.md').read_text() == text
-  made_json = (tmp_path / 'report.json').read_text()
-  assert (_RESULTS / 'report.json').read_text() == made_json
-=======
   assert (_RESULTS / 'README.md').read_text('utf-8') == text
->>>>>>> main
+  made_json = (tmp_path / 'report.json').read_text('utf-8')
+  assert (_RESULTS / 'report.json').read_text('utf-8') == made_json
   made = {path.name for path in tmp_path.glob('*.png')}
   assert made == {path.name for path in _RESULTS.glob('*.png')}
   for name in made:
@@ -33,7 +25,8 @@ def test_the_report_is_what_the_program_makes(tmp_path):
 
 
 def test_a_difference_stands_in_one_place():
-  contrasts = json.loads((_RESULTS / 'report.json').read_text())['contrasts']
+  text = (_RESULTS / 'report.json').read_text('utf-8')
+  contrasts = json.loads(text)['contrasts']
   # Of arms, by what is compared: not once more the other way round.
   pairs = [frozenset(c['name'].split(' − ')) for c in contrasts]
   assert len(pairs) == len(set(pairs)) > 50
@@ -47,11 +40,13 @@ def test_a_difference_stands_in_one_place():
 
 
 def test_the_records_of_studies_say_what_they_are_judged_to():
-  found = list(studies.find([_RESULTS]))
-  assert {study.name for study, _ in found} == set(studies.STUDIES)
-  for study, record in found:
+  found = records.find([_RESULTS]).studies
+  assert {study.kind for study in found} == set(studies.STUDIES)
+  for study in found:
+    record = study.record
     said = [claim['sentence'] for claim in record.get('claims', ())]
-    assert (said or [record['sentence']]) == study.load().sentences(record)
+    module = studies.STUDIES[study.kind].load()
+    assert (said or [record['sentence']]) == module.sentences(record)
 
 
 @pytest.mark.parametrize(

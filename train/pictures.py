@@ -6,7 +6,6 @@ and white. A Matplotlib configuration of the user's has no influence.
 
 from collections.abc import Iterator, Mapping, Sequence
 import contextlib
-import os
 import pathlib
 from typing import Any
 
@@ -17,6 +16,7 @@ from matplotlib import ticker
 import numpy as np
 
 from train import safe
+from train.records import files
 
 # Okabe and Ito's palette, and line styles for print in black and white.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
@@ -52,14 +52,7 @@ def save(figure: mpl_figure.Figure, path: pathlib.Path) -> None:
   Raises:
     OSError: It cannot be written. What was there before is intact.
   """
-  unfinished = path.with_suffix('.tmp')
-  try:
-    figure.savefig(unfinished, format='png', dpi=120)
-    os.replace(unfinished, path)
-  except BaseException:
-    with contextlib.suppress(OSError):
-      unfinished.unlink()
-    raise
+  files.replace(path, lambda file: figure.savefig(file, format='png', dpi=120))
 
 
 def draw_run(

@@ -16,7 +16,6 @@ _LAYERS = (
     'train.config',
     'train.experiments',
     'train.statistics',
-    'train.pictures',
     'train.safe',
     # Registers: what there is to choose from.
     'train.sources',
@@ -26,6 +25,7 @@ _LAYERS = (
   ('train.program',),
   (
     'train.records',
+    'train.pictures',
     'train.ownership',
     'train.metrics',
     'train.checkpoint',

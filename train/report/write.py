@@ -227,7 +227,8 @@ def _study_section(
   title = safe.markdown(module.title(record))
   return [
     f'### {title}',
-    safe.markdown(module.summary(record)),
+    f'{safe.markdown(module.summary(record))}'
+    f' (`python -m train {study.kind}`).',
     '\n'.join(
       f'- {safe.markdown(sentence)}' for sentence in module.sentences(record)
     ),

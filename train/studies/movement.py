@@ -694,7 +694,7 @@ def summary(record: dict[str, Any]) -> str:
   return (
     f'{len(record["runs"])} trained networks'
     f' ({", ".join(settings["networks"])}), trained on for'
-    f' {settings["epochs"]} epochs (`python -m train movement RUN...`).'
+    f' {settings["epochs"]} epochs'
   )
 
 

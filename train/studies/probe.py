@@ -390,7 +390,6 @@ def summary(record: dict[str, Any]) -> str:
   return (
     f'By {settings["train_examples"]:,} training images and'
     f' {record["validation_examples"]:,} others held out'
-    f' (`python -m train probe --dataset {record["dataset"]}`).'
   )
 
 
