@@ -238,6 +238,32 @@ def test_a_run_has_a_picture(tmp_path, optimizer):
   assert _has_content(tmp_path / 'curves.png')
 
 
+def test_the_users_style_has_no_influence(tmp_path):
+  _write_run(tmp_path / 'run')
+  (run,) = records.find_runs([tmp_path])
+  styles = {'ours': {}, 'theirs': {'font.size': 30, 'axes.facecolor': 'black'}}
+  for name, style in styles.items():
+    with matplotlib.rc_context(style):
+      pictures.draw_run(run.rows, tmp_path / f'{name}.png', 'title')
+  ours, theirs = ((tmp_path / f'{name}.png').read_bytes() for name in styles)
+  assert ours == theirs
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+  path = tmp_path / 'curves.png'
+  path.write_bytes(b'before')
+
+  def fail(figure, file, **_):
+    file.write_bytes(b'half')
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(pictures.mpl_figure.Figure, 'savefig', fail)
+  with pytest.raises(OSError, match='No space'):
+    pictures.save(pictures.mpl_figure.Figure(), path)
+  assert path.read_bytes() == b'before'
+  assert list(tmp_path.iterdir()) == [path]
+
+
 def _write_steps(path, epochs=(1, 2, 3), length=6):
   rng = np.random.default_rng(0)
   rows = [

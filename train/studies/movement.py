@@ -774,7 +774,7 @@ def _draw_gains(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
       i += 1
   axis.set_xlabel('movement more (+) or less (−) than with a coin (%)')
   axis.set_title(
-    'What the choice by the loss adds: means, each with its own 95 % interval',
+    'What the choice by the loss adds: mean, its own 95 % interval',
     fontsize=10,
   )
 

@@ -151,6 +151,6 @@ def _draw_gains(
     'movement more (+) or less (−) than with a coin of the same rate (%)'
   )
   axis.set_title(
-    'What the choice by the loss adds: means, each with its own 95 % interval',
+    'What the choice by the loss adds: mean, its own 95 % interval',
     fontsize=10,
   )
