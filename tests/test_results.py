@@ -25,8 +25,7 @@ def test_the_report_is_what_the_program_makes(tmp_path):
 
 
 def test_a_difference_stands_in_one_place():
-  text = (_RESULTS / 'report.json').read_text('utf-8')
-  contrasts = json.loads(text)['contrasts']
+  contrasts = json.loads((_RESULTS / 'report.json').read_text())['contrasts']
   # Of arms, by what is compared: not once more the other way round.
   pairs = [frozenset(c['name'].split(' − ')) for c in contrasts]
   assert len(pairs) == len(set(pairs)) > 50
@@ -45,8 +44,9 @@ def test_the_records_of_studies_say_what_they_are_judged_to():
   for study in found:
     record = study.record
     said = [claim['sentence'] for claim in record.get('claims', ())]
-    module = studies.STUDIES[study.kind].load()
-    assert (said or [record['sentence']]) == module.sentences(record)
+    assert (said or [record['sentence']]) == (
+      studies.STUDIES[study.kind].load().sentences(record)
+    )
 
 
 @pytest.mark.parametrize(

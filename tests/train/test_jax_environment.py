@@ -162,7 +162,12 @@ def test_activations_are_about_the_temporaries_of_the_program(
     batch_size=batch_size,
   )
   images = workload.noise(2 * batch_size, size=image_size)
-  compiled = workload.Workload(config, images).lower().compile()
+  # What XLA plans is the same, and made in half the time.
+  compiled = (
+    workload.of_run(config, images)
+    .lower_train()
+    .compile(compiler_options={'xla_backend_optimization_level': 0})
+  )
   actual = compiled.memory_analysis().temp_size_in_bytes
   expected = jax_environment.activation_bytes(
     depth=depth,

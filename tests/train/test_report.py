@@ -242,7 +242,7 @@ def test_a_run_has_a_picture(tmp_path, optimizer):
 
 def test_the_users_style_has_no_influence(tmp_path):
   _write_run(tmp_path / 'run')
-  (run,) = records.find_runs([tmp_path])
+  (run,) = records.find([tmp_path]).runs
   styles = {'ours': {}, 'theirs': {'font.size': 30, 'axes.facecolor': 'black'}}
   for name, style in styles.items():
     with matplotlib.rc_context(style):

@@ -142,8 +142,9 @@ def write_found(
         _HOW_TO_READ.format(margin=margin),
       ]
     )
+    text += '\n'
     files.replace_text(out / 'report.json', contrasts.to_json(sheet.judged))
-    files.replace_text(out / name, text + '\n')
+    files.replace_text(out / name, text)
   except OSError as error:
     raise errors.UsageError(
       f'--out {out} cannot be written: {error.strerror}.'
@@ -227,8 +228,7 @@ def _study_section(
   title = safe.markdown(module.title(record))
   return [
     f'### {title}',
-    f'{safe.markdown(module.summary(record))}'
-    f' (`python -m train {study.kind}`).',
+    module.summary(record),
     '\n'.join(
       f'- {safe.markdown(sentence)}' for sentence in module.sentences(record)
     ),

@@ -34,7 +34,7 @@ class Module(Protocol):
     """The heading in a report."""
 
   def summary(self, record: Record) -> str:
-    """What was measured, and how much of it; the command follows it."""
+    """What was measured, and how much of it. Markdown: names are escaped."""
 
   def sentences(self, record: Record) -> list[str]:
     """What the record says, each with a :class:`~train.statistics.Verdict`."""

@@ -53,6 +53,7 @@ from train import config as config_lib
 from train import data
 from train import errors
 from train import pictures
+from train import safe
 from train.data import dataset as dataset_lib
 from train.program import build
 from train.program import optimizers
@@ -691,10 +692,10 @@ def title(record: dict[str, Any]) -> str:
 
 def summary(record: dict[str, Any]) -> str:
   settings = record['settings']
+  networks = safe.markdown(', '.join(settings['networks']))
   return (
-    f'{len(record["runs"])} trained networks'
-    f' ({", ".join(settings["networks"])}), trained on for'
-    f' {settings["epochs"]} epochs'
+    f'{len(record["runs"])} trained networks ({networks}), trained on for'
+    f' {settings["epochs"]} epochs (`python -m train movement RUN...`).'
   )
 
 

@@ -41,6 +41,7 @@ from train import errors
 from train import metrics
 from train import pictures
 from train import progress
+from train import safe
 from train import sources
 from train import statistics
 from train.data import dataset as dataset_lib
@@ -390,6 +391,8 @@ def summary(record: dict[str, Any]) -> str:
   return (
     f'By {settings["train_examples"]:,} training images and'
     f' {record["validation_examples"]:,} others held out'
+    ' (`python -m train probe --dataset'
+    f' {safe.file_name(record["dataset"])}`).'
   )
 
 
@@ -616,7 +619,8 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
       layout=layout_engine.ConstrainedLayoutEngine(rect=(0, 0.04, 1, 0.96)),
     )
     figure.suptitle(
-      f'{record["dataset"]}: {judged["answer"]}, {len(record["seeds"])} seeds'
+      f'{safe.label(record["dataset"])}: {judged["answer"]},'
+      f' {len(record["seeds"])} seeds'
     )
     left, right = figure.subplots(
       1, 2, width_ratios=(max(3, len(arms)), 1.6), squeeze=True

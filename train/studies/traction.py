@@ -699,7 +699,7 @@ def title(record: dict[str, Any]) -> str:
 def summary(record: dict[str, Any]) -> str:
   return (
     'A quick and a slow weight on a noisy quadratic valley,'
-    f' {record["settings"]["seeds"]:,} seeds'
+    f' {record["settings"]["seeds"]:,} seeds (`python -m train traction`).'
   )
 
 

@@ -11,10 +11,10 @@ import pytest
 
 from tests.train.records import made
 from train import errors
+from train import pictures
 from train import report
 from train import safe
 from train.records import files
-from train.report import figures
 
 _REPOSITORY = pathlib.Path(__file__).parents[3]
 
@@ -110,7 +110,12 @@ def test_a_study_draws_into_the_folder_of_the_report_alone(tmp_path):
   report.write([tmp_path / 'runs'], out)
   (picture,) = out.glob('*.png')
   written = {p for p in tmp_path.rglob('*') if p.is_file()}
-  assert written == {folder / 'probe.json', out / 'report.md', picture}
+  assert written == {
+    folder / 'probe.json',
+    out / 'report.md',
+    out / 'report.json',
+    picture,
+  }
 
 
 def test_two_probes_of_a_data_set_have_a_picture_each(tmp_path):
@@ -166,5 +171,5 @@ def test_a_report_in_a_terminal_of_another_encoding(environment, tmp_path):
 
 
 def test_a_picture_is_a_png_whatever_it_is_called_meanwhile(tmp_path):
-  figures.save(mpl_figure.Figure(), tmp_path / 'x.png')
+  pictures.save(mpl_figure.Figure(), tmp_path / 'x.png')
   assert (tmp_path / 'x.png').read_bytes().startswith(b'\x89PNG')

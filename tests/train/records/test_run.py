@@ -7,7 +7,7 @@ import rich.console
 
 from train import config as config_lib
 from train import loop
-from train import report
+from train import pictures
 from train.records import pack
 from train.records import read
 
@@ -28,7 +28,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_summary(tmp_path, monkeypatch):
     raise RuntimeError('no\nfont')
 
   with monkeypatch.context() as patched:
-    patched.setattr(report, 'draw_run', fail)
+    patched.setattr(pictures, 'draw_run', fail)
     summary, shown = _run(tmp_path / 'runs' / 'run')
   assert f'{tmp_path / "runs" / "run"} has a picture less: no font\n' in shown
   assert not list((tmp_path / 'runs').rglob('*.png'))

@@ -90,7 +90,19 @@ def test_the_running_statistics_are_those_of_the_run(tmp_path, monkeypatch):
   )
   directory = run_directory.RunDirectory(tmp_path / 'run')
   directory.claim(config, config, compute_dtype='float32')
-  directory.write_summary({'status': 'done'})
+  directory.write_summary(
+    {
+      'status': 'done',
+      'final_test_error': 1.0,
+      'best_test_error': 1.0,
+      'final_train_loss': 1.0,
+      'epochs': 1,
+      'steps': 6,
+      'params_sha256': '',
+      'runs_together': 1,
+      'seconds': 1.0,
+    }
+  )
   saved = checkpoint.Checkpoints(directory.checkpoints, 6)
   saved.save(6, state, [])
   saved.close()

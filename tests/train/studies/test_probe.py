@@ -15,10 +15,10 @@ from tests.train import runs
 from train import config as config_lib
 from train import data
 from train import errors
-from train import metrics
 from train import sources
 from train import studies
 from train.data import dataset as dataset_lib
+from train.records import read
 from train.studies import probe
 
 _EPOCHS = 3
@@ -110,7 +110,7 @@ def test_a_member_is_the_single_run_of_its_momenta_and_seed(
 ):
   monkeypatch.setattr(data, 'load', lambda *_: _by_hand())
   summary, _ = runs.run(tmp_path / 'run', _VERTICAL, seed=1)
-  rows = metrics.read_rows(tmp_path / 'run' / 'metrics.jsonl')
+  rows = read.epochs(tmp_path / 'run')
   record, _ = finished
   (arm,) = (arm for arm in record['pairs'] if arm['role'] == 'vertical')
   # It is the same program, so that nothing is rounded in another way.
