@@ -11,6 +11,12 @@ from train.report import records
 _RESULTS = pathlib.Path(__file__).parents[1] / 'results'
 
 
+@pytest.fixture(scope='module')
+def committed():
+  """The arms of all committed records."""
+  return records.group_into_arms(records.find_runs([_RESULTS]))
+
+
 def test_the_report_is_what_the_program_makes(tmp_path):
   text = report.write([_RESULTS], tmp_path, 'README.md')
   assert (_RESULTS / 'README.md').read_text() == text
@@ -32,12 +38,8 @@ def test_the_report_is_what_the_program_makes(tmp_path):
     ('small-adaptive', 8, 3),
   ],
 )
-def test_every_arm_is_finished(family, arms, seeds):
-  found = [
-    arm
-    for arm in records.group_into_arms(records.find_runs([_RESULTS]))
-    if arm.name.startswith(f'{family}-')
-  ]
+def test_every_arm_is_finished(committed, family, arms, seeds):
+  found = [arm for arm in committed if arm.name.startswith(f'{family}-')]
   assert len(found) == arms
   for arm in found:
     assert len(arm.finished) >= seeds
