@@ -13,6 +13,7 @@ README = pathlib.Path(__file__).parent / 'README.md'
 NAMES = (
   'optimizer_step',
   'training',
+  'convolutions',
   'loop_overhead',
   'start',
   'many_seeds',

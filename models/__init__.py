@@ -37,6 +37,9 @@ class Network:
   """The file, without ``.py``."""
   settings: tuple[str, ...]
   """Names of the settings of a run that it takes."""
+  convolves: bool = False
+  """Whether ``build`` also takes ``conv_general_dilated``: what computes its
+  convolutions, called as :func:`jax.lax.conv_general_dilated` is."""
 
   def build(self, **arguments: Any) -> Any:
     return self._load().build(**arguments)
@@ -57,7 +60,9 @@ class Network:
 
 NETWORKS: dict[str, Network] = {
   'wrn': Network(
-    'wide_resnet', ('depth', 'widen_factor', 'dropout_rate', 'remat')
+    'wide_resnet',
+    ('depth', 'widen_factor', 'dropout_rate', 'remat'),
+    convolves=True,
   ),
   'mlp': Network('mlp', ('hidden_layers', 'hidden_size', 'dropout_rate')),
 }

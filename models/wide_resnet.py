@@ -5,6 +5,8 @@ Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016
 of n pre-activation blocks, on 1, 1/2 and 1/4 of the resolution.
 """
 
+from collections.abc import Callable
+import functools
 from typing import Any
 
 from flax import nnx
@@ -15,6 +17,8 @@ _STEM_CHANNELS = 16
 _GROUP_CHANNELS = (16, 32, 64)
 _GROUP_STRIDES = (1, 2, 2)
 _CONVS_PER_BLOCK = 2
+
+_Convolution = Callable[..., jax.Array]
 
 
 class WideResNet(nnx.Module):
@@ -43,6 +47,8 @@ class WideResNet(nnx.Module):
       batch statistics are float32 always, and the logits too.
     remat: Whether the backward pass computes what is inside of a block again
       from the block's input, instead of keeping it: less memory, more time.
+    conv_general_dilated: What computes the convolutions, called as
+      ``jax.lax.conv_general_dilated`` is.
     rngs: Streams ``params``, and ``dropout`` if ``dropout_rate`` is above 0.
 
   Raises:
@@ -69,13 +75,17 @@ class WideResNet(nnx.Module):
     in_channels: int = 3,
     dtype: Any = jnp.float32,
     remat: bool = False,
+    conv_general_dilated: _Convolution = jax.lax.conv_general_dilated,
     rngs: nnx.Rngs,
   ):
     _check(depth, widen_factor, num_classes, in_channels, dropout_rate)
     self.in_channels = in_channels
     self.dtype = dtype
     self.remat = remat
-    self.stem = _conv(in_channels, _STEM_CHANNELS, 3, 1, dtype, rngs)
+    conv = functools.partial(
+      _conv, dtype=dtype, conv_general_dilated=conv_general_dilated, rngs=rngs
+    )
+    self.stem = conv(in_channels, _STEM_CHANNELS, 3, 1)
     blocks = []
     channels = _STEM_CHANNELS
     for group_channels, group_stride in zip(
@@ -85,7 +95,9 @@ class WideResNet(nnx.Module):
         out_channels = group_channels * widen_factor
         stride = group_stride if i == 0 else 1
         blocks.append(
-          WideBlock(channels, out_channels, stride, dropout_rate, dtype, rngs)
+          WideBlock(
+            channels, out_channels, stride, dropout_rate, dtype, conv, rngs
+          )
         )
         channels = out_channels
     self.blocks = nnx.List(blocks)
@@ -187,20 +199,19 @@ class WideBlock(nnx.Module):
     stride: int,
     dropout_rate: float,
     dtype: Any,
+    conv: Callable[..., nnx.Conv],
     rngs: nnx.Rngs,
   ):
     self.norm1 = _batch_norm(in_channels, dtype, rngs)
-    self.conv1 = _conv(in_channels, out_channels, 3, stride, dtype, rngs)
+    self.conv1 = conv(in_channels, out_channels, 3, stride)
     self.norm2 = _batch_norm(out_channels, dtype, rngs)
     self.dropout = nnx.data(
       nnx.Dropout(dropout_rate, rngs=rngs) if dropout_rate else None
     )
-    self.conv2 = _conv(out_channels, out_channels, 3, 1, dtype, rngs)
+    self.conv2 = conv(out_channels, out_channels, 3, 1)
     changes_shape = in_channels != out_channels or stride != 1
     self.projection = nnx.data(
-      _conv(in_channels, out_channels, 1, stride, dtype, rngs)
-      if changes_shape
-      else None
+      conv(in_channels, out_channels, 1, stride) if changes_shape else None
     )
 
   def __call__(
@@ -228,7 +239,9 @@ def _conv(
   out_channels: int,
   kernel: int,
   stride: int,
+  *,
   dtype: Any,
+  conv_general_dilated: _Convolution,
   rngs: nnx.Rngs,
 ) -> nnx.Conv:
   return nnx.Conv(
@@ -241,6 +254,7 @@ def _conv(
     use_bias=False,
     kernel_init=jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
     dtype=dtype,
+    conv_general_dilated=conv_general_dilated,
     rngs=rngs,
   )
 

@@ -1,13 +1,15 @@
 """The command line: python -m train [COMMAND] ..."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 import contextlib
 import dataclasses
+import functools
+import io
 import os
 import pathlib
 import sys
 import time
-from typing import Annotated, Any
+from typing import Any
 
 import rich.console
 import tyro
@@ -19,6 +21,7 @@ from train import flags as flags_lib
 from train import interruption
 from train import jax_environment
 from train import sources
+from train import studies
 
 _USAGE = """\
 usage: python -m train [--run-dir DIR]              the main job
@@ -26,9 +29,8 @@ usage: python -m train [--run-dir DIR]              the main job
        python -m train sweep NAME... [--seeds N]    arms times seeds
        python -m train list [WORD...]               the experiments
        python -m train report DIR... --out DIR      tables and pictures
-       python -m train probe --dataset NAME         what kind of data set it is
-       python -m train traction                     Figure 1 as a simulation
-       python -m train movement RUN...              the same in trained networks
+       python -m train pack DIR... --out DIR        a few tables of many runs
+{studies}
 
 The main job trains a small Wide ResNet on handwritten digits, with LCAM and
 with fixed momentum, three seeds each, and reports the difference. It takes a
@@ -118,82 +120,19 @@ class ReportFlags:
   """Where the report and its pictures are written."""
   name: str = 'report.md'
   """Name of the Markdown file."""
-
-
-def _probes_default(meaning: str, size: str) -> Any:
-  """Help of a flag whose default is that of the data set."""
-  numbers = ', '.join(
-    f'{name} {getattr(source.probe, size):,}'
-    for name, source in sources.SOURCES.items()
-  )
-  return tyro.conf.arg(help=f'{meaning} Default: {numbers}.')
+  margin: float = 2.0
+  """Differences within this part of the control's error, in percent, are
+  equivalent."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ProbeFlags:
-  """Find out whether a data set is vertical, horizontal or neutral in the sense
-  of section 4.4, by short runs under several momenta.
-  """
+class PackFlags:
+  """Make a few tables of many run directories, which report reads as well."""
 
-  dataset: config_lib.Dataset = 'digits'
-  """The images."""
-  data_dir: pathlib.Path | None = None
-  """Directory of the data set's files. Default: for CIFAR, that of TensorFlow
-  Datasets."""
-  seeds: int = 5
-  """Runs of each pair of momenta."""
-  accelerated: tuple[float, ...] = (0.95,)
-  """The larger momenta to try, beside 0.9."""
-  epochs: Annotated[
-    int | None, _probes_default('Passes over the training images.', 'epochs')
-  ] = None
-  train_examples: Annotated[
-    int | None, _probes_default('Images to train on.', 'train_examples')
-  ] = None
-  validation_examples: Annotated[
-    int | None,
-    _probes_default('Training images held out.', 'validation_examples'),
-  ] = None
-  image_size: Annotated[
-    int | None, _probes_default('Shrink the images to N x N.', 'image_size')
-  ] = None
-  out: pathlib.Path | None = None
-  """Where probe.json and probe.png are written. Default:
-  runs/probe-DATASET."""
-
-
-@dataclasses.dataclass(frozen=True)
-class TractionFlags:
-  """Simulate Figure 1: two weights that pull each other, under LCAM and under
-  coins.
-  """
-
-  seeds: int = 1000
-  """Repetitions."""
-  steps: int = 2400
-  """Steps of each."""
-  seed: int = 0
-  """Seed of the noise."""
-  out: pathlib.Path = pathlib.Path('runs/traction')
-  """Where traction.json and traction.png are written."""
-
-
-@dataclasses.dataclass(frozen=True)
-class MovementFlags:
-  """Measure how far quick and slow weights of trained networks move in each
-  phase.
-  """
-
-  runs: tyro.conf.Positional[tuple[pathlib.Path, ...]]
-  """Directories of finished runs."""
-  epochs: int = 3
-  """Measured epochs."""
-  learning_rate: float | None = None
-  """Constant learning rate. Default: a tenth of each run's initial one."""
-  data_dir: pathlib.Path | None = None
-  """Directory of the data set's files. Default: the run's."""
-  out: pathlib.Path = pathlib.Path('runs/movement')
-  """Where movement.json and movement.png are written."""
+  directories: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+  """Run directories, or directories that hold them at any depth."""
+  out: pathlib.Path = pathlib.Path('packed')
+  """Where the tables are written."""
 
 
 def main(argv: list[str]) -> int:
@@ -204,14 +143,16 @@ def main(argv: list[str]) -> int:
     'sweep': _sweep,
     'list': _list,
     'report': _report,
-    'probe': _probe,
-    'traction': _traction,
-    'movement': _movement,
+    'pack': _pack,
+    **{
+      study.name: functools.partial(_study, study)
+      for study in studies.STUDIES.values()
+    },
   }
   first = argv[0] if argv else ''
   try:
     if first in ('-h', '--help'):
-      print(_USAGE, end='')
+      print(_usage(), end='')
     elif first in commands:
       return commands[first](argv[1:])
     elif first and not first.startswith('-'):
@@ -245,7 +186,7 @@ def main(argv: list[str]) -> int:
   except interruption.Interrupted as error:
     how = (
       'starts anew'
-      if commands.get(first) in (_list, _report, _probe, _traction, _movement)
+      if first in ('list', 'report', 'pack', *studies.STUDIES)
       else 'goes on from the last checkpoint'
     )
     print(
@@ -256,6 +197,14 @@ def main(argv: list[str]) -> int:
   return 0
 
 
+def _usage() -> str:
+  lines = (
+    f'{f"python -m train {study.name} {study.usage}":44} {study.summary}'
+    for study in studies.STUDIES.values()
+  )
+  return _USAGE.format(studies='\n'.join(f'       {line}' for line in lines))
+
+
 def _is_out_of_memory(error: Exception) -> bool:
   # JAX has no class for it, and names it in more than one way.
   return isinstance(error, MemoryError) or any(
@@ -263,14 +212,37 @@ def _is_out_of_memory(error: Exception) -> bool:
   )
 
 
+def _start_jax(configs: Iterable[config_lib.Config] = ()) -> None:
+  """What must be set before JAX is imported, for runs with these settings."""
+  jax_environment.prepare()
+  jax_environment.keep_freed_memory(
+    max(
+      (
+        jax_environment.activation_bytes(
+          depth=config.depth,
+          widen_factor=config.widen_factor,
+          image_size=(
+            config.image_size or sources.get(config.dataset).image_size
+          ),
+          batch_size=config.batch_size,
+        )
+        for config in configs
+        if config.model == 'wrn'
+      ),
+      default=0,
+    )
+  )
+
+
 def _main_job(argv: list[str], started: float) -> int:
   flags = flags_lib.parse(MainFlags, argv, 'python -m train')
-  jax_environment.prepare()
+  arms = [experiments.get(name) for name in _MAIN_EXPERIMENTS]
+  _start_jax(arm.config for arm in arms)
   from train import report
   from train import sweep
 
   failed = sweep.sweep(
-    [experiments.get(name) for name in _MAIN_EXPERIMENTS],
+    arms,
     _MAIN_SEEDS,
     flags.run_dir,
     rich.console.Console(stderr=True),
@@ -315,7 +287,7 @@ def _run(argv: list[str]) -> int:
   run_dir = flags.run_dir or pathlib.Path(
     f'runs/{name}/seed-{flags.config.seed}'
   )
-  jax_environment.prepare()
+  _start_jax([flags.config])
   from train import loop
   from train import processes
 
@@ -419,7 +391,7 @@ def _sweep(argv: list[str]) -> int:
     # The run that it follows is not there yet.
     followed = pathlib.Path(arm.follows.folder) if arm.follows else None
     config_lib.check(dataclasses.replace(arm.config, follow_run=followed))
-  jax_environment.prepare()
+  _start_jax(arm.config for arm in arms)
   from train import sweep
 
   failed = sweep.sweep(
@@ -513,72 +485,66 @@ def _report(argv: list[str]) -> int:
   flags = flags_lib.parse(ReportFlags, argv, 'python -m train report')
   if not flags.directories:
     raise errors.UsageError('report needs at least one run directory.')
+  from train import records
   from train import report
 
   _check_out(flags.out)
-  print(report.write(flags.directories, flags.out, flags.name))
-  return 0
+  found = records.find(flags.directories)
+  print(report.write_found(found, flags.out, flags.name, flags.margin))
+  return 1 if found.left_out else 0
 
 
-def _probe(argv: list[str]) -> int:
-  flags = flags_lib.parse(ProbeFlags, argv, 'python -m train probe')
-  jax_environment.prepare()
-  from train.studies import probe
-
-  settings = dataclasses.asdict(flags)
-  out = settings.pop('out') or pathlib.Path(f'runs/probe-{flags.dataset}')
-  _check_out(out)
-  record = probe.probe(**settings)
-  probe.write(record, out)
-  print(f'{flags.dataset}: {record["sentence"]}\nThe picture is in {out}.')
-  return 0
-
-
-def _traction(argv: list[str]) -> int:
-  flags = flags_lib.parse(TractionFlags, argv, 'python -m train traction')
-  jax_environment.prepare()
-  from train.studies import traction
+def _pack(argv: list[str]) -> int:
+  flags = flags_lib.parse(PackFlags, argv, 'python -m train pack')
+  if not flags.directories:
+    raise errors.UsageError('pack needs at least one directory.')
+  from train.records import pack
 
   _check_out(flags.out)
-  record = traction.simulate(flags.seeds, flags.steps, flags.seed)
-  traction.write(record, flags.out)
-  _print_claims(record, flags.out)
-  return 0
-
-
-def _movement(argv: list[str]) -> int:
-  flags = flags_lib.parse(MovementFlags, argv, 'python -m train movement')
-  if not flags.runs:
-    raise errors.UsageError('movement needs at least one directory of a run.')
-  jax_environment.prepare()
-  from train.studies import movement
-
-  _check_out(flags.out)
-  record = movement.measure(
-    flags.runs,
-    epochs=flags.epochs,
-    learning_rate=flags.learning_rate,
-    data_dir=flags.data_dir,
-    console=rich.console.Console(stderr=True),
+  packed = pack.pack(flags.directories, flags.out)
+  for sentence in packed.told:
+    print(f'python -m train: {sentence}', file=sys.stderr)
+  print(
+    f'Packed into {flags.out}: runs {packed.runs}, studies {packed.studies}.'
+    f' `python -m train report {flags.out}` reads them.'
   )
-  movement.write(record, flags.out)
-  _print_claims(record, flags.out)
+  return 1 if packed.left_out else 0
+
+
+def _study(study: studies.Study, argv: list[str]) -> int:
+  flags: Any = flags_lib.parse(
+    study.flags, argv, f'python -m train {study.name}'
+  )
+  _start_jax()
+  module = study.load()
+  settings = vars(flags).copy()
+  out = settings.pop('out')
+  if out is None:
+    out = pathlib.Path(f'runs/{study.name}-{settings["dataset"]}')
+  _check_out(out)
+  record = module.measure(**settings, console=rich.console.Console(stderr=True))
+  study.write(record, out)
+  for sentence in module.sentences(record):
+    print(f'- {sentence}')
+  print(f'The picture is in {out}.')
   return 0
 
 
 def _check_out(out: pathlib.Path) -> None:
   """Before the work whose result is to be written there."""
-  from train import run_directory
+  from train import files
 
-  run_directory.check_writable('--out', out)
+  files.check_writable('--out', out)
 
 
-def _print_claims(record: dict[str, Any], out: pathlib.Path) -> None:
-  for claim in record['claims']:
-    print(f'- {claim["sentence"]}')
-  print(f'The picture is in {out}.')
+def _survive_any_encoding() -> None:
+  """What a terminal cannot show is shown as the number of its character."""
+  for stream in (sys.stdout, sys.stderr):
+    if isinstance(stream, io.TextIOWrapper):
+      stream.reconfigure(errors='backslashreplace')
 
 
 if __name__ == '__main__':
+  _survive_any_encoding()
   interruption.raise_at_once()
   sys.exit(main(sys.argv[1:]))

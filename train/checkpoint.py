@@ -23,8 +23,8 @@ import numpy as np
 from orbax import checkpoint as ocp
 
 from train import errors
+from train import files
 from train import processes
-from train import run_directory
 from train.program.step import StepMetrics
 from train.program.step import TrainState
 
@@ -51,7 +51,7 @@ class Checkpoints:
     for name in ('absl', 'asyncio'):
       logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.unraisablehook = _ignore_closed_loops
-    with run_directory.writing(self.directory):
+    with files.writing(self.directory):
       self.directory.mkdir(exist_ok=True)
     self._manager = ocp.CheckpointManager(
       self.directory,

@@ -4,6 +4,7 @@ A :class:`Config` is what the command line makes. :func:`check` refuses what is
 out of range, :func:`resolve` fills in what was left open.
 """
 
+from collections.abc import Mapping
 import dataclasses
 import math
 import pathlib
@@ -98,6 +99,10 @@ class Config:
 
   dtype: Dtype = 'auto'
   """Arithmetic of the network. auto: float32 on a CPU, else bfloat16."""
+
+  convolutions: Literal['auto', 'xla', 'onednn'] = 'auto'
+  """What computes convolutions on one CPU device. auto: oneDNN where `python -m
+  train.onednn build` has built it, which is faster, else XLA."""
 
   remat: bool = False
   """wrn: compute the activations of a block again for the gradients, instead of
@@ -423,11 +428,31 @@ def to_json(config: Config) -> dict[str, Any]:
   return settings
 
 
+def from_json(content: Mapping[str, Any]) -> Config:
+  """The configuration that :func:`to_json` has made these values of.
+
+  Args:
+    content: Checked values of all settings; what is none is left out.
+  """
+  settings = {
+    field.name: content[field.name] for field in dataclasses.fields(Config)
+  }
+  for name, kind in (
+    ('data_dir', pathlib.Path),
+    ('follow_run', pathlib.Path),
+    ('milestones', tuple),
+  ):
+    if settings[name] is not None:
+      settings[name] = kind(settings[name])
+  return Config(**settings)
+
+
 # Settings that change where or how fast a run computes, not what.
 FREE_TO_CHANGE = frozenset(
   {
     'data_dir',
     'follow_run',
+    'convolutions',
     'remat',
     'eval_batch_size',
     'steps_per_dispatch',

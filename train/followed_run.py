@@ -10,9 +10,9 @@ import numpy as np
 
 from train import config as config_lib
 from train import errors
-from train import metrics
-from train import run_directory
 from train.program import optimizers
+from train.records import read
+from train.records.run import Run
 
 
 def take_over(config: config_lib.Config) -> config_lib.Config:
@@ -30,22 +30,30 @@ def take_over(config: config_lib.Config) -> config_lib.Config:
   """
   if config.follow_run is None:
     return config
-  directory = run_directory.RunDirectory(config.follow_run)
-  summary = directory.read_summary()
-  if summary is None or summary['status'] != 'done':
+  try:
+    run = read.run(config.follow_run)
+  except errors.UsageError as error:
+    raise errors.UsageError(
+      f'--follow-run {config.follow_run} must be a finished run: {error}'
+    ) from error
+  if not run.is_done:
     raise errors.UsageError(
       f'--follow-run {config.follow_run} must be a finished run.'
     )
-  rows = metrics.read_rows(directory.metrics)
-  shares = [row['horizontal_fraction'] for row in rows]
-  if None in shares:
-    raise errors.UsageError(
-      f'--follow-run {config.follow_run} must be a run of lcam, or of another'
-      ' optimizer that follows the loss.'
-    )
   # Epochs have the same number of steps each.
   if 'horizontal_probability' in optimizers.get(config).numbers:
-    share = float(np.mean(shares))
+    share = _mean(run, 'horizontal_fraction')
     return dataclasses.replace(config, horizontal_probability=share)
-  mean = float(np.mean([row['mean_momentum'] for row in rows]))
-  return dataclasses.replace(config, momentum=mean)
+  _mean(run, 'horizontal_fraction')
+  return dataclasses.replace(config, momentum=_mean(run, 'mean_momentum'))
+
+
+def _mean(run: Run, name: str) -> float:
+  """Of a figure of LCAM over the epochs of a run, or UsageError."""
+  values = [value for value in run.curve(name) if value is not None]
+  if len(values) < len(run.rows):
+    raise errors.UsageError(
+      f'--follow-run {run.path} must be a run of lcam, or of another optimizer'
+      ' that follows the loss.'
+    )
+  return float(np.mean(values))

@@ -4,8 +4,9 @@ Settings and data, devices, run directories, optimizer, model, resume,
 compilation, epochs, summaries.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import contextlib
+import dataclasses
 import functools
 import pathlib
 import time
@@ -18,19 +19,22 @@ import rich.console
 from train import checkpoint
 from train import config as config_lib
 from train import data
+from train import files
 from train import followed_run
 from train import interruption
 from train import metrics
 from train import ownership
+from train import pictures
 from train import processes
 from train import progress
-from train import report
-from train import run_directory
 from train import weights_and_biases
 from train.experiments import Experiment
 from train.program import build
 from train.program.step import EvalMetrics
 from train.program.step import StepMetrics
+from train.records import read
+from train.records import run_directory
+from train.records.schema import Summary
 
 _Metrics = TypeVar('_Metrics', StepMetrics, EvalMetrics)
 
@@ -41,7 +45,7 @@ def run(
   *,
   experiment: Experiment | None = None,
   **options: Any,
-) -> dict[str, Any]:
+) -> Summary:
   """Trains one network, or goes on with it, or sees that it is done.
 
   Args:
@@ -71,7 +75,7 @@ def run_together(
   title: str | None = None,
   console: rich.console.Console | None = None,
   wandb: str | None = None,
-) -> list[dict[str, Any]]:
+) -> list[Summary]:
   """Trains several networks at once, in one vmapped program.
 
   Each has a run directory as if it had run alone, and may be gone on with alone
@@ -109,7 +113,7 @@ def _run_together(
   title: str | None,
   console: rich.console.Console | None,
   wandb: str | None,
-) -> list[dict[str, Any]]:
+) -> list[Summary]:
   """See :func:`run_together`; ``owned`` is closed after it."""
   if not can_run_together(configs):
     raise ValueError(
@@ -151,9 +155,13 @@ def _run_together(
 
   # ----------------------------------------------------------------- program
   program = build.Program(resolved, dataset, devices=devices)
+  resolved = [
+    dataclasses.replace(own, convolutions=program.convolutions)
+    for own in resolved
+  ]
 
   # --------------------------------------------------------- run directories
-  def claim() -> list[dict[str, Any] | None]:
+  def claim() -> list[Summary | None]:
     for d, given, own, experiment in zip(
       directories, configs, resolved, experiments, strict=True
     ):
@@ -165,9 +173,21 @@ def _run_together(
         **facts,
         compute_dtype=program.dtype,
       )
-    return [d.read_summary() for d in directories]
+    summaries = [d.read_summary() for d in directories]
+    for d, own, summary in zip(directories, resolved, summaries, strict=True):
+      for field in dict.fromkeys(d.notes):
+        say(f'{d.path}: this version does not know the field {field}.')
+      before = d.read_config()['convolutions']
+      is_done = summary is not None and summary['status'] == 'done'
+      if not is_done and before not in ('auto', own.convolutions):
+        say(
+          f'{d.path} was begun with convolutions of {before} and is continued'
+          f' with those of {own.convolutions}: its bits will not be those of a'
+          ' run without interruption.'
+        )
+    return summaries
 
-  def take() -> list[dict[str, Any] | None]:
+  def take() -> list[Summary | None]:
     owned.enter_context(ownership.hold(run_dirs))
     return [d.read_summary() for d in directories]
 
@@ -192,8 +212,8 @@ def _run_together(
         console=console,
         wandb=wandb,
       )
-      for i, summary in zip(open_runs, made, strict=True):
-        summaries[i] = summary
+      for i, ended in zip(open_runs, made, strict=True):
+        summaries[i] = ended
     return [config_lib.known(summary) for summary in summaries]
 
   # --------------------------------------------------------- data and network
@@ -317,7 +337,7 @@ def _run_together(
       for i in runs:
         if i in diverged:
           continue
-        row = run_directory.finite(
+        row: Any = files.finite(
           {
             'epoch': epoch,
             'step': epoch * steps_per_epoch,
@@ -344,25 +364,14 @@ def _run_together(
 
   # --------------------------------------------------------------- summaries
   states = program.fetch(state)
-  written: list[dict[str, Any]] = []
+  written: list[Summary] = []
   for i, (directory, log) in enumerate(zip(directories, logs, strict=True)):
     checkpoints[i].close()
     log.close()
-    if log.rows and processes.is_first():
-      experiment = experiments[i]
-      name = experiment.name if experiment else config.dataset
-      picture_title = f'{name}, seed {resolved[i].seed}'
-      with run_directory.writing(directory.picture):
-        report.draw_run(log.rows, directory.picture, picture_title)
-      steps_rows = metrics.read_rows(directory.steps)
-      if any(row['horizontal'] for row in steps_rows):
-        with run_directory.writing(directory.phases):
-          settings = config_lib.to_json(resolved[i])
-          report.draw_phases(
-            steps_rows, settings, directory.phases, picture_title
-          )
-    last = log.rows[-1] if log.rows else {'epoch': 0, 'step': 0}
-    summary = {
+    last: dict[str, Any] = {'epoch': 0, 'step': 0}
+    if log.rows:
+      last = {**log.rows[-1]}
+    summary: Summary = {
       'status': 'diverged' if i in diverged else 'done',
       'final_test_error': last.get('test_error'),
       'best_test_error': log.best_test_error(),
@@ -379,7 +388,34 @@ def _run_together(
     directory.write_summary(summary)
     watched.finish(i, summary)
     written.append(summary)
+    if log.rows and processes.is_first():
+      experiment = experiments[i]
+      name = experiment.name if experiment else config.dataset
+      drawn = f'{name}, seed {resolved[i].seed}'
+      _draw(directory, log, resolved[i], drawn, say)
   return written
+
+
+def _draw(
+  directory: run_directory.RunDirectory,
+  log: metrics.MetricsLog,
+  config: config_lib.Config,
+  title: str,
+  say: Callable[[str], Any],
+) -> None:
+  """Draws the pictures of a run that has ended.
+
+  Its summary is there: whatever is wrong with a picture is only said.
+  """
+  try:
+    pictures.draw_run(log.rows, directory.picture, title)
+    steps = read.steps(directory.path)
+    if any(row['horizontal'] for row in steps):
+      settings = config_lib.to_json(config)
+      pictures.draw_phases(steps, settings, directory.phases, title)
+  except Exception as error:  # Of many kinds: fonts, memory, a full disk.
+    reason = ' '.join(str(error).split()) or type(error).__name__
+    say(f'{directory.path} has a picture less: {reason}')
 
 
 def can_run_together(configs: Sequence[config_lib.Config]) -> bool:
@@ -391,7 +427,7 @@ def can_run_together(configs: Sequence[config_lib.Config]) -> bool:
   return build.can_share(configs)
 
 
-def _any_done(summaries: Sequence[dict[str, Any] | None]) -> bool:
+def _any_done(summaries: Sequence[Summary | None]) -> bool:
   return any(s is not None and s['status'] == 'done' for s in summaries)
 
 
@@ -402,7 +438,7 @@ def _by_run(measured: Sequence[_Metrics]) -> list[list[_Metrics]]:
   ]
 
 
-def _mean_row(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
   """What is shown of an epoch of several runs."""
   newest = max(row['epoch'] for row in rows)
   alive = [row for row in rows if row['epoch'] == newest]

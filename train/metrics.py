@@ -1,24 +1,49 @@
 """The figures of each epoch: made from the steps' own, and written down."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import json
 import os
 import pathlib
 import shutil
+import sys
 import time
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
-from tensorboardX import event_file_writer
-from tensorboardX import summary
-from tensorboardX.proto import event_pb2
-from tensorboardX.proto import summary_pb2
 
 from train import errors
+from train import files
 from train import processes
-from train import run_directory
 from train.program.step import EvalMetrics
 from train.program.step import StepMetrics
+from train.records import read
+from train.records import run_directory
+from train.records.schema import EpochRow
+from train.records.schema import StepsRow
+
+Row = TypeVar('Row', EpochRow, StepsRow)
+
+
+def _import_tensorboard() -> tuple[Any, Any, Any]:
+  """The writer of TensorBoard's files, what makes summaries, and the events.
+
+  tensorboardX imports PyTorch where it finds it, which takes a third of the
+  start of a run, and needs it for tensors of PyTorch alone.
+  """
+  is_hidden = 'torch' not in sys.modules
+  if is_hidden:
+    sys.modules['torch'] = None  # type: ignore[assignment]
+  try:
+    from tensorboardX import event_file_writer
+    from tensorboardX import summary
+    from tensorboardX.proto import event_pb2
+  finally:
+    if is_hidden:
+      del sys.modules['torch']
+  return event_file_writer.EventsWriter, summary, event_pb2.Event
+
+
+_EventsWriter, _summary, _Event = _import_tensorboard()
 
 # TensorBoard and Weights & Biases show these; the rest of a row only places it.
 CURVES = (
@@ -109,7 +134,7 @@ def summarize_test(
   }
 
 
-def steps_row(epoch: int, steps: Sequence[StepMetrics]) -> dict[str, Any]:
+def steps_row(epoch: int, steps: Sequence[StepMetrics]) -> StepsRow:
   """What is kept of the single steps of an epoch, as JSON values.
 
   Args:
@@ -131,7 +156,7 @@ def steps_row(epoch: int, steps: Sequence[StepMetrics]) -> dict[str, Any]:
     >>> steps_row(1, [steps])
     {'epoch': 1, 'loss': [0.7, None], 'momentum': None, 'horizontal': None}
   """
-  row: dict[str, Any] = {'epoch': epoch}
+  row: Any = _nothing_of(epoch)
   for name in ('loss', 'momentum', 'horizontal'):
     values = np.concatenate([getattr(part, name) for part in steps])
     is_finite = np.isfinite(values)
@@ -144,7 +169,13 @@ def steps_row(epoch: int, steps: Sequence[StepMetrics]) -> dict[str, Any]:
       if name == 'loss' or is_finite.any()
       else None
     )
-  return row
+  steps_of_epoch: StepsRow = row
+  return steps_of_epoch
+
+
+def _nothing_of(epoch: int) -> StepsRow:
+  """What is kept of the steps of an epoch of which nothing was recorded."""
+  return {'epoch': epoch, 'loss': None, 'momentum': None, 'horizontal': None}
 
 
 def _shortest(value: np.float32) -> float:
@@ -165,29 +196,37 @@ class MetricsLog:
       UsageError: It lacks one of them.
     """
     self._directory = directory
-    self._events: event_file_writer.EventsWriter | None = None
+    self._events: Any = None
 
-    def reopen() -> list[dict[str, Any]]:
-      # A run may have begun before there were steps.jsonl.
-      _cut(directory.steps, epochs_done, from_any=True)
-      rows = _cut(directory.metrics, epochs_done)
+    def reopen() -> list[EpochRow]:
+      path = directory.path
+      _cut(
+        directory.steps,
+        lambda: (
+          read.steps(path, first=epochs_done)
+          if os.path.lexists(directory.steps)
+          # The run has begun before there was such a file.
+          else [_nothing_of(epoch) for epoch in range(1, epochs_done + 1)]
+        ),
+      )
+      rows = _cut(
+        directory.metrics, lambda: read.epochs(path, first=epochs_done)
+      )
       tensorboard = directory.tensorboard
-      with run_directory.writing(tensorboard):
+      with files.writing(tensorboard):
         shutil.rmtree(tensorboard, ignore_errors=True)
         tensorboard.mkdir()
         # Not SummaryWriter: it writes in a thread, which a full disk ends
         # without a word, and waits for it for ever.
-        self._events = event_file_writer.EventsWriter(
-          str(tensorboard / 'events')
-        )
-        self._write(summary.custom_scalars(_LAYOUT), 0)
+        self._events = _EventsWriter(str(tensorboard / 'events'))
+        self._write(_summary.custom_scalars(_LAYOUT), 0)
         for row in rows:
           self._add_events(row)
       return rows
 
     self.rows = processes.from_first(reopen)
 
-  def append(self, row: dict[str, Any], steps: Sequence[StepMetrics]) -> None:
+  def append(self, row: EpochRow, steps: Sequence[StepMetrics]) -> None:
     """Writes the row of one epoch: finite numbers and ``None``.
 
     Args:
@@ -199,7 +238,7 @@ class MetricsLog:
       return
     _append(self._directory.steps, steps_row(row['epoch'], steps))
     _append(self._directory.metrics, row)
-    with run_directory.writing(self._directory.tensorboard):
+    with files.writing(self._directory.tensorboard):
       self._add_events(row)
 
   def best_test_error(self) -> float | None:
@@ -210,63 +249,48 @@ class MetricsLog:
     if self._events is not None:
       self._events.close()
 
-  def _add_events(self, row: dict[str, Any]) -> None:
+  def _add_events(self, row: EpochRow) -> None:
+    values: Mapping[str, Any] = row
     for name in CURVES:
-      if row[name] is not None:
-        self._write(summary.scalar(name, row[name]), row['epoch'])
+      if values.get(name) is not None:
+        self._write(_summary.scalar(name, values[name]), row['epoch'])
 
-  def _write(self, content: summary_pb2.Summary, epoch: int) -> None:
+  def _write(self, content: Any, epoch: int) -> None:
     assert self._events is not None
     self._events.write_event(
-      event_pb2.Event(wall_time=time.time(), step=epoch, summary=content)
+      _Event(wall_time=time.time(), step=epoch, summary=content)
     )
     self._events.flush()
 
 
 def _cut(
-  jsonl: pathlib.Path, epochs_done: int, from_any: bool = False
-) -> list[dict[str, Any]]:
-  """Leaves the rows of so many epochs in a file, and returns them.
+  jsonl: pathlib.Path, read_first: Callable[[], Sequence[Row]]
+) -> list[Row]:
+  """Leaves the rows in a file that count, and returns them.
+
+  Args:
+    jsonl: The file.
+    read_first: Reads them, see :func:`train.records.read.epochs`.
 
   Raises:
-    UsageError: One is missing. With ``from_any`` the first ones may be.
+    UsageError: One is missing or damaged. The file is left as it is.
   """
-  with run_directory.writing(jsonl):
-    rows = [row for row in read_rows(jsonl) if row['epoch'] <= epochs_done]
-  epochs = [row['epoch'] for row in rows]
-  first = epochs[0] if epochs and from_any else 1
-  if epochs != [*range(first, epochs_done + 1)] and (epochs or not from_any):
+  try:
+    rows = list(read_first())
+  except errors.UsageError as error:
     raise errors.UsageError(
-      f'{jsonl} is damaged: of the {epochs_done} epochs before the checkpoint'
-      f' only {len(rows)} can be read. To start from the beginning, choose'
-      ' another directory.'
-    )
-  run_directory.replace_text(jsonl, ''.join(map(_line, rows)))
+      f'{jsonl} is damaged: {error} To start from the beginning, choose another'
+      ' directory.'
+    ) from error
+  with files.writing(jsonl):
+    files.replace_text(jsonl, ''.join(map(_line, rows)))
   return rows
 
 
-def _append(jsonl: pathlib.Path, row: dict[str, Any]) -> None:
-  with run_directory.writing(jsonl), jsonl.open('a') as file:
-    file.write(_line(row))
-    file.flush()
-    os.fsync(file.fileno())
+def _append(jsonl: pathlib.Path, row: Mapping[str, Any]) -> None:
+  with files.writing(jsonl):
+    files.append_text(jsonl, _line(row))
 
 
-def _line(row: dict[str, Any]) -> str:
+def _line(row: Mapping[str, Any]) -> str:
   return json.dumps(row, allow_nan=False) + '\n'
-
-
-def read_rows(jsonl: pathlib.Path) -> list[dict[str, Any]]:
-  """The rows of a metrics.jsonl or steps.jsonl, if it is there.
-
-  A last line cut off by a crash is left out.
-  """
-  if not jsonl.exists():
-    return []
-  rows = []
-  for line in jsonl.read_bytes().splitlines():
-    try:
-      rows.append(json.loads(line))
-    except ValueError:
-      break
-  return rows

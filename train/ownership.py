@@ -16,7 +16,7 @@ import socket
 import filelock
 
 from train import errors
-from train import run_directory
+from train import files
 
 _LOCK = 'run.lock'
 _OWNER = 'owner.json'
@@ -40,7 +40,7 @@ def hold(directories: Sequence[pathlib.Path]) -> Iterator[None]:
 def _hold(directory: pathlib.Path) -> Iterator[None]:
   lock = filelock.FileLock(directory / _LOCK, timeout=0)
   owner = directory / _OWNER
-  with run_directory.writing(directory):
+  with files.writing(directory):
     try:
       lock.acquire()
     except filelock.Timeout:
@@ -50,7 +50,7 @@ def _hold(directory: pathlib.Path) -> Iterator[None]:
       ) from None
   try:
     now = datetime.datetime.now(datetime.UTC).isoformat(timespec='seconds')
-    run_directory.write_json(
+    files.write_json(
       owner,
       {'host': socket.gethostname(), 'process': os.getpid(), 'since': now},
     )

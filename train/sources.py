@@ -34,6 +34,9 @@ class Source:
   """Zeros around an image before the random crop, in pixels."""
   flip: bool
   """Whether a mirror image is another example of the same class."""
+  image_size: int = 32
+  """About how high and wide images are, in pixels: to know how much memory a
+  run takes before they are read."""
   probe: ProbeSize = ProbeSize()
 
 
@@ -46,6 +49,7 @@ SOURCES: dict[str, Source] = {
     # An eighth of the width, like the 4 pixels of CIFAR.
     crop_padding=1,
     flip=False,
+    image_size=8,
     # All that is not the test set.
     probe=ProbeSize(
       train_examples=1024, validation_examples=413, image_size=8, epochs=6

@@ -19,9 +19,9 @@ import rich.console
 import models
 from train import config as config_lib
 from train import errors
+from train import files
 from train import loop
 from train import progress
-from train import run_directory
 from train.experiments import Experiment
 
 _ERROR = 'error.txt'
@@ -62,7 +62,7 @@ def sweep(
   Raises:
     UsageError: The input is wrong, which concerns all runs.
   """
-  run_directory.check_writable('--run-dir', run_dir)
+  files.check_writable('--run-dir', run_dir)
   # Every arm has its first seed before any has its next.
   plan = [
     _Run(
@@ -99,7 +99,9 @@ def sweep(
       for directory in directories:
         if directory.is_dir():
           with contextlib.suppress(OSError):  # The disk may be full.
-            (directory / _ERROR).write_text(traceback.format_exc())
+            (directory / _ERROR).write_text(
+              traceback.format_exc(), encoding='utf-8', newline='\n'
+            )
     done += len(group)
     left = (time.monotonic() - started) / done * (len(plan) - done)
     if done < len(plan):

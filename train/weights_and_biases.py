@@ -4,16 +4,17 @@ It is only looked on: whatever fails here, the run goes on without it. Nothing
 of wandb is imported unless there is a project to send to.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 import contextlib
 import secrets
 from types import ModuleType
 from typing import Any
 
 from train import errors
+from train import files
 from train import metrics
 from train import processes
-from train import run_directory
+from train.records import run_directory
 
 # How long a run that has ended may wait for a network that is gone.
 _MOST_SECONDS_TO_FINISH = 60
@@ -90,7 +91,7 @@ class Runs:
       with self._going_on_without(i):
         self._runs[i].log(self._logs[i].rows)
 
-  def finish(self, i: int, summary: dict[str, Any]) -> None:
+  def finish(self, i: int, summary: Mapping[str, Any]) -> None:
     """Closes a run with what summary.json says of it."""
     if i in self._runs:
       with self._going_on_without(i):
@@ -123,14 +124,14 @@ class _Run:
     self._path = directory.path / 'wandb.json'
     self._record: dict[str, Any] = {}
     if self._path.exists():
-      self._record = run_directory.read_json(self._path)
+      self._record = files.read_json(self._path)
     if self._record.get('project') != project:
       self._record = {
         'project': project,
         'id': secrets.token_hex(8),
         'epochs_sent': 0,
       }
-    run_directory.write_json(self._path, self._record)
+    files.write_json(self._path, self._record)
     name = settings['experiment'] or settings['dataset']
     self._run = wandb.init(
       project=project,
@@ -164,16 +165,16 @@ class _Run:
       # The server knows best what has arrived; its next step is one after.
       self._record['epochs_sent'] = max(0, self._run.step - 1)
 
-  def log(self, rows: Sequence[dict[str, Any]]) -> None:
+  def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows[self._record['epochs_sent'] :]:
       # Before it is sent: killed in between, it must not be sent twice.
       self._record['epochs_sent'] = row['epoch']
-      run_directory.write_json(self._path, self._record)
+      files.write_json(self._path, self._record)
       curves = {
         name: row[name] for name in metrics.CURVES if row[name] is not None
       }
       self._run.log(curves, step=row['epoch'])
 
-  def finish(self, summary: dict[str, Any]) -> None:
+  def finish(self, summary: Mapping[str, Any]) -> None:
     self._run.summary.update(summary)
     self._run.finish(exit_code=0 if summary['status'] == 'done' else 1)

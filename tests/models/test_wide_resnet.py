@@ -538,3 +538,21 @@ def test_docstring_examples_run():
   result = doctest.testmod(wide_resnet)
   assert result.attempted > 0
   assert result.failed == 0
+
+
+def test_convolutions_are_what_is_given():
+  called = []
+
+  def convolve(images, kernel, *arguments, **settings):
+    called.append(kernel.shape)
+    y = jax.lax.conv_general_dilated(images, kernel, *arguments, **settings)
+    return jnp.zeros_like(y)
+
+  model = models.WideResNet(
+    10, 1, conv_general_dilated=convolve, rngs=nnx.Rngs(0)
+  )
+  logits = model(jnp.ones((2, 8, 8, 3)))
+  # The stem, two convolutions of each block, two projections.
+  assert len(called) == 1 + 3 * 2 + 2
+  np.testing.assert_array_equal(logits[0], logits[1])
+  np.testing.assert_array_equal(logits, jnp.zeros((2, 10)) + model.head.bias)

@@ -10,7 +10,7 @@ import rich.console
 
 from train import config as config_lib
 from train import loop
-from train import report
+from train import pictures as pictures_lib
 
 # 200 images in batches of 64: four steps an epoch, the last of 8 images. The
 # network is the smallest: it is the subject of no test of the loop.
@@ -34,7 +34,9 @@ def console():
 def without_pictures():
   """Draws nothing at the end of a run: that takes longer than the run."""
   nothing = lambda *_: None
-  return mock.patch.multiple(report, draw_run=nothing, draw_phases=nothing)
+  return mock.patch.multiple(
+    pictures_lib, draw_run=nothing, draw_phases=nothing
+  )
 
 
 def run(directory, config=CONFIG, *, pictures=False, options=None, **settings):

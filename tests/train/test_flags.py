@@ -17,10 +17,8 @@ from train import flags
 from train import jax_environment
 from train import loop
 from train import report
+from train import studies
 from train import sweep
-from train.studies import movement
-from train.studies import probe
-from train.studies import traction
 
 # The command line, and what its message must name.
 _WRONG = [
@@ -228,14 +226,12 @@ _ALL_FLAGS = sorted(
       program.RunFlags,
       program.SweepFlags,
       program.ReportFlags,
-      program.ProbeFlags,
-      program.TractionFlags,
-      program.MovementFlags,
+      *(study.flags for study in studies.STUDIES.values()),
     )
     for name in flags.names(command)
   }
 )
-_COMMANDS = ('run', 'sweep', 'report', 'probe', 'traction', 'movement')
+_COMMANDS = ('run', 'sweep', 'report', *studies.STUDIES)
 _NUMBERS = st.one_of(
   st.integers(-(2**33), 2**33), st.integers(-3, 30), st.floats()
 ).map(str)
@@ -258,7 +254,6 @@ _LINES = st.builds(
 
 @pytest.fixture
 def _nothing_runs(monkeypatch):
-  record = {'sentence': '', 'claims': []}
   summary = {
     'status': 'done', 'final_test_error': None, 'best_test_error': None,
   }  # fmt: skip
@@ -271,13 +266,10 @@ def _nothing_runs(monkeypatch):
   monkeypatch.setattr(loop, 'run', run)
   monkeypatch.setattr(sweep, 'sweep', lambda *_, **__: [])
   monkeypatch.setattr(report, 'write', lambda *_: '')
-  for study, measure in (
-    (probe, 'probe'),
-    (traction, 'simulate'),
-    (movement, 'measure'),
-  ):
-    monkeypatch.setattr(study, measure, lambda *_, **__: record)
-    monkeypatch.setattr(study, 'write', lambda *_: None)
+  for study in studies.STUDIES.values():
+    monkeypatch.setattr(study.load(), 'measure', lambda *_, **__: {})
+    monkeypatch.setattr(study.load(), 'sentences', lambda _: [])
+  monkeypatch.setattr(studies.Study, 'write', lambda *_: None)
 
 
 def _assert_answered(line):

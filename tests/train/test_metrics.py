@@ -14,9 +14,10 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from train import errors
 from train import metrics
-from train import run_directory
 from train.program.step import EvalMetrics
 from train.program.step import StepMetrics
+from train.records import read
+from train.records import run_directory
 
 
 def _row(epoch):
@@ -120,6 +121,17 @@ def test_steps_without_momentum_or_phase_and_with_no_finite_loss():
   }
 
 
+def test_pytorch_is_not_imported():
+  """Nor hidden from what imports it later."""
+  program = (
+    'import sys\nfrom train import metrics\nprint("torch" in sys.modules)\n'
+  )
+  finished = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=True
+  )
+  assert finished.stdout == 'False\n'
+
+
 def test_rows_are_json_lines_and_tensorboard_reads_the_same(tmp_path):
   directory = run_directory.RunDirectory(tmp_path)
   log = metrics.MetricsLog(directory, 0)
@@ -207,7 +219,7 @@ def test_a_log_taken_up_again_keeps_the_epochs_that_count(tmp_path):
   log = metrics.MetricsLog(directory, 2)
   log.append(_row(3), _steps(3))
   log.close()
-  rows = metrics.read_rows(tmp_path / 'metrics.jsonl')
+  rows = read.epochs(tmp_path)
   assert [row['epoch'] for row in rows] == [1, 2, 3]
   assert (tmp_path / 'steps.jsonl').read_text().splitlines() == before[:3]
 
@@ -218,7 +230,11 @@ def test_a_log_of_before_there_were_steps(tmp_path):
   log.append(_row(2), _steps(2))
   log.close()
   assert [row['epoch'] for row in log.rows] == [1, 2]
-  assert [row['epoch'] for row in _lines(tmp_path / 'steps.jsonl')] == [2]
+  before, after = _lines(tmp_path / 'steps.jsonl')
+  assert before == {
+    'epoch': 1, 'loss': None, 'momentum': None, 'horizontal': None
+  }  # fmt: skip
+  assert after['loss'] == [1.0, 0.33333334, None]
 
 
 @pytest.mark.parametrize('name', ['metrics.jsonl', 'steps.jsonl'])

@@ -1,8 +1,7 @@
-"""Statistics against SciPy and NumPy; tables and pictures from run records."""
+"""Tables, verdicts and pictures from the records of runs."""
 
 import dataclasses
 import json
-import math
 import pathlib
 
 import matplotlib.image
@@ -13,12 +12,14 @@ from scipy import stats
 from train import config as config_lib
 from train import errors
 from train import experiments
+from train import pictures
+from train import records
 from train import report
+from train import studies
+from train.report import contrasts
 from train.report import figures
 from train.report import grid
 from train.report import paper
-from train.report import records
-from train.report import statistics
 from train.report import tables
 from train.studies import traction
 
@@ -27,11 +28,19 @@ _SECOND = {0: 4.5, 1: 4.0, 2: 4.6, 3: 4.5}
 
 
 def _write_run(
-  path, *, seed=0, error=5.0, status='done', experiment=None, **settings
+  path,
+  *,
+  seed=0,
+  error=5.0,
+  status='done',
+  experiment=None,
+  epochs=3,
+  steps=6,
+  **settings,
 ):
   path.mkdir(parents=True)
   config = config_lib.resolve(
-    config_lib.Config(seed=seed, epochs=3, **settings), 10
+    config_lib.Config(seed=seed, epochs=epochs, **settings), 10
   )
   content = {'experiment': experiment, **config_lib.to_json(config)}
   (path / 'config.json').write_text(json.dumps(content))
@@ -39,14 +48,18 @@ def _write_run(
   rows = [
     {
       'epoch': epoch,
+      'step': steps * epoch,
       'train_loss': 2.0 / epoch + seed / 10,
       'train_error': 50.0 / epoch,
       'test_loss': 2.2 / epoch,
-      'test_error': error + 10 * (3 - epoch),
+      'test_error': test_error,
       'learning_rate': 0.1 / epoch,
       'horizontal_fraction': 0.6 if lcam else None,
+      'images_per_second': 100.0,
     }
-    for epoch in (1, 2, 3)
+    for epoch, test_error in enumerate(
+      [*[error + 9.5] * (epochs - 2), error - 0.5, error], 1
+    )
   ]
   (path / 'metrics.jsonl').write_text(
     ''.join(json.dumps(row) + '\n' for row in rows)
@@ -55,6 +68,7 @@ def _write_run(
     'status': status,
     'final_test_error': error,
     'best_test_error': error - 0.5,
+    'params_sha256': f'{path}',
   }
   (path / 'summary.json').write_text(json.dumps(summary))
 
@@ -68,101 +82,21 @@ def _write_arms(directory):
     )
 
 
-class TestStatistics:
-  def test_interval_is_scipys(self):
-    values = list(_FIRST.values())
-    sample = statistics.describe(values)
-    low, high = stats.t.interval(
-      0.95, 3, loc=np.mean(values), scale=stats.sem(values)
-    )
-    np.testing.assert_allclose(sample.mean - sample.half_width, low)
-    np.testing.assert_allclose(sample.mean + sample.half_width, high)
-    np.testing.assert_allclose(sample.deviation, np.std(values, ddof=1))
-
-  def test_comparison_is_scipys_paired_test(self):
-    comparison = statistics.compare_errors(_FIRST, _SECOND)
-    expected = stats.ttest_rel(list(_FIRST.values()), list(_SECOND.values()))
-    np.testing.assert_allclose(comparison.p_value, expected.pvalue)
-    assert comparison.verdict == 'better'
-    low, high = expected.confidence_interval(0.95)
-    difference = comparison.difference
-    np.testing.assert_allclose(difference.mean - difference.half_width, low)
-    np.testing.assert_allclose(difference.mean + difference.half_width, high)
-
-  def test_the_other_way_round_is_worse(self):
-    assert statistics.compare_errors(_SECOND, _FIRST).verdict == 'worse'
-
-  def test_noise_is_no_difference(self):
-    noisy = {0: 4.5, 1: 3.2, 2: 4.9, 3: 3.9}
-    comparison = statistics.compare_errors(_FIRST, noisy)
-    assert comparison.verdict == 'no difference found'
-    assert comparison.p_value > 0.05
-
-  def test_only_seeds_of_both_arms_are_compared(self):
-    comparison = statistics.compare_errors(_FIRST, {1: 4.0, 3: 4.5, 9: 0.0})
-    assert comparison.difference.n == 2
-    np.testing.assert_allclose(comparison.difference.mean, -0.35)
-
-  def test_one_seed_tells_nothing(self):
-    comparison = statistics.compare_errors({0: 1.0}, {0: 9.0})
-    assert comparison.verdict == 'one seed tells nothing'
-    assert math.isnan(comparison.difference.half_width)
-
-  def test_no_seed_in_common(self):
-    assert statistics.compare_errors({0: 1.0}, {1: 2.0}) is None
-
-  @pytest.mark.parametrize('n', [2, 3, 5])
-  def test_the_detectable_difference_is_found_in_four_of_five_cases(self, n):
-    rng = np.random.default_rng(0)
-    detectable = statistics.smallest_detectable(
-      statistics.Sample(n, 0.0, 0.7, math.nan)
-    )
-    samples = rng.normal(detectable, 0.7, (100_000, n))
-    found = stats.ttest_1samp(samples, 0, axis=1).pvalue < 0.05
-    np.testing.assert_allclose(found.mean(), 0.8, atol=0.006)
-
-  def test_a_family_of_comparisons_is_adjusted(self):
-    # By hand: 0.01 x 4, 0.02 x 3, then 0.03 x 2, and 0.04 no lower than that.
-    family = [
-      statistics.Comparison(
-        statistics.Sample(n, -1.0, 1.0, 1.0), p, 1.0, 'better'
-      )
-      for n, p in ((3, 0.04), (3, 0.01), (1, math.nan), (3, 0.03), (3, 0.02))
-    ]
-    adjusted = statistics.adjust(family)
-    np.testing.assert_allclose(
-      [c.p_value for c in adjusted], [0.06, 0.04, math.nan, 0.06, 0.06]
-    )
-    assert [c.verdict for c in adjusted] == [
-      'no difference found',
-      'better',
-      'better',  # untested, left as it was
-      'no difference found',
-      'no difference found',
-    ]
-
-  @pytest.mark.parametrize(
-    ('shift', 'verdict'), [(0.0, 'no difference found'), (1.0, 'worse')]
-  )
-  def test_differences_without_spread(self, shift, verdict):
-    shifted = {seed: seed + shift for seed in range(3)}
-    plain = {seed: float(seed) for seed in range(3)}
-    assert statistics.compare_errors(shifted, plain).verdict == verdict
-
-
 class TestRecords:
   def test_arms_are_runs_that_differ_in_seeds_alone(self, tmp_path):
     _write_arms(tmp_path)
-    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    arms = records.group_into_arms(records.find([tmp_path]).runs)
     assert [arm.name for arm in arms] == ['digits-lcam', 'digits-sgd']
-    assert arms[0].final_errors() == _FIRST
+    assert arms[0].final_errors() == {
+      (seed,) * 6: error for seed, error in _FIRST.items()
+    }
 
   def test_namesakes_are_told_apart_by_what_differs(self, tmp_path):
     for momentum in (0.9, 0.95):
       _write_run(
         tmp_path / str(momentum), experiment='x', horizontal_momentum=momentum
       )
-    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    arms = records.group_into_arms(records.find([tmp_path]).runs)
     assert [arm.name for arm in arms] == [
       'x horizontal_momentum=0.9',
       'x horizontal_momentum=0.95',
@@ -171,26 +105,26 @@ class TestRecords:
   def test_unfinished_runs_are_no_result(self, tmp_path):
     _write_run(tmp_path / '0', seed=0)
     _write_run(tmp_path / '1', seed=1, status='diverged', error=90.0)
-    (arm,) = records.group_into_arms(records.find_runs([tmp_path]))
-    assert arm.final_errors() == {0: 5.0}
+    (arm,) = records.group_into_arms(records.find([tmp_path]).runs)
+    assert arm.final_errors() == {(0,) * 6: 5.0}
 
   def test_nothing_there(self, tmp_path):
     with pytest.raises(errors.UsageError, match='no run in'):
       report.write([tmp_path], tmp_path / 'out')
     with pytest.raises(errors.UsageError, match='no directory'):
-      records.find_runs([tmp_path / 'absent'])
+      records.find([tmp_path / 'absent'])
 
   def test_a_damaged_file_is_named(self, tmp_path):
     _write_run(tmp_path / 'run')
     (tmp_path / 'run' / 'config.json').write_text('{')
-    with pytest.raises(errors.UsageError, match=r'config\.json cannot be read'):
-      records.find_runs([tmp_path])
+    with pytest.raises(errors.UsageError, match=r'config\.json is not valid'):
+      records.find([tmp_path])
 
 
 class TestTables:
   def test_figures_of_an_arm(self, tmp_path):
     _write_arms(tmp_path)
-    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    arms = records.group_into_arms(records.find([tmp_path]).runs)
     row = tables.errors_table(arms).splitlines()[2]
     cells = [cell.strip() for cell in row.strip('|').split('|')]
     # By hand: mean 4.075, sd 0.25, t(3) = 3.182, best half a point lower.
@@ -205,13 +139,56 @@ class TestTables:
 
   def test_a_single_arm_has_nothing_to_compare(self, tmp_path):
     _write_run(tmp_path / 'run')
-    arms = records.group_into_arms(records.find_runs([tmp_path]))
-    assert tables.comparisons_table(tables.every_pair(arms)) is None
+    arms = records.group_into_arms(records.find([tmp_path]).runs)
+    assert contrasts.pairs(arms) == []
 
   def test_an_arm_without_a_finished_run(self, tmp_path):
     _write_run(tmp_path / 'run', status='incomplete')
-    arms = records.group_into_arms(records.find_runs([tmp_path]))
+    arms = records.group_into_arms(records.find([tmp_path]).runs)
     assert '0 of 1' in tables.errors_table(arms)
+
+
+class TestContrasts:
+  def test_a_data_set_is_a_model(self, tmp_path):
+    _write_arms(tmp_path)
+    # Of another data set, and so of another model.
+    _write_run(tmp_path / 'c', dataset='cifar10', optimizer='sgd')
+    arms = records.group_into_arms(records.find([tmp_path]).runs)
+    (question,) = contrasts.pairs(arms)
+    (answer,) = contrasts.Models('other', arms).judge([question])
+    # SciPy's paired test of the two arms alone.
+    expected = stats.ttest_rel(list(_FIRST.values()), list(_SECOND.values()))
+    low, high = expected.confidence_interval(0.95)
+    assert answer.record() == {
+      'name': 'digits-lcam − digits-sgd',
+      'dataset': 'digits',
+      'scale': 'other',
+      'n': 4,
+      'difference': pytest.approx(-0.325),
+      'low': pytest.approx(low, abs=1e-4),
+      'high': pytest.approx(high, abs=1e-4),
+      'p': pytest.approx(expected.pvalue, rel=1e-2),
+      'margin': pytest.approx(0.02 * 4.4),
+      'verdict': 'better',
+    }
+
+  def test_what_cannot_be_tested_is_null(self, tmp_path):
+    _write_run(tmp_path / 'a')
+    _write_run(tmp_path / 'b', optimizer='sgd')
+    report.write([tmp_path], tmp_path / 'out')
+    written = json.loads((tmp_path / 'out' / 'report.json').read_text())
+    (entry,) = written['contrasts']
+    assert entry['difference'] == 0 and entry['n'] == 1
+    assert entry['p'] is None and entry['low'] is None
+    assert entry['verdict'] == 'undecided'
+
+  def test_the_margin_is_of_the_control(self, tmp_path):
+    _write_arms(tmp_path)
+    report.write([tmp_path], tmp_path / 'out', margin=10)
+    written = json.loads((tmp_path / 'out' / 'report.json').read_text())
+    assert written['contrasts'][0]['margin'] == pytest.approx(0.44)
+    with pytest.raises(errors.UsageError, match='--margin must be above 0'):
+      report.write([tmp_path], tmp_path / 'out', margin=0)
 
 
 def _has_content(path):
@@ -234,7 +211,7 @@ def test_a_report_is_a_table_and_a_picture(tmp_path):
 def test_a_picture_is_made_of_finished_runs_alone(tmp_path):
   _write_run(tmp_path / '0', seed=0)
   _write_run(tmp_path / '1', seed=1, status='incomplete')
-  (arm,) = records.group_into_arms(records.find_runs([tmp_path]))
+  (arm,) = records.group_into_arms(records.find([tmp_path]).runs)
   _, mean, _, _ = figures._band(arm, 'train_loss')
   np.testing.assert_allclose(mean, [2, 1, 2 / 3])
 
@@ -256,9 +233,35 @@ def test_a_report_that_cannot_be_written(tmp_path):
 @pytest.mark.parametrize('optimizer', ['lcam', 'sgd'])
 def test_a_run_has_a_picture(tmp_path, optimizer):
   _write_run(tmp_path / 'run', optimizer=optimizer)
-  (run,) = records.find_runs([tmp_path])
-  figures.draw_run(run.rows, tmp_path / 'curves.png', 'title')
+  (run,) = records.find([tmp_path]).runs
+  pictures.draw_run(run.rows, tmp_path / 'curves.png', 'title')
   assert _has_content(tmp_path / 'curves.png')
+
+
+def test_the_users_style_has_no_influence(tmp_path):
+  _write_run(tmp_path / 'run')
+  (run,) = records.find_runs([tmp_path])
+  styles = {'ours': {}, 'theirs': {'font.size': 30, 'axes.facecolor': 'black'}}
+  for name, style in styles.items():
+    with matplotlib.rc_context(style):
+      pictures.draw_run(run.rows, tmp_path / f'{name}.png', 'title')
+  ours, theirs = ((tmp_path / f'{name}.png').read_bytes() for name in styles)
+  assert ours == theirs
+
+
+def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+  path = tmp_path / 'curves.png'
+  path.write_bytes(b'before')
+
+  def fail(figure, file, **_):
+    file.write_bytes(b'half')
+    raise OSError(28, 'No space left on device')
+
+  monkeypatch.setattr(pictures.mpl_figure.Figure, 'savefig', fail)
+  with pytest.raises(OSError, match='No space'):
+    pictures.save(pictures.mpl_figure.Figure(), path)
+  assert path.read_bytes() == b'before'
+  assert list(tmp_path.iterdir()) == [path]
 
 
 def _write_steps(path, epochs=(1, 2, 3), length=6):
@@ -282,22 +285,22 @@ def _write_steps(path, epochs=(1, 2, 3), length=6):
 def test_the_running_mean_begins_anew_with_each_epoch():
   steps = [{'loss': [4.0, None, 2.0]}, {'loss': [1.0, 2.0, 6.0]}]
   np.testing.assert_allclose(
-    figures._running_mean(steps, None), [4, 4, 3, 1, 1.5, 3]
+    pictures._running_mean(steps, None), [4, 4, 3, 1, 1.5, 3]
   )
   # 4, then (4 / 2 + 2) / (1 / 2 + 1), and so on.
   np.testing.assert_allclose(
-    figures._running_mean(steps, 0.5)[:4], [4, 4, 8 / 3, 12 / 7]
+    pictures._running_mean(steps, 0.5)[:4], [4, 4, 8 / 3, 12 / 7]
   )
 
 
 @pytest.mark.parametrize('length', [6, 150, 500])
 @pytest.mark.parametrize('reaction', ['next', 'current'])
 def test_losses_have_a_picture(tmp_path, length, reaction):
-  _write_run(tmp_path / 'run', reaction=reaction)
+  _write_run(tmp_path / 'run', reaction=reaction, epochs=10, steps=length)
   steps = _write_steps(tmp_path / 'run', range(1, 11), length)
-  (run,) = records.find_runs([tmp_path])
+  (run,) = records.find([tmp_path]).runs
   assert run.steps == steps
-  figures.draw_phases(steps, run.config, tmp_path / 'phases.png', 'title')
+  pictures.draw_phases(steps, run.config, tmp_path / 'phases.png', 'title')
   assert _has_content(tmp_path / 'phases.png')
 
 
@@ -326,7 +329,7 @@ class TestGrids:
         )
 
   def _find(self, directory):
-    arms = records.group_into_arms(records.find_runs([directory]))
+    arms = records.group_into_arms(records.find([directory]).runs)
     return grid.find(arms)
 
   def test_what_does_not_fill_the_grid_is_left_out(self, tmp_path):
@@ -359,11 +362,7 @@ class TestGrids:
     }
     # By hand: -0.5 + 1 / 2 + 0.02 / 2, and -1 + 0.02, over the seeds.
     switching = cells['the two momenta in turn − fixed at either']
-    assert switching[1:3] + switching[-1:] == [
-      '3',
-      '+0.01',
-      'no difference found',
-    ]
+    assert switching[1:3] + switching[-1:] == ['3', '+0.01', 'equivalent']
     larger = cells['larger horizontal − larger vertical momentum']
     assert larger[1:3] + larger[-1:] == ['3', '-0.98', 'better']
     # The arms of the grid are in no other table.
@@ -381,7 +380,11 @@ class TestGrids:
       vertical_momentum=0.9,
     )
     (found,) = self._find(tmp_path)
-    assert grid.comparisons_table(found) is None
+    models = contrasts.Models('grid', found.cells.values())
+    switching, larger = models.judge(grid.questions(found))
+    # One cell of the first is missing; one seed decides nothing.
+    assert switching is None
+    assert larger.judgement.verdict == 'undecided'
     figures.draw_heat_map(found.cells, tmp_path / 'grid.png', 'title')
     assert _has_content(tmp_path / 'grid.png')
 
@@ -405,10 +408,14 @@ def _write_experiment(directory, name, errors, follow=None):
     rows = [
       {
         'epoch': epoch,
+        'step': 157 * epoch,
         'train_loss': 2.0,
+        'test_loss': 2.0,
         # A point lower at epoch 12 than at the end.
         'test_error': error + abs(epoch - 12) / 3,
+        'learning_rate': 0.1,
         'horizontal_fraction': 0.6 if config.optimizer != 'sgd' else None,
+        'images_per_second': 100.0,
       }
       for epoch in range(1, config.epochs + 1)
     ]
@@ -419,6 +426,7 @@ def _write_experiment(directory, name, errors, follow=None):
       'status': 'done',
       'final_test_error': rows[-1]['test_error'],
       'best_test_error': min(row['test_error'] for row in rows),
+      'params_sha256': f'{path}',
     }
     (path / 'summary.json').write_text(json.dumps(summary))
 
@@ -441,20 +449,6 @@ class TestThePaper:
       for name in experiments.EXPERIMENTS
       if not name.startswith(('small-', 'digits-'))
     }
-
-  @pytest.mark.parametrize(
-    ('expected', 'verdict', 'found'),
-    [
-      ('better', 'better', 'as claimed'),
-      ('better', 'worse', 'the opposite'),
-      ('better', 'no difference found', 'no difference found'),
-      ('no difference found', 'worse', 'a difference'),
-      ('no difference found', 'no difference found', 'no difference found'),
-    ],
-  )
-  def test_a_claim_is_judged(self, expected, verdict, found):
-    claim = paper.Claim('data', 'one', 'other', 'where', 'a', 'b', expected)
-    assert claim.judge(verdict) == found
 
   def test_the_report_reads_at_the_papers_epoch(self, tmp_path):
     lcam = {0: 50.0, 1: 50.2, 2: 49.9}
@@ -494,13 +488,18 @@ class TestThePaper:
     assert lines['small-ablation-cifar10-coin'][1] == '3'
     claim = lines['CIFAR-10: LCAM is better than a coin of its own rate']
     assert claim[2] == '-1.02'
-    assert claim[-1] == 'as claimed'
+    assert claim[-1] == 'better'
     claim = lines['CIFAR-10: LCAM is better than steps over 5/3 of the epochs']
-    assert claim[-1] == 'the opposite'
+    assert claim[-1] == 'worse'
     (in_short,) = (x for x in text.splitlines() if x.startswith('- **CIFAR-10'))
     assert 'LCAM has a test error of 50.03 % (n=3).' in in_short
-    assert 'a coin of its own rate -1.02 (better)' in in_short
-    assert 'by the loss is better than by a coin' in in_short
+    assert 'a coin of its own rate -1.02 (' in in_short
+    assert 'by the loss is better than to choose by a coin' in in_short
+    # A difference stands in one place.
+    written = json.loads((tmp_path / 'out' / 'report.json').read_text())
+    names = [entry['name'] for entry in written['contrasts']]
+    assert len(names) == 2 == len(set(names))
+    assert {entry['scale'] for entry in written['contrasts']} == {'small'}
     for picture in ('small-claims.png', 'small-figure4.png'):
       assert _has_content(tmp_path / 'out' / picture)
       assert f'({picture})' in text
@@ -519,8 +518,8 @@ def test_the_epoch_that_the_paper_reads():
 
 
 def test_a_report_on_a_study_alone(tmp_path):
-  record = traction.simulate(seeds=3, steps=200)
-  traction.write(record, tmp_path / 'study')
+  record = traction.measure(seeds=3, steps=200)
+  studies.STUDIES['traction'].write(record, tmp_path / 'study')
   text = report.write([tmp_path], tmp_path / 'out')
   for claim in record['claims']:
     assert f'- {claim["sentence"]}' in text

@@ -11,9 +11,11 @@ import pytest
 from tests.train import processes
 from tests.train import runs
 from train import checkpoint
+from train import config as config_lib
 from train import metrics
-from train import run_directory
 from train import weights_and_biases
+from train.records import read
+from train.records import run_directory
 
 _BLOCK = 32768
 
@@ -110,12 +112,12 @@ def test_a_run_that_was_cut_off_is_one_run_with_each_epoch_once(
     patch.setattr(checkpoint.Checkpoints, 'save', killed_before_the_last)
     with pytest.raises(RuntimeError, match='killed'):
       _train(directory, wandb='digits', experiment='arm')
-  before = metrics.read_rows(directory / 'metrics.jsonl')
+  before = read.epochs(directory)
   shown = _train(directory, wandb='digits', experiment='arm')
   assert f'wandb sync {directory}' in shown
 
   rows, runs, exits = _sent(directory)
-  after = metrics.read_rows(directory / 'metrics.jsonl')
+  after = read.epochs(directory)
   # The second epoch was sent before it was made again.
   assert rows == [_curves(after[0]), _curves(before[1])]
   assert [row['epoch'] for row in rows] == [1, 2]
@@ -131,15 +133,20 @@ def test_a_run_that_was_cut_off_is_one_run_with_each_epoch_once(
   assert settings.items() >= saved.items()
 
 
+def _write_config(path, experiment, seed):
+  settings = config_lib.to_json(config_lib.Config(seed=seed))
+  (path / 'config.json').write_text(
+    json.dumps({'experiment': experiment, **settings})
+  )
+
+
 @pytest.mark.usefixtures('offline')
 def test_runs_of_one_program_are_one_each(tmp_path):
   directories, logs = [], []
   for seed in (0, 1):
     directory = run_directory.RunDirectory(tmp_path / str(seed))
     directory.path.mkdir()
-    (directory.path / 'config.json').write_text(
-      json.dumps({'experiment': 'arm', 'dataset': 'digits', 'seed': seed})
-    )
+    _write_config(directory.path, experiment='arm', seed=seed)
     directories.append(directory)
     logs.append(types.SimpleNamespace(rows=[]))
   runs = weights_and_biases.Runs('digits', directories, logs, print)
@@ -188,9 +195,7 @@ class _Server:
 
 def _send_three(server, path, monkeypatch):
   monkeypatch.setattr(weights_and_biases, '_import', lambda: server)
-  (path / 'config.json').write_text(
-    '{"experiment": null, "dataset": "digits", "seed": 0}'
-  )
+  _write_config(path, experiment=None, seed=0)
   said = []
   log = types.SimpleNamespace(rows=[_row(1), _row(2)])
   runs = weights_and_biases.Runs(

@@ -47,7 +47,7 @@ def root() -> pathlib.Path:
 
 def _read(entry: pathlib.Path) -> Arrays | None:
   try:
-    manifest = json.loads((entry / _MANIFEST).read_text())
+    manifest = json.loads((entry / _MANIFEST).read_text(encoding='utf-8'))
     arrays = {}
     for name, checksum in manifest.items():
       path = entry / f'{name}.npy'
@@ -71,7 +71,9 @@ def _write(entry: pathlib.Path, arrays: Arrays) -> None:
       path = unfinished / f'{name}.npy'
       np.save(path, array, allow_pickle=False)
       manifest[name] = _sha256(path)
-    (unfinished / _MANIFEST).write_text(json.dumps(manifest, indent=1))
+    (unfinished / _MANIFEST).write_text(
+      json.dumps(manifest, indent=1), encoding='utf-8', newline='\n'
+    )
     if entry.exists():
       # Damaged, or finished by another program in the meantime.
       os.replace(entry, unfinished.with_suffix('.old'))

@@ -14,7 +14,7 @@ process by :func:`_functions`, across processes by JAX's compilation cache.
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from flax import nnx
 import jax
@@ -24,6 +24,8 @@ import numpy as np
 
 import models
 from train import config as config_lib
+from train import errors
+from train import onednn
 from train import processes
 from train.data import dataset as dataset_lib
 from train.program import augmentation
@@ -108,6 +110,7 @@ class Program:
 
   Raises:
     ValueError: The runs cannot be one program.
+    UsageError: ``--convolutions onednn`` is not possible here.
   """
 
   def __init__(
@@ -137,6 +140,7 @@ class Program:
     self._optimizers = [optimizer or optimizers.get(c) for c in configs]
     network = models.NETWORKS[config.model]
     self.title = network.title_of(config)
+    self.convolutions = _choose_convolutions(config, network, self.devices)
     self._of = _functions(
       _Structure(
         model=config.model,
@@ -144,6 +148,7 @@ class Program:
         image_shape=dataset.train.images.shape[1:],
         num_classes=dataset.num_classes,
         dtype=self.dtype,
+        convolutions=self.convolutions,
         param_dtype=param_dtype,
         optimizer=self._optimizers[0].structure_of(config),
         batch_size=config.batch_size,
@@ -444,6 +449,24 @@ class Program:
     return self.dataset.train.images.shape, self.dataset.test.images.shape
 
 
+def _choose_convolutions(
+  config: config_lib.Config,
+  network: models.Network,
+  devices: Sequence[jax.Device],
+) -> Literal['xla', 'onednn']:
+  """What computes the convolutions of a run: ``xla`` or ``onednn``."""
+  if config.convolutions == 'xla' or not network.convolves:
+    return 'xla'
+  reason = onednn.why_not()
+  if len(devices) > 1 or devices[0].platform != 'cpu':
+    reason = 'It is for programs of one CPU device.'
+  if reason is None:
+    return 'onednn'
+  if config.convolutions == 'onednn':
+    raise errors.UsageError(f'--convolutions onednn is not possible. {reason}')
+  return 'xla'
+
+
 @dataclasses.dataclass(frozen=True)
 class _Structure:
   """What compiled code depends on: programs with equal ones share it."""
@@ -453,6 +476,7 @@ class _Structure:
   image_shape: tuple[int, ...]
   num_classes: int
   dtype: str
+  convolutions: str
   param_dtype: str
   optimizer: Any
   """See :meth:`train.program.optimizers.Optimizer.structure_of`."""
@@ -536,12 +560,15 @@ class _Functions:
 
   def _make_model(self, key: jax.Array) -> nnx.Module:
     structure = self._structure
+    options = dict(structure.network)
+    if structure.convolutions == 'onednn':
+      options['conv_general_dilated'] = onednn.conv_general_dilated
     model = models.NETWORKS[structure.model].build(
       image_shape=structure.image_shape,
       num_classes=structure.num_classes,
       dtype=jnp.dtype(structure.dtype),
       rngs=nnx.Rngs(params=key, dropout=0),
-      **dict(structure.network),
+      **options,
     )
     if structure.param_dtype != 'float32':
       dtype = jnp.dtype(structure.param_dtype)

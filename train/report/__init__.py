@@ -1,7 +1,6 @@
-"""From run directories to tables, figures and a verdict."""
+"""From the records of runs to tables, figures and verdicts."""
 
-from train.report.figures import draw_phases
-from train.report.figures import draw_run
 from train.report.write import write
+from train.report.write import write_found
 
-__all__ = ['draw_phases', 'draw_run', 'write']
+__all__ = ['write', 'write_found']

@@ -4,187 +4,16 @@ from collections.abc import Mapping, Sequence
 import pathlib
 from typing import Any
 
-import matplotlib
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 from matplotlib import patches
-from matplotlib import ticker
 import numpy as np
 
+from train import pictures
+from train import safe
+from train import statistics
+from train.records import Arm
 from train.report import paper
-from train.report import statistics
-from train.report.records import Arm
-
-# Okabe and Ito's palette, and line styles for print in black and white.
-COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
-LINE_STYLES = ('-', '--', '-.', ':')
-
-STYLE: Any = {
-  'axes.spines.top': False,
-  'axes.spines.right': False,
-  'axes.grid': True,
-  'grid.alpha': 0.3,
-  'font.size': 10,
-  'legend.frameon': False,
-}
-
-
-def draw_run(
-  rows: Sequence[dict[str, Any]], path: pathlib.Path, title: str
-) -> None:
-  """Draws the curves of one run: errors, loss, horizontal share, rate.
-
-  Args:
-    rows: The run's rows of metrics.
-    path: The PNG file to write.
-    title: Above the figure.
-  """
-  has_phases = any(row['horizontal_fraction'] is not None for row in rows)
-  with matplotlib.rc_context(STYLE):
-    figure, axes = _panels(4 if has_phases else 3, title)
-    epochs = [row['epoch'] for row in rows]
-
-    def curve(axis: mpl_axes.Axes, name: str, label: str, i: int) -> None:
-      values = [np.nan if row[name] is None else row[name] for row in rows]
-      _line(axis, epochs, values, label, i)
-
-    curve(axes[0], 'test_error', 'test', 0)
-    curve(axes[0], 'train_error', 'training', 1)
-    _label(axes[0], 'error (%)', from_zero=True)
-    curve(axes[1], 'test_loss', 'test', 0)
-    curve(axes[1], 'train_loss', 'training', 1)
-    _label(axes[1], 'loss', from_zero=True)
-    curve(axes[2], 'learning_rate', 'learning rate', 0)
-    _label(axes[2], 'learning rate')
-    if all(row['learning_rate'] > 0 for row in rows):
-      axes[2].set_yscale('log')
-    if has_phases:
-      curve(axes[3], 'horizontal_fraction', 'horizontal', 0)
-      _label(axes[3], 'share of horizontal steps')
-    axes[0].legend()
-    axes[1].legend()
-    figure.savefig(path, dpi=120)
-
-
-def draw_phases(
-  steps: Sequence[dict[str, Any]],
-  config: Mapping[str, Any],
-  path: pathlib.Path,
-  title: str,
-) -> None:
-  """Draws losses against their running mean, coloured by what they chose.
-
-  Each row shows some epochs in full and their last steps enlarged: the first
-  epochs of the run, its middle and its last, or all of a short run.
-
-  Args:
-    steps: The run's rows of steps; at least one, with phases.
-    config: The settings of the run.
-    path: The PNG file to write.
-    title: Above the figure.
-  """
-  together = max(1, _STEPS_SHOWN // len(steps[0]['loss']))
-  starts = [0]
-  if len(steps) > together:
-    middle = [(len(steps) - together) // 2] if len(steps) > 2 * together else []
-    starts = [0, *middle, len(steps) - together]
-  # The loss of a step chooses the momentum of the next.
-  lag = 0 if config['reaction'] == 'current' else 1
-  chosen = np.concatenate([_numbers(row, 'horizontal') for row in steps])[lag:]
-  with matplotlib.rc_context(STYLE):
-    figure = mpl_figure.Figure(
-      figsize=(11, 1 + 2.6 * len(starts)), layout='constrained'
-    )
-    figure.suptitle(title)
-    grid = figure.subplots(len(starts), 2, squeeze=False, width_ratios=(2.2, 1))
-    length = len(steps[0]['loss'])
-    for start, axes in zip(starts, grid, strict=True):
-      shown = steps[start : start + together]
-      losses = np.concatenate([_numbers(row, 'loss') for row in shown])
-      mean = _running_mean(shown, config.get('loss_decay'))
-      number = (shown[0]['epoch'] - 1) * length + np.arange(1, len(losses) + 1)
-      own = chosen[start * length :][: len(losses)]
-      own = np.pad(own, (0, len(losses) - len(own)), constant_values=np.nan)
-      ends = number[length - 1 :: length] + 0.5
-      for axis, first in zip(axes, (0, -_STEPS_ENLARGED), strict=True):
-        part = slice(first, None)
-        for value, label, color, marker in (
-          (1, 'then horizontal', COLORS[0], 'o'),
-          (0, 'then vertical', COLORS[1], '^'),
-        ):
-          where = own[part] == value
-          momentum = config[
-            'horizontal_momentum' if value else 'vertical_momentum'
-          ]
-          axis.plot(
-            number[part][where],
-            losses[part][where],
-            marker,
-            color=color,
-            # Full and open, for print in black and white.
-            markerfacecolor=color if value else 'none',
-            markersize=3 if first == 0 else 5,
-            label=f'{label}: momentum {momentum:g}',
-          )
-        # Broken where an epoch begins.
-        breaks = _breaks(ends, number[part])
-        at = np.insert(number[part].astype(float), breaks, np.nan)
-        line = np.insert(mean[part], breaks, np.nan)
-        axis.plot(at, line, color='black', lw=1.5, label='running mean')
-        for end in ends[:-1]:
-          if number[part][0] < end:
-            axis.axvline(end, color='0.5', lw=0.8, ls=':')
-        axis.set_xlabel('step')
-        axis.xaxis.set_major_locator(ticker.MaxNLocator(6, integer=True))
-        if np.nanmin(losses[part]) * 20 < np.nanmax(losses[part]):
-          _log_scale(axis)
-      epochs = [row['epoch'] for row in shown]
-      axes[0].set_ylabel('loss of a batch')
-      axes[0].set_title(
-        f'epoch {epochs[0]}'
-        if len(epochs) == 1
-        else f'epochs {epochs[0]} to {epochs[-1]}',
-        loc='left',
-      )
-      enlarged = min(_STEPS_ENLARGED, len(losses))
-      axes[1].set_title(f'the last {enlarged} of these steps', loc='left')
-    handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower center', ncols=3)
-    figure.savefig(path, dpi=120)
-
-
-# In one panel: as many epochs as have so many steps, at least one.
-_STEPS_SHOWN = 400
-_STEPS_ENLARGED = 40
-
-
-def _numbers(row: Mapping[str, Any], name: str) -> Any:
-  # None becomes NaN.
-  return np.asarray(row[name], np.float64)
-
-
-def _breaks(ends: Any, number: Any) -> Any:
-  return np.searchsorted(number, ends[(number[0] < ends) & (ends < number[-1])])
-
-
-def _running_mean(
-  steps: Sequence[Mapping[str, Any]], loss_decay: float | None
-) -> Any:
-  """The mean that each loss is compared with; what is not finite is left out.
-
-  With a moving average, from the first of these epochs on.
-  """
-  means = []
-  total = count = 0.0
-  for row in steps:
-    if loss_decay is None:
-      total = count = 0.0
-    for loss in _numbers(row, 'loss'):
-      if np.isfinite(loss):
-        total = (loss_decay or 1) * total + loss
-        count = (loss_decay or 1) * count + 1
-      means.append(total / count if count else np.nan)
-  return np.asarray(means)
 
 
 def draw_shares(
@@ -196,7 +25,7 @@ def draw_shares(
     panels: Arms with phases, by the title of the panel that shows them.
     path: The PNG file to write.
   """
-  with matplotlib.rc_context(STYLE):
+  with pictures.drawing():
     rows = -(-len(panels) // 2)
     figure = mpl_figure.Figure(
       figsize=(11, 0.6 + 3.6 * rows), layout='constrained'
@@ -215,8 +44,8 @@ def draw_shares(
       axis.axhline(0.5, color='0.5', lw=0.8)
       axis.set_title(title, loc='left')
       axis.legend(fontsize=8)
-      _label(axis, 'share of horizontal steps')
-    figure.savefig(path, dpi=120)
+      pictures.label_axis(axis, 'share of horizontal steps')
+    pictures.save(figure, path)
 
 
 def draw_heat_map(
@@ -243,12 +72,12 @@ def draw_heat_map(
       errors[at] = sample.mean
       spread = '' if sample.n < 2 else f'sd {sample.deviation:.2f}, '
       words[at] = f'{sample.mean:.2f}\n{spread}{runs}'
-  with matplotlib.rc_context({**STYLE, 'axes.grid': False}):
+  with pictures.drawing(axes_grid=False):
     figure = mpl_figure.Figure(
       figsize=(2.6 + 1.35 * len(vertical), 2.2 + 0.85 * len(horizontal)),
       layout='constrained',
     )
-    figure.suptitle(title)
+    figure.suptitle(safe.label(title))
     axis = figure.subplots()
     # Of one hue order in any eye, and of one lightness order in print.
     image = axis.imshow(errors, cmap='cividis_r', origin='lower', aspect='auto')
@@ -272,7 +101,7 @@ def draw_heat_map(
     )
     axis.set_ylabel('horizontal momentum')
     figure.colorbar(image, label='final test error (%), mean')
-    figure.savefig(path, dpi=120)
+    pictures.save(figure, path)
 
 
 def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
@@ -289,17 +118,17 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
   ]
   if any(_band(arm, 'horizontal_fraction') is not None for arm in arms):
     panels.append(('horizontal_fraction', 'share of horizontal steps'))
-  with matplotlib.rc_context(STYLE):
-    figure, axes = _panels(len(panels), title)
+  with pictures.drawing():
+    figure, axes = pictures.make_panels(len(panels), title)
     for axis, (name, label) in zip(axes, panels, strict=True):
       for i, arm in enumerate(arms):
         band = _band(arm, name)
         if band is not None:
           _line_with_band(axis, band, arm, i, alpha=0.2)
-      _label(axis, label)
+      pictures.label_axis(axis, label)
     # On a linear scale the first epochs would flatten all the others.
     for axis in axes[:2]:
-      _log_scale(axis)
+      pictures.use_log_scale(axis)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc='outside lower center', ncols=2)
     figure.text(
@@ -310,7 +139,7 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
       fontsize=8,
       color='0.4',
     )
-    figure.savefig(path, dpi=120)
+    pictures.save(figure, path)
 
 
 def draw_errors(
@@ -323,7 +152,7 @@ def draw_errors(
       left, its last two fifths on the right.
     path: The PNG file to write.
   """
-  with matplotlib.rc_context(STYLE):
+  with pictures.drawing():
     figure = mpl_figure.Figure(
       figsize=(11, 4.2 * len(panels)), layout='constrained'
     )
@@ -349,57 +178,72 @@ def draw_errors(
       )
       margin = 0.05 * (highest - lowest)
       end.set_ylim(lowest - margin, highest + margin)
-      _label(whole, 'test error (%)')
-      _label(end, 'test error (%)')
+      pictures.label_axis(whole, 'test error (%)')
+      pictures.label_axis(end, 'test error (%)')
       whole.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
+    pictures.save(figure, path)
 
 
 def draw_claims(
-  judged: Sequence[tuple[paper.Claim, statistics.Comparison]],
+  judged: Sequence[tuple[paper.Claim, statistics.Judgement]],
   path: pathlib.Path,
 ) -> None:
-  """Draws the difference behind each claim, with its 95 % interval.
+  """Draws the difference behind each claim, with its simultaneous interval.
 
   Args:
-    judged: Claims and comparisons.
+    judged: Claims and judgements of one family.
     path: The PNG file to write.
   """
   looks = {
-    'as claimed': (COLORS[0], 'o'),
-    'the opposite': (COLORS[1], 's'),
-    'a difference': (COLORS[1], 's'),
+    statistics.Verdict.BETTER: (pictures.COLORS[0], 'o'),
+    statistics.Verdict.WORSE: (pictures.COLORS[1], 's'),
+    statistics.Verdict.EQUIVALENT: (pictures.COLORS[2], '^'),
+    statistics.Verdict.UNDECIDED: ('0.45', 'D'),
   }
-  with matplotlib.rc_context(STYLE):
+  with pictures.drawing():
     figure = mpl_figure.Figure(
       figsize=(10, 1.8 + 0.36 * len(judged)), layout='constrained'
     )
     axis = figure.subplots()
-    for i, (claim, comparison) in enumerate(judged):
-      found = claim.judge(comparison.verdict)
-      color, marker = looks.get(found, ('0.55', 'D'))
+    for i, (_, judgement) in enumerate(judged):
+      estimate = judgement.estimate
+      color, marker = looks[judgement.verdict]
+      if np.isfinite(estimate.margin):
+        axis.barh(
+          -i,
+          2 * estimate.margin,
+          left=-estimate.margin,
+          height=0.8,
+          color='0.9',
+          label='margin of equivalence',
+        )
       axis.errorbar(
-        comparison.difference.mean,
+        estimate.difference,
         -i,
-        xerr=np.nan_to_num(comparison.difference.half_width),
+        xerr=np.nan_to_num(judgement.high - estimate.difference),
         color=color,
         marker=marker,
         capsize=3,
-        label=found if found in looks else 'nothing found',
+        label=str(judgement.verdict),
       )
     axis.axvline(0, color='0.3', lw=1)
+    axis.grid(False, axis='y')
+    axis.set_ylim(0.6 - len(judged), 0.6)
     axis.set_yticks(
       [-i for i in range(len(judged))], [claim.words for claim, _ in judged]
     )
     axis.set_xlabel(
-      'difference in test error (points) with its 95 % interval, a pair a seed'
+      'difference in test error (points) with its simultaneous 95 % interval'
     )
     handles, labels = axis.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(
-      unique.values(), unique.keys(), loc='outside upper right', ncols=3
+      unique.values(),
+      unique.keys(),
+      loc='outside upper right',
+      ncols=len(unique),
     )
-    figure.savefig(path, dpi=120)
+    pictures.save(figure, path)
 
 
 def _band(arm: Arm, name: str) -> tuple[Any, Any, Any, Any] | None:
@@ -412,26 +256,6 @@ def _band(arm: Arm, name: str) -> tuple[Any, Any, Any, Any] | None:
   return epochs, values.mean(0), values.min(0), values.max(0)
 
 
-def _panels(
-  count: int, title: str
-) -> tuple[mpl_figure.Figure, list[mpl_axes.Axes]]:
-  figure = mpl_figure.Figure(figsize=(4 * count, 3.8), layout='constrained')
-  figure.suptitle(title)
-  return figure, list(figure.subplots(1, count, squeeze=False)[0])
-
-
-def _line(axis: mpl_axes.Axes, x: Any, y: Any, label: str, i: int) -> None:
-  axis.plot(
-    x,
-    y,
-    label=label,
-    color=COLORS[i % len(COLORS)],
-    linestyle=LINE_STYLES[i % len(LINE_STYLES)],
-    # A run of one epoch has a point and no line.
-    marker='o' if len(x) == 1 else None,
-  )
-
-
 def _line_with_band(
   axis: mpl_axes.Axes,
   band: tuple[Any, Any, Any, Any],
@@ -440,22 +264,18 @@ def _line_with_band(
   alpha: float,
 ) -> None:
   epochs, mean, low, high = band
-  _line(axis, epochs, mean, f'{arm.name} (n={len(arm.finished)})', i)
-  axis.fill_between(
-    epochs, low, high, color=COLORS[i % len(COLORS)], alpha=alpha, lw=0
+  pictures.draw_line(
+    axis,
+    epochs,
+    mean,
+    safe.label(f'{arm.name} (n={len(arm.finished)})'),
+    i,
   )
-
-
-def _log_scale(axis: mpl_axes.Axes) -> None:
-  axis.set_yscale('log')
-  axis.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
-  axis.yaxis.set_major_formatter(ticker.FormatStrFormatter('%g'))
-  axis.yaxis.set_minor_locator(ticker.NullLocator())
-
-
-def _label(axis: mpl_axes.Axes, name: str, from_zero: bool = False) -> None:
-  axis.set_xlabel('epoch')
-  axis.set_ylabel(name)
-  axis.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-  if from_zero:
-    axis.set_ylim(bottom=0)
+  axis.fill_between(
+    epochs,
+    low,
+    high,
+    color=pictures.COLORS[i % len(pictures.COLORS)],
+    alpha=alpha,
+    lw=0,
+  )

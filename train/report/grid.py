@@ -4,13 +4,9 @@ from collections.abc import Iterable, Mapping, Sequence
 import dataclasses
 import json
 
-import numpy as np
-
 from train import experiments
-from train.report import records
-from train.report import statistics
-from train.report import tables
-from train.report.records import Arm
+from train.records import Arm
+from train.report import contrasts
 
 _MOMENTA = ('horizontal_momentum', 'vertical_momentum')
 
@@ -40,7 +36,7 @@ def find(arms: Iterable[Arm]) -> list[Grid]:
     is_registered = experiment is not None and not experiment.changes
     if not arm.has_phases or is_registered:
       continue
-    others = records.settings(arm.runs[0])
+    others = arm.runs[0].settings
     momenta = tuple(others.pop(momentum) for momentum in _MOMENTA)
     key = (_title(arm), json.dumps(others, sort_keys=True))
     groups.setdefault(key, {})[momenta] = arm
@@ -81,39 +77,37 @@ def _fill(
   return dict(sorted(cells.items()))
 
 
-def comparisons_table(grid: Grid) -> str | None:
-  """What the grid says about the momenta, over its seeds in pairs.
+def questions(grid: Grid) -> list[contrasts.Question]:
+  """What a grid can say about the momenta, each a mean over its pairs.
 
   Returns:
     Switching against fixed momentum, and which of two momenta is the horizontal
-    one, each a mean over the cells; ``None`` where no seed has run in all of
-    them, or no pair of momenta stands both ways round.
+    one; nothing where no two momenta stand both ways round.
   """
-  cells = {pair: arm.final_errors() for pair, arm in grid.cells.items()}
+  cells = grid.cells
   higher = [
     (h, v)
     for h, v in cells
     if h > v and {(v, h), (h, h), (v, v)} <= cells.keys()
   ]
-  seeds = set.intersection(*(set(errors) for errors in cells.values()))
-  if not higher or not seeds:
-    return None
-
-  def mean(pairs: Sequence[tuple[float, float]]) -> dict[int, float]:
-    return {
-      seed: float(np.mean([cells[pair][seed] for pair in pairs]))
-      for seed in seeds
-    }
-
+  if not higher:
+    return []
   lower = [(v, h) for h, v in higher]
   fixed = [pair for h, v in higher for pair in ((h, h), (v, v))]
-  contrasts = [
-    ('the two momenta in turn − fixed at either', [*higher, *lower], fixed),
-    ('larger horizontal − larger vertical momentum', higher, lower),
+
+  def ask(
+    words: str,
+    first: Sequence[tuple[float, float]],
+    second: Sequence[tuple[float, float]],
+  ) -> contrasts.Question:
+    weights: dict[str, float] = {}
+    for pairs, sign in ((first, 1), (second, -1)):
+      for pair in pairs:
+        name = cells[pair].name
+        weights[name] = weights.get(name, 0.0) + sign / len(pairs)
+    return contrasts.Question(words, weights)
+
+  return [
+    ask('the two momenta in turn − fixed at either', [*higher, *lower], fixed),
+    ask('larger horizontal − larger vertical momentum', higher, lower),
   ]
-  compared = []
-  for words, first, second in contrasts:
-    comparison = statistics.compare_errors(mean(first), mean(second))
-    assert comparison is not None
-    compared.append((words, comparison))
-  return tables.adjusted_table(compared)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import dataclasses
 from typing import Literal
 
+from train.statistics import Verdict
+
 DATASETS = {'cifar10': 'CIFAR-10', 'cifar100': 'CIFAR-100'}
 
 # Table 1: test error in percent.
@@ -139,23 +141,13 @@ class Claim:
   source: str
   first: str
   second: str
-  expected: Literal['better', 'no difference found'] = 'better'
+  expected: Verdict = Verdict.BETTER
 
   @property
   def words(self) -> str:
-    if self.expected == 'better':
+    if self.expected == Verdict.BETTER:
       return f'{self.dataset}: {self.subject} is better than {self.other}'
     return f'{self.dataset}: {self.subject} and {self.other} are very close'
-
-  def judge(self, verdict: str) -> str:
-    """What a comparison of first with second says about the claim."""
-    if verdict == self.expected:
-      return 'as claimed' if verdict == 'better' else verdict
-    if self.expected == 'better' and verdict == 'worse':
-      return 'the opposite'
-    if self.expected != 'better' and verdict in ('better', 'worse'):
-      return 'a difference'
-    return verdict
 
 
 def claims() -> list[Claim]:
@@ -169,7 +161,7 @@ def claims() -> list[Claim]:
     figure: Literal['2', '3'],
     first: str,
     second: str,
-    expected: Literal['better', 'no difference found'] = 'better',
+    expected: Verdict = Verdict.BETTER,
   ) -> Claim:
     dataset, section = {
       '2': ('CIFAR-10', '4.1'),
@@ -195,7 +187,7 @@ def claims() -> list[Claim]:
     momenta('3', 'horizontal-0.93', 'fixed-0.95'),
     momenta('3', 'vertical-0.93', 'fixed-0.9'),
     momenta('3', 'vertical-0.93', 'fixed-0.95'),
-    momenta('3', 'horizontal-0.93', 'vertical-0.93', 'no difference found'),
+    momenta('3', 'horizontal-0.93', 'vertical-0.93', Verdict.EQUIVALENT),
     momenta('3', 'vertical-0.93', 'vertical-0.95'),
     momenta('3', 'horizontal-0.93', 'horizontal-0.95'),
   ]

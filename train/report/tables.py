@@ -1,12 +1,12 @@
 """Tables in Markdown."""
 
 from collections.abc import Iterable, Sequence
-import itertools
 import math
 
+from train import safe
+from train import statistics
+from train.records import Arm
 from train.report import paper
-from train.report import statistics
-from train.report.records import Arm
 
 
 def errors_table(arms: Sequence[Arm]) -> str:
@@ -15,12 +15,12 @@ def errors_table(arms: Sequence[Arm]) -> str:
   for arm in arms:
     final, best = arm.final_errors(), arm.best_errors()
     if not final:
-      rows.append([arm.name, _runs(arm), '', '', '', ''])
+      rows.append([safe.markdown(arm.name), _runs(arm), '', '', '', ''])
       continue
     sample = statistics.describe(list(final.values()))
     rows.append(
       [
-        arm.name,
+        safe.markdown(arm.name),
         _runs(arm),
         f'{sample.mean:.2f}',
         _or_dash(sample.deviation),
@@ -44,7 +44,8 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
   rows = []
   for arm in arms:
     if not arm.finished:
-      rows.append([arm.name, '', _runs(arm), *[''] * (6 + has_figures)])
+      name = safe.markdown(arm.name)
+      rows.append([name, '', _runs(arm), *[''] * (6 + has_figures)])
       continue
     sample = statistics.describe(list(arm.read_off_errors().values()))
     final, best = (
@@ -59,7 +60,7 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
     ]
     rows.append(
       [
-        arm.name,
+        safe.markdown(arm.name),
         str(len(arm.finished[0].rows)),
         _runs(arm),
         f'{sample.mean:.2f}',
@@ -88,95 +89,64 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
   )
 
 
-def comparisons_table(pairs: Iterable[tuple[Arm, Arm]]) -> str | None:
-  """Pairs of arms, compared under the same seeds.
-
-  Returns:
-    The table, with Holm's p-values for all its rows together; ``None`` where no
-    pair has a seed in common.
-  """
-  compared = [
-    (first, second, comparison)
-    for first, second in pairs
-    if (comparison := compare(first, second)) is not None
-  ]
-  if not compared:
-    return None
-  return adjusted_table(
-    [
-      (f'{first.name} − {second.name}', comparison)
-      for first, second, comparison in compared
-    ]
-  )
+_JUDGED = [
+  'n',
+  'points',
+  'interval',
+  'margin',
+  'could have found',
+  'p',
+  'verdict',
+]
 
 
-def adjusted_table(
-  compared: Sequence[tuple[str, statistics.Comparison]],
+def contrasts_table(
+  judged: Sequence[tuple[str, statistics.Judgement]],
 ) -> str:
-  """Comparisons by what they are of, with Holm's p-values for all together."""
-  adjusted = statistics.adjust([comparison for _, comparison in compared])
+  """Judged differences by what they are of."""
   return _markdown(
-    [
-      'difference',
-      'pairs',
-      'points',
-      '95 % interval',
-      'could have found',
-      'p',
-      'verdict',
-    ],
-    [
-      [words, *_cells(comparison), comparison.verdict]
-      for (words, _), comparison in zip(compared, adjusted, strict=True)
-    ],
+    ['difference', *_JUDGED],
+    [[safe.markdown(words), *_cells(judgement)] for words, judgement in judged],
   )
 
 
 def claims_table(
-  judged: Sequence[tuple[paper.Claim, statistics.Comparison]],
+  judged: Sequence[tuple[paper.Claim, statistics.Judgement]],
 ) -> str:
   """The paper's claims, each with what the runs say."""
   return _markdown(
+    ['claim', 'where', *_JUDGED],
     [
-      'claim',
-      'where',
-      'pairs',
-      'points',
-      '95 % interval',
-      'could have found',
-      'p',
-      'found',
-    ],
-    [
-      [
-        claim.words,
-        claim.source,
-        *_cells(comparison),
-        claim.judge(comparison.verdict),
-      ]
-      for claim, comparison in judged
+      [claim.words, claim.source, *_cells(judgement)]
+      for claim, judgement in judged
     ],
   )
 
 
-def compare(first: Arm, second: Arm) -> statistics.Comparison | None:
-  """Test errors of two arms, at the epoch at which the paper reads them."""
-  return statistics.compare_errors(
-    first.read_off_errors(), second.read_off_errors()
-  )
+def show_verdict(judgement: statistics.Judgement) -> str:
+  """The verdict, and whether a difference that was found is a small one."""
+  verdict = judgement.verdict
+  is_found = verdict in (statistics.Verdict.BETTER, statistics.Verdict.WORSE)
+  if is_found and judgement.is_within_margin:
+    return f'{verdict}, within the margin'
+  return str(verdict)
 
 
-def every_pair(arms: Sequence[Arm]) -> list[tuple[Arm, Arm]]:
-  return list(itertools.combinations(arms, 2))
+def show_interval(judgement: statistics.Judgement) -> str:
+  """``-0.20 to +0.31``, or a dash if nothing could be tested."""
+  return _range(judgement.low, judgement.high, '+.2f')
 
 
-def _cells(comparison: statistics.Comparison) -> list[str]:
+def _cells(judgement: statistics.Judgement) -> list[str]:
+  estimate = judgement.estimate
   return [
-    str(comparison.difference.n),
-    f'{comparison.difference.mean:+.2f}',
-    _interval(comparison.difference, signed=True),
-    _or_dash(comparison.detectable),
-    _p_value(comparison.p_value),
+    str(estimate.n),
+    f'{estimate.difference:+.2f}',
+    show_interval(judgement),
+    _or_dash(estimate.margin),
+    _or_dash(judgement.could_have_found),
+    _p_value(judgement.p),
+    show_verdict(judgement),
   ]
 
 
@@ -190,11 +160,13 @@ def _runs(arm: Arm) -> str:
   return str(begun) if finished == begun else f'{finished} of {begun}'
 
 
-def _interval(sample: statistics.Sample, signed: bool = False) -> str:
-  if math.isnan(sample.half_width):
-    return '–'
-  low, high = sample.mean - sample.half_width, sample.mean + sample.half_width
-  return f'{low:+.2f} to {high:+.2f}' if signed else f'{low:.2f} to {high:.2f}'
+def _interval(sample: statistics.Sample) -> str:
+  half_width = sample.half_width
+  return _range(sample.mean - half_width, sample.mean + half_width, '.2f')
+
+
+def _range(low: float, high: float, form: str) -> str:
+  return '–' if math.isnan(low) else f'{low:{form}} to {high:{form}}'
 
 
 def _p_value(value: float) -> str:

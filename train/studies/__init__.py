@@ -1,1 +1,171 @@
-"""Studies beside the runs: of the paper's explanations, and of data sets."""
+"""Studies beside the runs: of the paper's explanations, and of data sets.
+
+A study measures something and writes it down; what it says and shows is made of
+that record alone, now or later. :data:`STUDIES` is the register: the command
+line and the report know of studies only what stands there and what
+:class:`Module` asks of their files. To add one, write a file with these six
+functions, an entry, and what its record holds in
+:data:`train.records.schema.STUDIES`.
+"""
+
+import dataclasses
+import importlib
+import pathlib
+from typing import Annotated, Any, Protocol, cast
+
+import rich.console
+import tyro
+
+from train import config as config_lib
+from train import sources
+
+Record = dict[str, Any]
+"""Plain JSON values: settings, and what was measured."""
+
+
+class Module(Protocol):
+  """What the file of a study has."""
+
+  def measure(
+    self, *, console: rich.console.Console | None, **settings: Any
+  ) -> Record:
+    """Makes the record. The settings are the fields of the study's flags."""
+
+  def title(self, record: Record) -> str:
+    """The heading in a report."""
+
+  def summary(self, record: Record) -> str:
+    """What was measured, and how much of it. Markdown: names are escaped."""
+
+  def sentences(self, record: Record) -> list[str]:
+    """What the record says, each with a :class:`~train.statistics.Verdict`."""
+
+  def picture(self, record: Record) -> str:
+    """Name of the picture in a report, without its suffix."""
+
+  def draw(self, record: Record, path: pathlib.Path) -> None:
+    """Draws the picture as a PNG file."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+  """An entry of the register."""
+
+  name: str
+  """The command, the name of its file here and of its record's file."""
+  usage: str
+  """What the command is followed by."""
+  summary: str
+  """In a few words."""
+  flags: type
+  """Of the command: the settings of ``measure``, and ``out``."""
+
+  def load(self) -> Module:
+    """The file of the study. It starts JAX: see :mod:`jax_environment`."""
+    return cast(Module, importlib.import_module(f'{__name__}.{self.name}'))
+
+  def write(self, record: Record, out: pathlib.Path) -> None:
+    """Writes the record and its picture.
+
+    Args:
+      record: From ``measure``.
+      out: Folder to write into; made if absent.
+
+    Raises:
+      UsageError: ``out`` cannot be written.
+    """
+    from train.studies import verdicts
+
+    verdicts.write_record(out / f'{self.name}.json', record)
+    self.load().draw(record, out / f'{self.name}.png')
+
+
+# ----------------------------------------------------------------------- flags
+
+
+@dataclasses.dataclass(frozen=True)
+class TractionFlags:
+  """Simulate Figure 1: two weights that pull each other, under LCAM and under
+  coins.
+  """
+
+  seeds: int = 1000
+  """Repetitions."""
+  steps: int = 2400
+  """Steps of each."""
+  seed: int = 0
+  """Seed of the noise."""
+  out: pathlib.Path = pathlib.Path('runs/traction')
+  """Where traction.json and traction.png are written."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MovementFlags:
+  """Measure how far quick and slow weights of trained networks move in each
+  phase.
+  """
+
+  runs: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+  """Directories of finished runs."""
+  epochs: int = 3
+  """Measured epochs."""
+  learning_rate: float | None = None
+  """Constant learning rate. Default: a tenth of each run's initial one."""
+  data_dir: pathlib.Path | None = None
+  """Directory of the data set's files. Default: the run's."""
+  out: pathlib.Path = pathlib.Path('runs/movement')
+  """Where movement.json and movement.png are written."""
+
+
+def _probes_default(meaning: str, size: str) -> Any:
+  """Help of a flag whose default is that of the data set."""
+  numbers = ', '.join(
+    f'{name} {getattr(source.probe, size):,}'
+    for name, source in sources.SOURCES.items()
+  )
+  return tyro.conf.arg(help=f'{meaning} Default: {numbers}.')
+
+
+@dataclasses.dataclass(frozen=True)
+class ProbeFlags:
+  """Find out whether a data set is vertical, horizontal or neutral in the sense
+  of section 4.4, by short runs under several momenta.
+  """
+
+  dataset: config_lib.Dataset = 'digits'
+  """The images."""
+  data_dir: pathlib.Path | None = None
+  """Directory of the data set's files. Default: for CIFAR, that of TensorFlow
+  Datasets."""
+  seeds: int = 5
+  """Runs of each pair of momenta."""
+  accelerated: tuple[float, ...] = (0.95,)
+  """The larger momenta to try, beside 0.9."""
+  epochs: Annotated[
+    int | None, _probes_default('Passes over the training images.', 'epochs')
+  ] = None
+  train_examples: Annotated[
+    int | None, _probes_default('Images to train on.', 'train_examples')
+  ] = None
+  validation_examples: Annotated[
+    int | None,
+    _probes_default('Training images held out.', 'validation_examples'),
+  ] = None
+  image_size: Annotated[
+    int | None, _probes_default('Shrink the images to N x N.', 'image_size')
+  ] = None
+  out: pathlib.Path | None = None
+  """Where probe.json and probe.png are written. Default:
+  runs/probe-DATASET."""
+
+
+# ------------------------------------------------------------------- register
+
+STUDIES = {
+  study.name: study
+  for study in (
+    Study('traction', '', 'Figure 1 as a simulation', TractionFlags),
+    Study('movement', 'RUN...', 'the same in trained networks', MovementFlags),
+    Study('probe', '--dataset NAME', 'what kind of data set it is', ProbeFlags),
+  )
+}

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib import axes as mpl_axes
 import numpy as np
 
-from train.report import figures
+from train import pictures
 
 
 def typeset(claim: str) -> str:
@@ -46,9 +46,9 @@ def draw_intervals(
     fmt=marker,
     markersize=5,
     capsize=3,
-    color=figures.COLORS[i],
+    color=pictures.COLORS[i],
     # The second of two is hollow, for print in black and white.
-    markerfacecolor='white' if i else figures.COLORS[i],
+    markerfacecolor='white' if i else pictures.COLORS[i],
     label=label,
   )
 

@@ -41,7 +41,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import matplotlib
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 import numpy as np
@@ -53,7 +52,8 @@ from train import checkpoint
 from train import config as config_lib
 from train import data
 from train import errors
-from train import run_directory
+from train import pictures
+from train import safe
 from train.data import dataset as dataset_lib
 from train.program import build
 from train.program import optimizers
@@ -61,7 +61,7 @@ from train.program.step import Epoch
 from train.program.step import Images
 from train.program.step import Seeds
 from train.program.step import TrainState
-from train.report import figures
+from train.records import run_directory
 from train.studies import marks
 from train.studies import verdicts
 
@@ -75,7 +75,7 @@ _LIKE_SGD = ('lcam', 'coin', 'sgd')
 
 
 def measure(
-  run_dirs: Sequence[pathlib.Path],
+  runs: Sequence[pathlib.Path],
   *,
   epochs: int = 3,
   learning_rate: float | None = None,
@@ -87,7 +87,7 @@ def measure(
   The runs themselves are left as they are.
 
   Args:
-    run_dirs: Directories of finished runs with a checkpoint.
+    runs: Directories of finished runs with a checkpoint.
     epochs: Measured epochs of each arm, at least 1. One more comes before.
     learning_rate: The constant rate, above 0. Default: a tenth of each run's
       initial one; of 0.1 for a run of an adaptive optimizer.
@@ -97,15 +97,15 @@ def measure(
   Returns:
     Plain JSON values: ``settings``; ``runs``, each with its arms; ``arms``,
     ratios of the movement in the horizontal to that in the vertical phase over
-    the runs; ``gains`` over the coins in percent; ``claims`` with a ``verdict``
-    and a ``sentence`` each. Figures over the runs have ``n``, ``mean``, ``sd``
-    and the 95 % interval's ``half_width``.
+    the runs; ``gains`` over the coins in percent; ``claims``, see
+    :func:`judge`. Figures over the runs have ``n``, ``mean``, ``sd`` and the
+    95 % interval's ``half_width``.
 
   Raises:
     UsageError: A directory holds no finished run or no checkpoint, the data
       cannot be had, or an argument is out of range.
   """
-  if not run_dirs:
+  if not runs:
     raise errors.UsageError('Movement is measured on at least one run.')
   if epochs < 1:
     raise errors.UsageError(f'--epochs must be at least 1, got {epochs}.')
@@ -114,13 +114,13 @@ def measure(
       f'--learning-rate must be a finite number above 0, got {learning_rate}.'
     )
   # A mistake in the last of them shall not cost the time of the others.
-  finished = [_read_run(path) for path in run_dirs]
-  runs = []
+  finished = [_read_run(path) for path in runs]
+  measured = []
   for run in finished:
-    runs.append(_measure_run(run, epochs, learning_rate, data_dir))
+    measured.append(_measure_run(run, epochs, learning_rate, data_dir))
     if console is not None:
       console.print(f'{run.path}: movement measured.', highlight=False)
-  return _summarize(runs, epochs)
+  return _summarize(measured, epochs)
 
 
 class _Run(NamedTuple):
@@ -137,26 +137,15 @@ def _read_run(path: pathlib.Path) -> _Run:
     raise errors.UsageError(f'There is no directory {path}.')
   directory = run_directory.RunDirectory(path)
   summary = directory.read_summary()
-  if summary is None or summary.get('status') != 'done':
+  if summary is None or summary['status'] != 'done':
     raise errors.UsageError(
       f'{path} must be a finished run to measure movement on.'
     )
   if not directory.checkpoints.is_dir():
     raise _no_checkpoint(path)
-  saved = run_directory.read_json(path / 'config.json')
-  settings = {
-    field.name: saved[field.name]
-    for field in dataclasses.fields(config_lib.Config)
-    if field.name in saved
-  }
-  for name, kind in (
-    ('data_dir', pathlib.Path),
-    ('follow_run', pathlib.Path),
-    ('milestones', tuple),
-  ):
-    if settings.get(name) is not None:
-      settings[name] = kind(settings[name])
-  return _Run(path, config_lib.Config(**settings), saved['compute_dtype'])
+  saved = directory.read_config()
+  config = config_lib.from_json(saved)
+  return _Run(path, config, saved.get('compute_dtype', config.dtype))
 
 
 # ---------------------------------------------------------------- measurements
@@ -586,17 +575,21 @@ def _summarize(runs: list[dict[str, Any]], epochs: int) -> dict[str, Any]:
     }
     for pair in (_HORIZONTAL, _VERTICAL)
   ]
-  return {
+  record: dict[str, Any] = {
     'settings': {
       'epochs': epochs,
       'quick_and_slow_part': _PART,
       'datasets': sorted({run['dataset'] for run in runs}),
       'networks': sorted({run['network'] for run in runs}),
     },
-    'claims': _judge_claims(runs, arms, gains),
     'arms': arms,
     'gains': gains,
     'runs': runs,
+  }
+  return {
+    'settings': record.pop('settings'),
+    'claims': judge(record),
+    **record,
   }
 
 
@@ -618,35 +611,26 @@ def _gains(
   return gains
 
 
-def _judge_claims(
-  runs: Sequence[dict[str, Any]],
-  arms: dict[str, Any],
-  gains: Sequence[dict[str, Any]],
-) -> list[dict[str, Any]]:
-  claims: list[dict[str, Any]] = []
-  for claim, pair, group in (
+def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
+  """The paper's claims, by the figures of a record.
+
+  Args:
+    record: From :func:`measure`, or read from movement.json.
+
+  Returns:
+    For each claim its words, the figure with its simultaneous interval, the
+    margin, the verdict and a sentence.
+  """
+  arms, gains, runs = record['arms'], record['gains'], record['runs']
+  pulls = (
     ('W_Q pulls W_S', _HORIZONTAL, 'slow'),
     ('W_S pulls W_Q', _VERTICAL, 'quick'),
-  ):
-    name = verdicts.pair_name(pair)
-    (gain,) = (g[group] for g in gains if g['pair'] == name)
-    verdict = verdicts.judge(gain)
-    ours, coins = (
-      verdicts.show_number(arms[_arm_name(kind, pair)][f'{group}_ratio'])
-      for kind in ('LCAM', 'coin')
-    )
-    claims.append(
-      {
-        'claim': claim,
-        'pair': name,
-        'verdict': verdict,
-        'sentence': (
-          f'{claim}, {name}: the {group} weights move'
-          f' {verdicts.show_percent(gain)} than with a coin of the same rate'
-          f' (movement in horizontal over that in vertical steps: {ours}, with'
-          f' the coin {coins}; n = {gain["n"]}): {verdict}.'
-        ),
-      }
+  )
+  expected = []
+  for claim, pair, group in pulls:
+    (gain,) = (g[group] for g in gains if g['pair'] == verdicts.pair_name(pair))
+    expected.append(
+      verdicts.Expected(claim, gain, verdicts.MARGIN_PERCENT, ' %')
     )
   arriving, leaving = (
     verdicts.summarize(
@@ -654,35 +638,73 @@ def _judge_claims(
     )
     for end in ('to', 'from')
   )
+  expected.append(
+    verdicts.Expected(
+      'W_Q is fast where the loss is low',
+      arriving,
+      verdicts.MARGIN_CORRELATION,
+    )
+  )
+  *found_pulls, found_speed = verdicts.judge(expected)
+
+  claims = []
+  for (claim, pair, group), of_pull, found in zip(
+    pulls, expected, found_pulls, strict=False
+  ):
+    name = verdicts.pair_name(pair)
+    ours, coins = (
+      verdicts.show_number(arms[_arm_name(kind, pair)][f'{group}_ratio'])
+      for kind in ('LCAM', 'coin')
+    )
+    claims.append(
+      {
+        **found.record(of_pull),
+        'pair': name,
+        'sentence': (
+          f'{claim}, {name}: the {group} weights move'
+          f' {verdicts.show_percent(of_pull.figure, found)} than with a coin of'
+          ' the same rate (movement in horizontal over that in vertical steps:'
+          f' {ours}, with the coin {coins}; n = {of_pull.figure["n"]}):'
+          f' {found.words}.'
+        ),
+      }
+    )
   symmetric = verdicts.pair_name(_SYMMETRIC)
   claims.append(
     {
-      'claim': 'W_Q is fast where the loss is low',
+      **found_speed.record(expected[-1]),
       'pair': symmetric,
-      'verdict': verdicts.judge(arriving),
-      'arriving': arriving,
-      'leaving': leaving,
-      'sentence': verdicts.bottom_sentence(symmetric, arriving, leaving),
+      'sentence': verdicts.bottom_sentence(
+        symmetric, arriving, leaving, found_speed
+      ),
     }
   )
   return claims
 
 
-# ------------------------------------------------------------------- pictures
+# ---------------------------------------------------- what a report shows of it
 
 
-def write(record: dict[str, Any], out: pathlib.Path) -> None:
-  """Writes movement.json and movement.png.
+def title(record: dict[str, Any]) -> str:
+  datasets = record['settings']['datasets']
+  return f'Traction in trained networks: {", ".join(datasets)}'
 
-  Args:
-    record: From :func:`measure`.
-    out: Folder to write into; made if absent.
 
-  Raises:
-    UsageError: ``out`` cannot be written.
-  """
-  verdicts.write_record(out / 'movement.json', record)
-  draw(record, out / 'movement.png')
+def summary(record: dict[str, Any]) -> str:
+  settings = record['settings']
+  networks = safe.markdown(', '.join(settings['networks']))
+  return (
+    f'{len(record["runs"])} trained networks ({networks}), trained on for'
+    f' {settings["epochs"]} epochs (`python -m train movement RUN...`).'
+  )
+
+
+def sentences(record: dict[str, Any]) -> list[str]:
+  return [claim['sentence'] for claim in judge(record)]
+
+
+def picture(record: dict[str, Any]) -> str:
+  return f'movement-{"-".join(record["settings"]["datasets"])}'
 
 
 def draw(record: dict[str, Any], path: pathlib.Path) -> None:
@@ -693,18 +715,18 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     path: The PNG file to write.
   """
   settings, runs = record['settings'], record['runs']
-  with matplotlib.rc_context(figures.STYLE):
+  with pictures.drawing():
     figure = mpl_figure.Figure(figsize=(12, 4.6), layout='constrained')
     ratios, gains = figure.subplots(1, 2)
     _draw_ratios(record, ratios)
     _draw_gains(record, gains)
     figure.suptitle(
-      f'Movement of {", ".join(settings["networks"])} on'
-      f' {", ".join(settings["datasets"])}: {len(runs)}'
+      f'Movement of {safe.label(", ".join(settings["networks"]))} on'
+      f' {safe.label(", ".join(settings["datasets"]))}: {len(runs)}'
       f' run{"s" if len(runs) > 1 else ""} trained on for'
       f' {settings["epochs"]} epochs'
     )
-    figure.savefig(path, dpi=120)
+    pictures.save(figure, path)
 
 
 def _draw_ratios(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
@@ -736,7 +758,7 @@ def _draw_gains(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
   for gain in record['gains']:
     for group in verdicts.GROUPS:
       label = f'{gain["pair"]}, {group} weights'
-      for claim in record['claims']:
+      for claim in judge(record):
         claimed = {'W_Q pulls W_S': 'slow', 'W_S pulls W_Q': 'quick'}
         if (
           claim['pair'] == gain['pair'] and claimed.get(claim['claim']) == group
@@ -752,7 +774,8 @@ def _draw_gains(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
       i += 1
   axis.set_xlabel('movement more (+) or less (−) than with a coin (%)')
   axis.set_title(
-    'What the choice by the loss adds: mean and 95 % interval', fontsize=10
+    'What the choice by the loss adds: mean, its own 95 % interval',
+    fontsize=10,
   )
 
 

@@ -29,7 +29,6 @@ import time
 from typing import Any, NamedTuple, get_args
 
 import jax
-import matplotlib
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 from matplotlib import layout_engine
@@ -40,24 +39,21 @@ from train import config as config_lib
 from train import data
 from train import errors
 from train import metrics
+from train import pictures
 from train import progress
-from train import run_directory
+from train import safe
 from train import sources
+from train import statistics
 from train.data import dataset as dataset_lib
 from train.program import build
-from train.report import figures
-from train.report import statistics
+from train.records import run_directory
+from train.statistics import Verdict
 
 # As in the small experiments: more steps for the same images.
 _BATCH_SIZE = 32
 _EVAL_BATCH_SIZE = 250
 
 _BASE = 0.9
-
-_POWER = 0.8
-
-JSON = 'probe.json'
-PICTURE = 'probe.png'
 
 
 class Pair(NamedTuple):
@@ -67,7 +63,7 @@ class Pair(NamedTuple):
   vertical: float
 
 
-def probe(
+def measure(
   dataset: str,
   data_dir: pathlib.Path | None = None,
   *,
@@ -107,14 +103,8 @@ def probe(
     A record of plain JSON values, errors in percent and differences in
     percentage points:
 
-    * ``dataset``; ``answer``: "vertical", "horizontal", "neutral", or ``None``
-      where less than two seeds have finite losses under all compared pairs;
-      ``sentence``: the answer in words.
-    * ``difference``: error with the horizontal phase accelerated minus error
-      with the vertical one accelerated: ``n``, ``by_seed``, ``mean``,
-      ``deviation``, 95 % interval ``low`` to ``high`` and ``p_value``
-      (Student's t), and ``smallest_detectable``, the true difference that as
-      many seeds find with a probability of ``power``.
+    * ``dataset``; ``answer``, ``sentence`` and ``difference``, see
+      :func:`judge`.
     * ``pairs``: for each pair ``name``, ``role``, ``horizontal_momentum``,
       ``vertical_momentum``, and seed by seed ``errors`` (``None`` where the
       training diverged), ``train_losses`` (mean of the last epoch) and
@@ -191,7 +181,7 @@ def probe(
   ]
   return {
     'dataset': dataset,
-    **_answer(arms, seeds),
+    **judge({'dataset': dataset, 'pairs': arms}),
     'pairs': arms,
     'seeds': list(range(seeds)),
     'validation_examples': size.validation_examples,
@@ -203,26 +193,6 @@ def probe(
     ),
     **run_directory.environment(),
   }
-
-
-def write(record: dict[str, Any], out: pathlib.Path) -> None:
-  """Writes probe.json and probe.png.
-
-  Args:
-    record: From :func:`probe`.
-    out: Folder to write into; made if absent.
-
-  Raises:
-    UsageError: ``out`` cannot be written.
-  """
-  try:
-    out.mkdir(parents=True, exist_ok=True)
-    run_directory.write_json(out / JSON, record)
-    draw(record, out / PICTURE)
-  except OSError as error:
-    raise errors.UsageError(
-      f'--out {out} cannot be written: {error.strerror}.'
-    ) from error
 
 
 # ------------------------------------------------------------------- training
@@ -409,6 +379,31 @@ def _shared_settings(config: config_lib.Config) -> dict[str, Any]:
   return {k: v for k, v in settings.items() if k not in own}
 
 
+# ---------------------------------------------------- what a report shows of it
+
+
+def title(record: dict[str, Any]) -> str:
+  return f'Section 4.4: what kind of data set is {record["dataset"]}?'
+
+
+def summary(record: dict[str, Any]) -> str:
+  settings = record['settings']
+  return (
+    f'By {settings["train_examples"]:,} training images and'
+    f' {record["validation_examples"]:,} others held out'
+    ' (`python -m train probe --dataset'
+    f' {safe.file_name(record["dataset"])}`).'
+  )
+
+
+def sentences(record: dict[str, Any]) -> list[str]:
+  return [judge(record)['sentence']]
+
+
+def picture(record: dict[str, Any]) -> str:
+  return f'probe-{record["dataset"]}'
+
+
 # --------------------------------------------------------------------- answer
 
 
@@ -440,63 +435,127 @@ def _arm(
   }
 
 
-def _answer(arms: Sequence[dict[str, Any]], seeds: int) -> dict[str, Any]:
-  """The answer, the sentence and the difference that they are made from.
+_ANSWERS = {
+  Verdict.BETTER: 'horizontal',
+  Verdict.WORSE: 'vertical',
+  Verdict.EQUIVALENT: 'neutral',
+  Verdict.UNDECIDED: 'undecided',
+}
+
+
+def judge(record: dict[str, Any]) -> dict[str, Any]:
+  """What kind of data set it is, by the errors of a record.
+
+  All pairs are fitted together, see :mod:`train.statistics`. A seed that
+  diverged under one of the pairs that are compared is left out.
 
   Args:
-    arms: From :func:`_arm`.
-    seeds: Seeds of each arm.
+    record: From :func:`measure`, or read from probe.json.
+
+  Returns:
+    Plain JSON values:
+
+    * ``answer``: "vertical", "horizontal", "neutral" (both phases leave errors
+      that are equivalent within the margin), or "undecided"; ``sentence``: the
+      answer in words.
+    * ``difference``: error with the horizontal phase accelerated minus error
+      with the vertical one accelerated: ``n``, ``by_seed``, ``mean``, 95 %
+      interval ``low`` to ``high``, ``p_value``, the ``margin``, the ``verdict``
+      of the first, and ``could_have_found``, the true difference that this test
+      finds with a probability of 80 %. ``None`` where less than two seeds were
+      trained to the end.
   """
-  horizontal = _mean_errors(arms, 'horizontal')
-  vertical = _mean_errors(arms, 'vertical')
-  comparison = statistics.compare_errors(horizontal, vertical)
-  if comparison is None or comparison.difference.n < 2:
+  arms = record['pairs']
+  seeds = len(arms[0]['errors'])
+  horizontal, vertical = (
+    [arm for arm in arms if arm['role'] == role]
+    for role in ('horizontal', 'vertical')
+  )
+  whole = [
+    seed
+    for seed in range(seeds)
+    if all(arm['errors'][seed] is not None for arm in horizontal + vertical)
+  ]
+  if len(whole) < 2:
     return {
-      'answer': None,
+      'answer': 'undecided',
       'sentence': (
-        f'No answer: less than two of {seeds} seeds were trained to the end'
+        f'undecided: less than two of {seeds} seeds were trained to the end'
         ' under all pairs that are compared.'
       ),
       'difference': None,
     }
-  sample = comparison.difference
-  detectable = statistics.smallest_detectable(sample, _POWER)
-  figures_ = (
-    f'95 % interval {sample.mean - sample.half_width:+.2f} to'
-    f' {sample.mean + sample.half_width:+.2f}, p = {comparison.p_value:.2g}'
+  design = statistics.BlockDesign(
+    {
+      arm['name']: {
+        seed: arm['errors'][seed]
+        for seed in whole
+        if arm['errors'][seed] is not None
+      }
+      for arm in arms
+    }
   )
-  if abs(sample.mean) > sample.half_width:
-    answer = 'vertical' if sample.mean > 0 else 'horizontal'
-    other = 'horizontal' if sample.mean > 0 else 'vertical'
+  estimate = design.contrast(
+    {
+      arm['name']: sign / len(of_role)
+      for of_role, sign in ((horizontal, 1), (vertical, -1))
+      for arm in of_role
+    }
+  )
+  assert estimate is not None
+  (judged,) = statistics.judge([estimate])
+  answer = _ANSWERS[judged.verdict]
+  mean, margin = estimate.difference, estimate.margin
+  figures = (
+    f'horizontal minus vertical: {mean:+.2f} points, 95 % interval'
+    f' {judged.low:+.2f} to {judged.high:+.2f}, p = {judged.p:.2g}'
+  )
+  if judged.verdict in (Verdict.BETTER, Verdict.WORSE):
+    other = 'vertical' if answer == 'horizontal' else 'horizontal'
     sentence = (
       f'{answer}: accelerating the {answer} phase leaves a validation error'
-      f' {abs(sample.mean):.2f} points below that of accelerating the {other}'
-      f' phase, at {sample.n} seeds (horizontal minus vertical:'
-      f' {sample.mean:+.2f} points, {figures_}).'
+      f' {abs(mean):.2f} points below that of accelerating the {other} phase,'
+      f' at {estimate.n} seeds ({figures}).'
+    )
+    if judged.is_within_margin:
+      sentence += (
+        f' The difference is within the margin of {margin:.2f} points.'
+      )
+  elif judged.verdict == Verdict.EQUIVALENT:
+    sentence = (
+      f'neutral: accelerating either phase leaves the same validation error'
+      f' within {margin:.2f} points, at {estimate.n} seeds ({figures}).'
     )
   else:
-    answer = 'neutral'
     sentence = (
-      f'neutral: no difference found at {sample.n} seeds; a difference smaller'
-      f' than {detectable:.2f} points would not have been found at a power of'
-      f' {100 * _POWER:.0f} % (horizontal minus vertical: {sample.mean:+.2f}'
-      f' points, {figures_}).'
+      f'undecided at {estimate.n} seeds: neither is a difference found nor are'
+      f' both phases the same within {margin:.2f} points ({figures}). A'
+      f' difference of {judged.could_have_found:.2f} points would have been'
+      f' found with a probability of {100 * statistics.POWER:.0f} %.'
     )
-  left_out = seeds - sample.n
-  if left_out:
-    sentence += f' {left_out} of {seeds} seeds diverged and are left out.'
+  if len(whole) < seeds:
+    sentence += (
+      f' {seeds - len(whole)} of {seeds} seeds diverged and are left out.'
+    )
+  by_seed = {
+    role: _mean_errors(arms, role) for role in ('horizontal', 'vertical')
+  }
   return {
     'answer': answer,
     'sentence': sentence,
     'difference': {
-      **_sample(sample),
+      'n': estimate.n,
+      'mean': mean,
+      'low': judged.low,
+      'high': judged.high,
       'by_seed': {
-        str(seed): horizontal[seed] - vertical[seed]
-        for seed in sorted(horizontal.keys() & vertical.keys())
+        str(seed): by_seed['horizontal'][seed] - by_seed['vertical'][seed]
+        for seed in whole
       },
-      'p_value': comparison.p_value,
-      'smallest_detectable': detectable,
-      'power': _POWER,
+      'p_value': judged.p,
+      'margin': margin,
+      'verdict': str(judged.verdict),
+      'could_have_found': judged.could_have_found,
     },
   }
 
@@ -540,8 +599,8 @@ def _number(value: float) -> float | None:
 # shapes.
 _LOOKS = {
   'fixed': ('0.35', 'o'),
-  'horizontal': (figures.COLORS[0], 's'),
-  'vertical': (figures.COLORS[1], '^'),
+  'horizontal': (pictures.COLORS[0], 's'),
+  'vertical': (pictures.COLORS[1], '^'),
 }
 
 
@@ -549,18 +608,18 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
   """Draws the errors of all pairs, and the difference against zero.
 
   Args:
-    record: From :func:`probe`, or read from its JSON file.
+    record: From :func:`measure`, or read from its JSON file.
     path: The PNG file to write.
   """
-  arms = record['pairs']
-  with matplotlib.rc_context(figures.STYLE):
+  arms, judged = record['pairs'], judge(record)
+  with pictures.drawing():
     figure = mpl_figure.Figure(
       figsize=(9, 4.2),
       # The line at the bottom has a place of its own.
       layout=layout_engine.ConstrainedLayoutEngine(rect=(0, 0.04, 1, 0.96)),
     )
     figure.suptitle(
-      f'{record["dataset"]}: {record["answer"] or "no answer"},'
+      f'{safe.label(record["dataset"])}: {judged["answer"]},'
       f' {len(record["seeds"])} seeds'
     )
     left, right = figure.subplots(
@@ -576,14 +635,21 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     left.set_xlabel('momentum (0.9 in the other phase)')
     left.set_ylabel('validation error (%)')
 
-    difference = record['difference']
+    difference = judged['difference']
     right.axhline(0, color='black', lw=1)
     if difference is not None:
       by_seed = list(difference['by_seed'].values())
-      _column(right, 0, by_seed, difference, figures.COLORS[2], 'o')
+      margin = difference['margin']
+      right.axhspan(-margin, margin, color='0.9', zorder=0)
+      _column(right, 0, by_seed, difference, pictures.COLORS[2], 'o')
       reach = 1.25 * max(
         abs(value)
-        for value in (*by_seed, difference['low'], difference['high'])
+        for value in (
+          *by_seed,
+          difference['low'],
+          difference['high'],
+          margin,
+        )
       )
       # Zero in the middle, so that the side is seen at once.
       right.set_ylim(-reach or -1, reach or 1)
@@ -605,12 +671,12 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     figure.text(
       0.995,
       0.005,
-      'small: seeds; large: mean with 95 % interval',
+      'small: seeds; large: mean with 95 % interval; grey: the margin',
       ha='right',
       fontsize=8,
       color='0.4',
     )
-    figure.savefig(path, dpi=120)
+    pictures.save(figure, path)
 
 
 def _column(

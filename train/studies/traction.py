@@ -53,7 +53,6 @@ works as described, not whether it is what happens in a network; for that see
 :mod:`train.studies.movement`.
 """
 
-from collections.abc import Sequence
 import functools
 import itertools
 import pathlib
@@ -63,6 +62,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import rich.console
 
 import optax_lcam
 from train import errors
@@ -141,12 +141,13 @@ class _Place(NamedTuple):
   horizontal: Any  # shape=(), dtype=bool: whether the next step is.
 
 
-def simulate(
+def measure(
   seeds: int = 1000,
   steps: int = 2400,
   seed: int = 0,
   *,
   valley: Valley | None = None,
+  console: rich.console.Console | None = None,
 ) -> dict[str, Any]:
   """Runs all arms on all seeds, and judges the paper's claims by them.
 
@@ -156,18 +157,20 @@ def simulate(
     steps: Steps of each; a multiple of 100, at least 200.
     seed: Seed of the noise.
     valley: The model. Default: the one of the module's report.
+    console: Not used: there is no progress to show.
 
   Returns:
     Plain JSON values: ``settings``; ``arms``, each with its figures;
     ``comparisons`` of each asymmetric pair with its controls, as differences
-    in percent of the control's mean; ``claims`` with a ``verdict`` and a
-    ``sentence`` each; ``paths`` to draw. Figures over the seeds have ``n``,
-    ``mean``, ``sd`` and the 95 % interval's ``half_width``.
+    in percent of the control's mean; ``claims``, see :func:`judge`; ``paths``
+    to draw. Figures over the seeds have ``n``, ``mean``, ``sd`` and the 95 %
+    interval's ``half_width``.
 
   Raises:
     UsageError: ``seeds`` or ``steps`` is out of range.
     ValueError: The loss of ``valley`` has no minimum.
   """
+  del console
   valley = valley or Valley()
   if valley.coupling**2 >= valley.quick_curvature * valley.slow_curvature:
     raise ValueError(
@@ -207,7 +210,7 @@ def simulate(
     for pair in _ASYMMETRIC
     for control in ('coin', 'fixed')
   ]
-  return {
+  record: dict[str, Any] = {
     'settings': {
       'seeds': seeds,
       'steps': steps,
@@ -217,7 +220,10 @@ def simulate(
     },
     'arms': records,
     'comparisons': comparisons,
-    'claims': _judge_claims(results, comparisons),
+  }
+  return {
+    **record,
+    'claims': judge(record),
     'paths': {
       verdicts.pair_name(pair): np.round(
         path(pair, seed, min(steps, _PATH_STEPS), valley=valley), 2
@@ -238,9 +244,9 @@ def path(
 
   Args:
     pair: The horizontal and the vertical momentum.
-    seed: As for :func:`simulate`.
+    seed: As for :func:`measure`.
     steps: Steps to take.
-    valley: As for :func:`simulate`.
+    valley: As for :func:`measure`.
 
   Returns:
     shape=(steps + 1, 2), dtype=float32: q and s, from the start on.
@@ -259,9 +265,9 @@ def batch_minima(
   """Where the batches of the first of the seeds have their minima.
 
   Args:
-    seed: As for :func:`simulate`.
+    seed: As for :func:`measure`.
     steps: Number of batches.
-    valley: As for :func:`simulate`.
+    valley: As for :func:`measure`.
 
   Returns:
     shape=(steps, 2), dtype=float32: a_t and b_t.
@@ -583,50 +589,81 @@ def _compare(
   return {'pair': verdicts.pair_name(pair), 'control': control, **compared}
 
 
-def _judge_claims(
-  results: dict[_Name, _Result], comparisons: Sequence[dict[str, Any]]
-) -> list[dict[str, Any]]:
-  claims = []
-  for compared in comparisons:
-    for claim, figure in _expected(compared['pair'], compared['control']):
-      coupled, uncoupled, coupling = (
-        compared[figure][name]
-        for name in ('coupled', 'uncoupled', 'due_to_coupling')
-      )
-      verdict = verdicts.judge(coupled)
-      if compared['control'] == 'coin':
-        verdict = verdicts.judge_traction(coupled, coupling)
-      group, what = figure.split('_')
-      does = {'movement': 'moves', 'distance': 'oscillates'}[what]
-      claims.append(
-        {
-          'claim': claim,
-          'pair': compared['pair'],
-          'control': compared['control'],
-          'figure': figure,
-          'verdict': verdict,
-          'sentence': (
-            f'{claim}, {compared["pair"]}: the {group} group {does}'
-            f' {verdicts.show_percent(coupled)} than with'
-            f' {_CONTROLS[compared["control"]]} (without the coupling'
-            f' {verdicts.show_percent(uncoupled)}): {verdict}.'
-          ),
-        }
-      )
-  values = results[_Name('LCAM', *_SYMMETRIC[0], True)].values
-  arriving, leaving = (
-    verdicts.summarize(values[f'speed_correlation_{end}'])
-    for end in ('to', 'from')
+def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
+  """The paper's claims, by the figures of a record.
+
+  Args:
+    record: From :func:`measure`, or read from traction.json.
+
+  Returns:
+    For each claim its words, the figure with its simultaneous interval, the
+    margin, the verdict and a sentence.
+  """
+  asked = [
+    (compared, name, claim)
+    for compared in record['comparisons']
+    for claim, name in _expected(compared['pair'], compared['control'])
+  ]
+  expected = [
+    verdicts.Expected(
+      claim,
+      compared[name]['coupled'],
+      verdicts.MARGIN_PERCENT,
+      ' %',
+      compared[name]['due_to_coupling']
+      if compared['control'] == 'coin'
+      else None,
+    )
+    for compared, name, claim in asked
+  ]
+  pair = _SYMMETRIC[0]
+  (symmetric,) = (
+    arm
+    for arm in record['arms']
+    if _Name(*(arm[field] for field in _Name._fields))
+    == _Name('LCAM', *pair, True)
   )
+  arriving, leaving = (
+    symmetric[f'speed_correlation_{end}'] for end in ('to', 'from')
+  )
+  expected.append(
+    verdicts.Expected(
+      'W_Q is fast where the loss is low',
+      arriving,
+      verdicts.MARGIN_CORRELATION,
+    )
+  )
+  *found_gains, found_speed = verdicts.judge(expected)
+
+  claims = []
+  for (compared, name, claim), of_gain, found in zip(
+    asked, expected, found_gains, strict=False
+  ):
+    group, what = name.split('_')
+    does = {'movement': 'moves', 'distance': 'oscillates'}[what]
+    claims.append(
+      {
+        **found.record(of_gain),
+        'pair': compared['pair'],
+        'control': compared['control'],
+        'figure': name,
+        'sentence': (
+          f'{claim}, {compared["pair"]}: the {group} group {does}'
+          f' {verdicts.show_percent(of_gain.figure, found)} than with'
+          f' {_CONTROLS[compared["control"]]} (without the coupling'
+          f' {verdicts.show_percent(compared[name]["uncoupled"])}):'
+          f' {found.words}.'
+        ),
+      }
+    )
   claims.append(
     {
-      'claim': 'W_Q is fast where the loss is low',
-      'pair': verdicts.pair_name(_SYMMETRIC[0]),
+      **found_speed.record(expected[-1]),
+      'pair': verdicts.pair_name(pair),
       'control': None,
       'figure': 'speed_correlation_to',
-      'verdict': verdicts.judge(arriving),
       'sentence': verdicts.bottom_sentence(
-        verdicts.pair_name(_SYMMETRIC[0]), arriving, leaving
+        verdicts.pair_name(pair), arriving, leaving, found_speed
       ),
     }
   )
@@ -651,15 +688,30 @@ def _expected(pair: str, control: str) -> list[tuple[str, str]]:
   return [('W_S pulls W_Q', 'quick_movement')]
 
 
-def write(record: dict[str, Any], out: pathlib.Path) -> None:
-  """Writes traction.json and traction.png.
+# ---------------------------------------------------- what a report shows of it
 
-  Args:
-    record: From :func:`simulate`.
-    out: Folder to write into; made if absent.
 
-  Raises:
-    UsageError: ``out`` cannot be written.
-  """
-  verdicts.write_record(out / 'traction.json', record)
-  traction_figure.draw(record, out / 'traction.png')
+def title(record: dict[str, Any]) -> str:
+  del record
+  return 'Figure 1: the traction model, simulated'
+
+
+def summary(record: dict[str, Any]) -> str:
+  return (
+    'A quick and a slow weight on a noisy quadratic valley,'
+    f' {record["settings"]["seeds"]:,} seeds (`python -m train traction`).'
+  )
+
+
+def sentences(record: dict[str, Any]) -> list[str]:
+  return [claim['sentence'] for claim in judge(record)]
+
+
+def picture(record: dict[str, Any]) -> str:
+  del record
+  return 'figure1'
+
+
+def draw(record: dict[str, Any], path: pathlib.Path) -> None:
+  """Draws :mod:`train.studies.traction_figure`."""
+  traction_figure.draw(record, judge(record), path)

@@ -1,26 +1,32 @@
 """The picture of the traction model, from its record alone."""
 
+from collections.abc import Sequence
 import pathlib
 from typing import Any
 
-import matplotlib
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
 import numpy as np
 
-from train.report import figures
+from train import pictures
 from train.studies import marks
 from train.studies import verdicts
 
 
-def draw(record: dict[str, Any], path: pathlib.Path) -> None:
+def draw(
+  record: dict[str, Any],
+  claims: Sequence[dict[str, Any]],
+  path: pathlib.Path,
+) -> None:
   """Draws the paths in the valley, the movements and the differences.
 
   Args:
-    record: From :func:`simulate`, or read from traction.json.
+    record: From :func:`~train.studies.traction.measure`, or read from
+      traction.json.
+    claims: What it says, from :func:`~train.studies.traction.judge`.
     path: The PNG file to write.
   """
-  with matplotlib.rc_context(figures.STYLE):
+  with pictures.drawing():
     figure = mpl_figure.Figure(figsize=(12, 9.5), layout='constrained')
     grid = figure.add_gridspec(2, 2, height_ratios=(1, 1.15))
     valley, moving, bottom = (
@@ -29,13 +35,13 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     )
     _draw_paths(record, valley.subplots())
     _draw_movements(record, moving)
-    _draw_gains(record, bottom.subplots())
+    _draw_gains(record, claims, bottom.subplots())
     settings = record['settings']
     figure.suptitle(
       'Figure 1 as a simulation:'
       f' {settings["seeds"]:,} seeds of {settings["steps"]:,} steps'
     )
-    figure.savefig(path, dpi=120)
+    pictures.save(figure, path)
 
 
 def _draw_paths(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
@@ -69,8 +75,8 @@ def _draw_paths(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
       points[:, 1],
       points[:, 0],
       label=name,
-      color=figures.COLORS[i],
-      linestyle=figures.LINE_STYLES[i],
+      color=pictures.COLORS[i],
+      linestyle=pictures.LINE_STYLES[i],
       linewidth=1.2,
     )
   axis.plot(0, 0, 'k+', markersize=12)
@@ -118,13 +124,17 @@ def _draw_movements(record: dict[str, Any], panel: Any) -> None:
   axes[-1].set_xticks(range(len(arms)), labels, fontsize=8)
 
 
-def _draw_gains(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
+def _draw_gains(
+  record: dict[str, Any],
+  claims: Sequence[dict[str, Any]],
+  axis: mpl_axes.Axes,
+) -> None:
   rows = {}
   for compared in record['comparisons']:
     if compared['control'] == 'coin':
       (claim,) = [
         claim
-        for claim in record['claims']
+        for claim in claims
         if (claim['pair'], claim.get('control')) == (compared['pair'], 'coin')
       ]
       for group in verdicts.GROUPS:
@@ -141,5 +151,6 @@ def _draw_gains(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
     'movement more (+) or less (−) than with a coin of the same rate (%)'
   )
   axis.set_title(
-    'What the choice by the loss adds: mean and 95 % interval', fontsize=10
+    'What the choice by the loss adds: mean, its own 95 % interval',
+    fontsize=10,
   )

@@ -5,6 +5,7 @@ is measured can be compared.
 """
 
 from collections.abc import Sequence
+import dataclasses
 import functools
 import json
 import math
@@ -14,14 +15,17 @@ from typing import Any
 import numpy as np
 
 from train import errors
-from train import run_directory
-from train.report import statistics
+from train import files
+from train import statistics
+from train.statistics import Verdict
 
 GROUPS = ('quick', 'slow')
 
-AS_THE_PAPER = 'as the paper says'
-THE_OPPOSITE = 'the opposite'
-NO_DIFFERENCE = 'no difference found'
+MARGIN_PERCENT = 1.0
+"""Movements that differ by less are equivalent. The simulated pulls are of 2 to
+4 %."""
+MARGIN_CORRELATION = 0.1
+"""Correlations nearer to zero are none: what Cohen (1988) calls small."""
 
 
 def summarize(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
@@ -52,35 +56,105 @@ def rounded(value: float) -> float | None:
   return float(f'{value:.5g}') if math.isfinite(value) else None
 
 
-def judge(figure: dict[str, Any]) -> str:
-  """What a figure that the paper expects above zero says.
+@dataclasses.dataclass(frozen=True)
+class Expected:
+  """A figure that the paper expects above zero."""
+
+  claim: str
+  """In the words of the paper, more or less."""
+  figure: dict[str, Any]
+  """From :func:`summarize`."""
+  margin: float
+  """Below which it is as good as none."""
+  unit: str = ''
+  without_coupling: dict[str, Any] | None = None
+  """By how much the figure is larger than without any coupling, where it must
+  be: what is gained without coupling is no traction."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """What a record says of an expectation."""
+
+  verdict: Verdict
+  """"better": the figure is above zero, as the paper says."""
+  words: str
+  """The verdict in a sentence."""
+  half_width: float
+  """Of the simultaneous interval around the figure's mean; NaN if untested."""
+  p: float
+
+  def record(self, expected: Expected) -> dict[str, Any]:
+    """The part of a claim in the study's file that this makes."""
+    mean, half = expected.figure['mean'], self.half_width
+    low = high = None
+    if mean is not None and not math.isnan(half):
+      low, high = rounded(mean - half), rounded(mean + half)
+    return {
+      'claim': expected.claim,
+      'n': expected.figure['n'],
+      'mean': mean,
+      'low': low,
+      'high': high,
+      'p': rounded(self.p),
+      'margin': expected.margin,
+      'verdict': str(self.verdict),
+    }
+
+
+def judge(family: Sequence[Expected]) -> list[Found]:
+  """Judges the claims of a study as one family, see :mod:`train.statistics`.
 
   Args:
-    figure: From :func:`summarize`.
+    family: All that the study looks at.
 
   Returns:
-    "as the paper says" or "the opposite" where the 95 % interval leaves out
-    zero, else "no difference found"; or that there is too little to tell.
+    What was found, for each.
   """
-  if figure['half_width'] is None:
-    return 'too little to tell'
-  if abs(figure['mean']) <= figure['half_width']:
-    return NO_DIFFERENCE
-  return AS_THE_PAPER if figure['mean'] > 0 else THE_OPPOSITE
+  judged = statistics.judge([_estimate(e.figure, e.margin) for e in family])
+  # A claim that needs both stands only where both do, which takes no more
+  # adjustment than either: the second family is as large as the first.
+  couplings = statistics.judge(
+    [_estimate(e.without_coupling or e.figure, e.margin) for e in family]
+  )
+  found = []
+  for expected, judgement, coupling in zip(
+    family, judged, couplings, strict=True
+  ):
+    verdict = judgement.verdict
+    margin = f'{expected.margin:g}{expected.unit}'
+    words = {
+      Verdict.BETTER: f'{verdict}, as the paper says',
+      Verdict.WORSE: f'{verdict}, the opposite of what the paper says',
+      Verdict.EQUIVALENT: f'{verdict} within {margin}',
+      Verdict.UNDECIDED: f'{verdict}',
+    }[verdict]
+    is_found = verdict in (Verdict.BETTER, Verdict.WORSE)
+    if is_found and judgement.is_within_margin:
+      words += f', but within {margin}'
+    if verdict == Verdict.BETTER and coupling.verdict != Verdict.BETTER:
+      verdict = coupling.verdict
+      words = f'{verdict}: no more than without any coupling'
+    found.append(
+      Found(verdict, words, (judgement.high - judgement.low) / 2, judgement.p)
+    )
+  return found
 
 
-def judge_traction(
-  figure: dict[str, Any], due_to_coupling: dict[str, Any]
-) -> str:
-  """:func:`judge`, where what is gained must come from the coupling."""
-  verdict = judge(figure)
-  if verdict == AS_THE_PAPER and judge(due_to_coupling) != AS_THE_PAPER:
-    return f'{verdict}, but no less without any coupling'
-  return verdict
+def _estimate(figure: dict[str, Any], margin: float) -> statistics.Estimate:
+  """Of minus the figure: what is judged shall be low."""
+
+  def known(name: str) -> float:
+    return math.nan if figure[name] is None else figure[name]
+
+  return statistics.estimate_mean(
+    statistics.Sample(figure['n'], -known('mean'), known('sd'), math.nan),
+    margin,
+  )
 
 
 def bottom_sentence(
-  pair: str, arriving: dict[str, Any], leaving: dict[str, Any]
+  pair: str, arriving: dict[str, Any], leaving: dict[str, Any], found: Found
 ) -> str:
   """What was found of the speed at the bottom of the valley.
 
@@ -89,33 +163,43 @@ def bottom_sentence(
     arriving: Correlation of a low loss with the length of W_Q's step to the
       place where the loss is taken, from :func:`summarize`.
     leaving: The same with the step from there.
+    found: What ``arriving`` says.
   """
   return (
     f'W_Q is fast where the loss is low, {pair}: the correlation of a low loss'
-    f' with the length of the step to its place is {show_number(arriving)}'
-    f' (with the step from there {show_number(leaving)}): {judge(arriving)}.'
+    f' with the length of the step to its place is'
+    f' {show_number(arriving, found)} (with the step from there'
+    f' {show_number(leaving)}): {found.words}.'
   )
 
 
-def show_percent(figure: dict[str, Any]) -> str:
-  """``2.1 ± 0.3 % less`` of a difference from :func:`summarize`."""
+def show_percent(figure: dict[str, Any], found: Found | None = None) -> str:
+  """``2.1 ± 0.3 % less`` of a difference from :func:`summarize`.
+
+  Args:
+    figure: The difference.
+    found: Whose simultaneous interval is shown. Default: the figure's own.
+  """
   if figure['mean'] is None:
     return 'unknown %'
   more = 'more' if figure['mean'] >= 0 else 'less'
-  return f'{_plus_minus(abs(figure["mean"]), figure, 2)} % {more}'
+  return f'{_plus_minus(abs(figure["mean"]), figure, found, 2)} % {more}'
 
 
-def show_number(figure: dict[str, Any]) -> str:
-  """``0.12 ± 0.03`` of a figure from :func:`summarize`."""
+def show_number(figure: dict[str, Any], found: Found | None = None) -> str:
+  """``0.12 ± 0.03`` of a figure, see :func:`show_percent`."""
   if figure['mean'] is None:
     return 'unknown'
-  return _plus_minus(figure['mean'], figure, 4)
+  return _plus_minus(figure['mean'], figure, found, 4)
 
 
-def _plus_minus(mean: float, figure: dict[str, Any], digits: int) -> str:
+def _plus_minus(
+  mean: float, figure: dict[str, Any], found: Found | None, digits: int
+) -> str:
+  half_width = figure['half_width'] if found is None else found.half_width
   text = f'{mean:.{digits}f}'
-  if figure['half_width'] is not None:
-    text += f' ± {figure["half_width"]:.{digits}f}'
+  if half_width is not None and not math.isnan(half_width):
+    text += f' ± {half_width:.{digits}f}'
   return text
 
 
@@ -130,7 +214,7 @@ def write_record(path: pathlib.Path, record: dict[str, Any]) -> None:
   )
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
-    run_directory.replace_text(path, f'{{\n{lines}\n}}\n')
+    files.replace_text(path, f'{{\n{lines}\n}}\n')
   except OSError as error:
     raise errors.UsageError(
       f'{path} cannot be written: {error.strerror}.'

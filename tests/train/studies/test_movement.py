@@ -12,16 +12,17 @@ import matplotlib.image
 import numpy as np
 import optax
 import pytest
+from scipy import stats
 
 from tests.train import runs
 from train import checkpoint
 from train import config as config_lib
 from train import data
 from train import errors
-from train import run_directory
+from train import studies
 from train.program import build
+from train.records import run_directory
 from train.studies import movement
-from train.studies import verdicts
 
 # 6 steps an epoch.
 _CONFIG = config_lib.Config(
@@ -89,7 +90,14 @@ def test_the_running_statistics_are_those_of_the_run(tmp_path, monkeypatch):
   )
   directory = run_directory.RunDirectory(tmp_path / 'run')
   directory.claim(config, config, compute_dtype='float32')
-  directory.write_summary({'status': 'done'})
+  directory.write_summary(
+    {
+      'status': 'done',
+      'final_test_error': 9.0,
+      'best_test_error': 9.0,
+      'params_sha256': '',
+    }
+  )
   saved = checkpoint.Checkpoints(directory.checkpoints, 6)
   saved.save(6, state, [])
   saved.close()
@@ -202,8 +210,8 @@ def test_one_run_tells_too_little(measured):
     'W_Q is fast where the loss is low',
   ]
   for claim in claims:
-    assert claim['verdict'] == 'too little to tell'
-    assert claim['sentence'].endswith(': too little to tell.')
+    assert claim['verdict'] == 'undecided'
+    assert claim['sentence'].endswith(': undecided.')
 
 
 def _several(record, gain):
@@ -223,9 +231,10 @@ def _several(record, gain):
 @pytest.mark.parametrize(
   ('gain', 'verdict'),
   [
-    (3.0, verdicts.AS_THE_PAPER),
-    (-3.0, verdicts.THE_OPPOSITE),
-    (0.0, verdicts.NO_DIFFERENCE),
+    (3.0, 'better'),
+    (-3.0, 'worse'),
+    (0.0, 'equivalent'),
+    (0.8, 'better'),
   ],
 )
 def test_several_runs_have_an_interval(measured, gain, verdict):
@@ -237,6 +246,13 @@ def test_several_runs_have_an_interval(measured, gain, verdict):
   # By hand: the deviation of 0, 0.1, 0.2, 0.3 and t(3) = 3.182.
   np.testing.assert_allclose(
     gains['slow']['half_width'], 3.1824 * 0.12910 / 2, 1e-3
+  )
+  # The claims are a family of three: t(3) at 5 % / 3.
+  simultaneous = stats.t.isf(0.05 / 3 / 2, 3) * 0.12910 / 2
+  np.testing.assert_allclose(
+    [claim['low'], claim['high']],
+    [gain - simultaneous, gain + simultaneous],
+    atol=1e-3,
   )
 
 
@@ -300,7 +316,7 @@ def test_speed_is_set_against_the_loss_of_its_place():
 
 def test_the_files_suffice_for_the_picture(measured, tmp_path):
   record = _several(measured[0], 2.0)
-  movement.write(record, tmp_path / 'out')
+  studies.STUDIES['movement'].write(record, tmp_path / 'out')
   again = json.loads((tmp_path / 'out' / 'movement.json').read_text())
   assert again == record
   movement.draw(again, tmp_path / 'again.png')

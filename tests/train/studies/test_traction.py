@@ -9,8 +9,9 @@ import pytest
 from scipy import linalg
 
 from train import errors
+from train import studies
+from train.statistics import Verdict
 from train.studies import traction
-from train.studies import traction_figure
 from train.studies import verdicts
 
 _VALLEY = traction.Valley(slow_start=2.0, steps_per_epoch=50)
@@ -19,7 +20,7 @@ _SEEDS = 50
 
 @pytest.fixture(scope='module')
 def record():
-  return traction.simulate(_SEEDS, 1600, valley=_VALLEY)
+  return traction.measure(_SEEDS, 1600, valley=_VALLEY)
 
 
 def _arm(record, kind, horizontal, vertical, coupled=True):
@@ -162,7 +163,7 @@ def test_equal_groups_move_alike():
   valley = traction.Valley(
     slow_curvature=1.0, coupling=0.4, slow_start=0.0, steps_per_epoch=50
   )
-  record = traction.simulate(_SEEDS, 1600, valley=valley)
+  record = traction.measure(_SEEDS, 1600, valley=valley)
   for arm in record['arms']:
     for figure in ('movement_horizontal', 'movement_vertical', 'distance'):
       quick, slow = (arm[f'{group}_{figure}'] for group in ('quick', 'slow'))
@@ -188,12 +189,6 @@ def test_comparisons_are_of_the_means_and_paired(record):
 
 
 def test_each_claim_is_answered(record):
-  answers = {
-    verdicts.AS_THE_PAPER,
-    verdicts.THE_OPPOSITE,
-    verdicts.NO_DIFFERENCE,
-    f'{verdicts.AS_THE_PAPER}, but no less without any coupling',
-  }
   claims = record['claims']
   assert {claim['claim'] for claim in claims} == {
     'W_Q pulls W_S',
@@ -203,32 +198,64 @@ def test_each_claim_is_answered(record):
     'W_Q is fast where the loss is low',
   }
   for claim in claims:
-    assert claim['verdict'] in answers
-    assert claim['sentence'].endswith(f': {claim["verdict"]}.')
+    assert claim['verdict'] in list(Verdict)
+    assert f': {claim["verdict"]}' in claim['sentence']
+  assert claims == traction.judge(json.loads(json.dumps(record)))
 
 
 class TestVerdicts:
   @pytest.mark.parametrize(
-    ('mean', 'verdict'),
+    ('mean', 'margin', 'verdict', 'words'),
     [
-      (0.5, verdicts.AS_THE_PAPER),
-      (-0.5, verdicts.THE_OPPOSITE),
-      (0.1, verdicts.NO_DIFFERENCE),
-      (-0.1, verdicts.NO_DIFFERENCE),
+      (0.5, 0.4, 'better', 'better, as the paper says'),
+      (0.5, 1.0, 'better', 'better, as the paper says, but within 1 %'),
+      (-0.5, 0.4, 'worse', 'worse, the opposite of what the paper says'),
+      (0.1, 1.0, 'equivalent', 'equivalent within 1 %'),
+      (0.1, 0.2, 'undecided', 'undecided'),
     ],
   )
-  def test_the_interval_decides(self, mean, verdict):
-    assert verdicts.judge({'mean': mean, 'half_width': 0.2}) == verdict
+  def test_a_figure_is_judged(self, mean, margin, verdict, words):
+    figure = verdicts.summarize(mean + np.array([-0.2, -0.1, 0.0, 0.1, 0.2]))
+    expected = verdicts.Expected('claim', figure, margin, ' %')
+    (found,) = verdicts.judge([expected])
+    assert (found.verdict, found.words) == (verdict, words)
+    # The only one of its family: its own interval.
+    np.testing.assert_allclose(found.half_width, figure['half_width'], 1e-4)
+    record = found.record(expected)
+    np.testing.assert_allclose(
+      [record['low'], record['high']],
+      mean + np.array([-1, 1]) * figure['half_width'],
+      1e-3,
+    )
 
-  def test_one_value_tells_too_little(self):
-    assert verdicts.judge(verdicts.summarize([1.0])) == 'too little to tell'
-    assert verdicts.judge(verdicts.summarize([])) == 'too little to tell'
+  @pytest.mark.parametrize('values', [[1.0], []])
+  def test_one_value_tells_too_little(self, values):
+    expected = verdicts.Expected('claim', verdicts.summarize(values), 1.0)
+    (found,) = verdicts.judge([expected])
+    assert found.words == 'undecided'
+    assert found.record(expected)['p'] is None
 
-  def test_a_gain_without_coupling_is_no_traction(self):
-    gain = {'mean': 2.0, 'half_width': 0.1}
-    none = {'mean': 0.0, 'half_width': 0.1}
-    assert verdicts.judge_traction(gain, gain) == verdicts.AS_THE_PAPER
-    assert 'without any coupling' in verdicts.judge_traction(gain, none)
+  @pytest.mark.parametrize(
+    ('coupling', 'spread', 'verdict'),
+    [(2.0, 0.4, 'better'), (0.0, 0.4, 'equivalent'), (0.9, 2, 'undecided')],
+  )
+  def test_a_gain_without_coupling_is_no_traction(
+    self, coupling, spread, verdict
+  ):
+    shape = np.array([-1.0, -0.6, 0.6, 1.0])
+    (found,) = verdicts.judge(
+      [
+        verdicts.Expected(
+          'claim',
+          verdicts.summarize(2 + 0.4 * shape),
+          1.0,
+          ' %',
+          verdicts.summarize(coupling + spread * shape),
+        )
+      ]
+    )
+    assert found.verdict == verdict
+    assert ('without any coupling' in found.words) == (verdict != 'better')
 
   def test_values_that_do_not_exist_are_left_out(self):
     figure = verdicts.summarize([1.0, np.nan, 3.0])
@@ -249,12 +276,12 @@ class TestVerdicts:
 
 
 def test_the_files_suffice_for_the_picture(record, tmp_path):
-  traction.write(record, tmp_path / 'out')
+  studies.STUDIES['traction'].write(record, tmp_path / 'out')
   written = tmp_path / 'out' / 'traction.json'
   assert written.stat().st_size < 100_000
   again = json.loads(written.read_text())
   assert again == record
-  traction_figure.draw(again, tmp_path / 'again.png')
+  traction.draw(again, tmp_path / 'again.png')
   first, second = (
     matplotlib.image.imread(path)
     for path in (tmp_path / 'out' / 'traction.png', tmp_path / 'again.png')
@@ -265,10 +292,10 @@ def test_the_files_suffice_for_the_picture(record, tmp_path):
 
 def test_wrong_numbers_are_refused():
   with pytest.raises(errors.UsageError, match='--steps must be a multiple'):
-    traction.simulate(1, 150)
+    traction.measure(1, 150)
   with pytest.raises(errors.UsageError, match='--seeds must be'):
-    traction.simulate(0)
+    traction.measure(0)
   with pytest.raises(ValueError, match='product of the curvatures'):
-    traction.simulate(1, 200, valley=traction.Valley(coupling=0.5))
+    traction.measure(1, 200, valley=traction.Valley(coupling=0.5))
   with pytest.raises(errors.UsageError, match='cannot be written'):
     verdicts.write_record(pathlib.Path('/dev/null/x.json'), {})

@@ -1,0 +1,119 @@
+"""Who may import whom: no arrow points upwards, and none in a circle."""
+
+import ast
+import graphlib
+import pathlib
+
+import pytest
+
+_ROOT = pathlib.Path(__file__).parents[2]
+
+# From the lowest to the highest. What stands in no list is of _MACHINE: data,
+# devices, processes.
+_LAYERS = (
+  (
+    'train.errors',
+    'train.config',
+    'train.experiments',
+    'train.statistics',
+    'train.files',
+    'train.safe',
+    'train.pictures',
+    # Registers: what there is to choose from.
+    'train.sources',
+    'train.program.optimizers',
+  ),
+  (),
+  ('train.program',),
+  (
+    'train.records',
+    'train.ownership',
+    'train.metrics',
+    'train.checkpoint',
+    'train.followed_run',
+    'train.weights_and_biases',
+  ),
+  ('train.loop',),
+  ('train.sweep',),
+  ('train.studies',),
+  ('train.report',),
+  ('train.__main__',),
+)
+_MACHINE = 1
+
+
+def _layer(module):
+  while module:
+    for i, names in enumerate(_LAYERS):
+      if module in names:
+        return i
+    module = module.rpartition('.')[0]
+  return _MACHINE
+
+
+def _modules(package):
+  found = {}
+  for path in (_ROOT / package).rglob('*.py'):
+    parts = path.relative_to(_ROOT).with_suffix('').parts
+    if parts[-1] == '__init__':
+      parts = parts[:-1]
+    found['.'.join(parts)] = path
+  return found
+
+
+_MODULES = _modules('train')
+
+
+def _imports(path):
+  """Modules of ours that a file imports, at its top or in a function."""
+  found = set()
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Import):
+      found |= {alias.name for alias in node.names}
+    elif isinstance(node, ast.ImportFrom):
+      # No relative imports: they would escape this.
+      assert node.level == 0, path
+      for alias in node.names:
+        name = f'{node.module}.{alias.name}'
+        found.add(name if name in _MODULES else node.module)
+  return {name for name in found if name.split('.')[0] == 'train'}
+
+
+_GRAPH = {name: _imports(path) for name, path in _MODULES.items()}
+
+
+def test_no_import_points_upwards():
+  upwards = [
+    f'{name} -> {imported}'
+    for name, found in _GRAPH.items()
+    for imported in found
+    if _layer(imported) > _layer(name)
+  ]
+  assert not upwards
+
+
+def test_no_import_goes_in_a_circle():
+  graph = {
+    name: {i for i in found if i in _MODULES and i != name}
+    for name, found in _GRAPH.items()
+    if name != 'train'
+  }
+  try:
+    graphlib.TopologicalSorter(graph).prepare()
+  except graphlib.CycleError as error:
+    pytest.fail(' -> '.join(error.args[1]))
+
+
+def test_the_graph_is_that_of_the_program():
+  """Checks the test: arrows that there are."""
+  assert 'train.program.build' in _GRAPH['train.loop']
+  assert 'train.loop' in _GRAPH['train.sweep']
+  assert 'train.statistics' in _GRAPH['train.report.contrasts']
+  assert 'train.report' in _GRAPH['train.__main__']
+  assert _layer('train.report.write') > _layer('train.studies.probe')
+
+
+@pytest.mark.parametrize('package', ['models', 'optax_lcam'])
+def test_what_stands_below_knows_nothing_of_the_program(package):
+  for name, path in _modules(package).items():
+    assert not _imports(path), name

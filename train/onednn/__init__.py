@@ -1,0 +1,25 @@
+"""Convolutions for training on a CPU, by oneDNN.
+
+Optional: ``python -m train.onednn build`` compiles them where a C++ compiler
+and oneDNN are at hand. They are faster than XLA's own, and their bits differ.
+"""
+
+from train.onednn.convolution import conv_general_dilated
+from train.onednn.library import Unavailable
+from train.onednn.library import load as _load
+
+__all__ = ['Unavailable', 'conv_general_dilated', 'is_available', 'why_not']
+
+
+def why_not() -> str | None:
+  """Why the kernels cannot be used in this process, or None if they can."""
+  try:
+    _load()
+  except Unavailable as error:
+    return str(error)
+  return None
+
+
+def is_available() -> bool:
+  """Whether the kernels are built and can be used in this process."""
+  return why_not() is None

@@ -1,0 +1,98 @@
+"""Compiles the kernels into the user's cache."""
+
+import os
+import pathlib
+import shlex
+import shutil
+import subprocess
+import tempfile
+
+from train.onednn import library
+from train.onednn.library import Unavailable
+
+_COMPILERS = ('c++', 'g++', 'clang++')
+
+# Those that run a primitive in the thread that calls it, if told to.
+_THREADING = ('OMP', 'SEQ', 'THREADPOOL')
+
+
+def build() -> pathlib.Path:
+  """Compiles the kernels, unless they are there already.
+
+  Any number of processes may do so at once.
+
+  Returns:
+    The library.
+
+  Raises:
+    Unavailable: A compiler, oneDNN or its headers are missing, the compiler
+      fails, or what it made cannot be loaded.
+  """
+  target = library.path()
+  if not library.is_whole(target):
+    command = [*_compiler(), *_arguments(library.find_onednn())]
+    target.parent.mkdir(parents=True, exist_ok=True)
+    # In the same file system, to be renamed.
+    with tempfile.TemporaryDirectory(dir=target.parent) as directory:
+      compiled = pathlib.Path(directory, target.name)
+      _compile([*command, '-o', str(compiled)])
+      compiled.write_bytes(library.sealed(compiled.read_bytes()))
+      os.replace(compiled, target)
+    library.load.cache_clear()
+  library.load()
+  return target
+
+
+def _compiler() -> list[str]:
+  chosen = os.environ.get('CXX')
+  names = [shlex.split(chosen)] if chosen else [[name] for name in _COMPILERS]
+  for name in names:
+    if name and shutil.which(name[0]):
+      return name
+  raise Unavailable(
+    f'There is no C++ compiler: {chosen} of $CXX is not found.'
+    if chosen
+    else f'There is no C++ compiler: none of {", ".join(_COMPILERS)} is found.'
+  )
+
+
+def _arguments(onednn: library.Onednn) -> list[str]:
+  import jax
+
+  headers = onednn.prefix / 'include'
+  if not (headers / 'oneapi' / 'dnnl' / 'dnnl.hpp').is_file():
+    raise Unavailable(
+      f'The headers of oneDNN {onednn.version} are not in {headers}; `pip'
+      " install -e '.[cpu]'` brings them."
+    )
+  runtime = library.threading_runtime(headers)
+  if runtime not in _THREADING:
+    raise Unavailable(
+      f'oneDNN in {onednn.prefix} runs its threads by {runtime}; allowed are'
+      f' {", ".join(_THREADING)}.'
+    )
+  return [
+    '-std=c++17',
+    '-O3',
+    '-DNDEBUG',
+    '-fPIC',
+    '-shared',
+    '-isystem',
+    jax.ffi.include_dir(),
+    '-isystem',
+    str(headers),
+    str(library.SOURCE),
+    str(onednn.library),
+    f'-Wl,-rpath,{onednn.library.parent}',
+  ]
+
+
+def _compile(command: list[str]) -> None:
+  finished = subprocess.run(command, capture_output=True, text=True)
+  if finished.returncode == 0:
+    return
+  lines = finished.stderr.strip().splitlines() or ['it says nothing']
+  told = next((line for line in lines if 'error' in line), lines[-1])
+  raise Unavailable(
+    f'{command[0]} cannot compile {library.SOURCE.name}: {told.strip()}'
+  )

@@ -1,0 +1,87 @@
+"""Runs grouped into arms."""
+
+from collections.abc import Iterable
+import dataclasses
+import json
+
+from train import experiments
+from train.records.run import Run
+from train.records.run import Seeds
+
+
+@dataclasses.dataclass(frozen=True)
+class Arm:
+  """Runs that differ in nothing but their seeds, in the order of these."""
+
+  name: str
+  runs: list[Run]
+
+  @property
+  def dataset(self) -> str:
+    dataset: str = self.runs[0].config['dataset']
+    return dataset
+
+  @property
+  def has_phases(self) -> bool:
+    """Whether this is an arm of LCAM, which is what the others are for."""
+    return self.runs[0].config['optimizer'] == 'lcam'
+
+  @property
+  def finished(self) -> list[Run]:
+    """The runs that count."""
+    return [run for run in self.runs if run.is_done]
+
+  def final_errors(self) -> dict[Seeds, float]:
+    """Final test error in percent by seeds, of the runs that are done."""
+    return {run.seeds: run.rows[-1]['test_error'] for run in self.finished}
+
+  def read_off_errors(self) -> dict[Seeds, float]:
+    """Test error in percent by seeds at the paper's epoch, likewise."""
+    return {run.seeds: run.read_off_error for run in self.finished}
+
+  def best_errors(self) -> dict[Seeds, float]:
+    """Best test error of any epoch in percent by seeds, likewise."""
+    return {run.seeds: min(run.test_errors) for run in self.finished}
+
+
+def group_into_arms(runs: Iterable[Run]) -> list[Arm]:
+  """Puts runs that differ in nothing but their seeds together.
+
+  An arm is named after its experiment, and after the settings in which it
+  differs from others of the same name.
+  """
+  groups: dict[tuple[str, str], list[Run]] = {}
+  for run in runs:
+    key = (_experiment(run), json.dumps(run.settings, sort_keys=True))
+    groups.setdefault(key, []).append(run)
+
+  arms = []
+  for (experiment, _), members in groups.items():
+    namesakes = [
+      others[0].settings
+      for (name, _), others in groups.items()
+      if name == experiment
+    ]
+    own = members[0].settings
+    telling = [
+      f'{name}={value}'
+      for name, value in own.items()
+      if any(other.get(name) != value for other in namesakes)
+    ]
+    arms.append(
+      Arm(
+        ' '.join([experiment, *telling]),
+        sorted(members, key=lambda run: run.seeds),
+      )
+    )
+  return sorted(arms, key=lambda arm: not arm.has_phases)
+
+
+def _experiment(run: Run) -> str:
+  config = run.config
+  experiment = experiments.of_record(config)
+  if experiment is not None:
+    return experiment.name
+  return (
+    config.get('experiment') or f'{config["dataset"]}-{config["optimizer"]}'
+  )

@@ -1,0 +1,206 @@
+"""The files of one run: who may write here, what was set, how it ended.
+
+config.json     every setting, the seeds, versions, device, git commit
+metrics.jsonl   a row an epoch
+steps.jsonl     a row an epoch: the loss and the momentum of each of its steps
+summary.json    how it ended
+checkpoints/    the last states
+run.lock        held by the process that trains, owner.json says which
+tensorboard/    the same figures for TensorBoard
+wandb.json      which run on Weights & Biases this is, if --wandb was given
+wandb/          what wandb keeps of it
+curves.png      the picture
+phases.png      losses against their running mean, of an optimizer with phases
+"""
+
+from collections.abc import Mapping, Sequence
+import hashlib
+import importlib.metadata
+import os
+import pathlib
+import platform
+import subprocess
+from typing import Any
+
+import jax
+import numpy as np
+
+from train import config as config_lib
+from train import errors
+from train import files
+from train import processes
+from train.records import packed
+from train.records import read
+from train.records.run import Run
+from train.records.schema import Summary
+
+_PACKAGES = (
+  'jax',
+  'jaxlib',
+  'optax',
+  'flax',
+  'numpy',
+  'orbax-checkpoint',
+  'tensorflow-datasets',
+  'scikit-learn',
+)
+
+
+class RunDirectory:
+  """Reads and writes the files of one run, in the first process alone."""
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+    self.notes: list[str] = []
+    """Fields in its files that this version does not know."""
+    self.checkpoints = path / 'checkpoints'
+    self.tensorboard = path / 'tensorboard'
+    self.metrics = path / 'metrics.jsonl'
+    self.steps = path / 'steps.jsonl'
+    self.picture = path / 'curves.png'
+    self.phases = path / 'phases.png'
+    self._config = path / 'config.json'
+    self._unfinished_config = files.unfinished_path(self._config)
+    self._summary = path / 'summary.json'
+
+  def claim(
+    self,
+    given: config_lib.Config,
+    resolved: config_lib.Config,
+    devices: Sequence[jax.Device] | None = None,
+    **facts: Any,
+  ) -> None:
+    """Takes the directory for this run, whether new or begun before.
+
+    Args:
+      given: The configuration as the command line gave it.
+      resolved: The same, resolved.
+      devices: Those of the run. Default: all.
+      **facts: What else config.json shall say.
+
+    Raises:
+      UsageError: It holds something else, or cannot be written.
+    """
+    self.check_writable()
+    if self._packed() is not None or os.path.lexists(self._config):
+      different = config_lib.differences(given, resolved, self.read_config())
+      if different:
+        raise errors.UsageError(
+          f'--run-dir {self.path} holds another run; this one has'
+          f' {", ".join(different)}. Choose another directory.'
+        )
+      return
+    # A run that was killed as it began may have left that one file.
+    if self.path.exists() and {*self.path.iterdir()} - {
+      self._unfinished_config
+    }:
+      raise errors.UsageError(
+        f'--run-dir {self.path} is not empty and holds no run. Choose another'
+        ' directory.'
+      )
+    with files.writing(self.path):
+      self.path.mkdir(parents=True, exist_ok=True)
+    files.write_json(
+      self._config,
+      {
+        **facts,
+        **config_lib.to_json(resolved),
+        **environment(devices),
+      },
+    )
+
+  def check_writable(self) -> None:
+    """Raises UsageError if it cannot be written; makes nothing."""
+    files.check_writable('--run-dir', self.path)
+
+  def read_config(self) -> dict[str, Any]:
+    """What config.json says, once the directory is claimed.
+
+    Of a run that is finished and was packed, what the tables say.
+
+    Raises:
+      UsageError: It is damaged.
+    """
+    done = self._packed()
+    if done is not None:
+      return done.config
+    return read.config(self.path, self.notes.append)
+
+  def read_summary(self) -> Summary | None:
+    """The summary; ``None`` where there is none yet.
+
+    Of a run that is finished and was packed, what the tables say.
+
+    Raises:
+      UsageError: It is damaged.
+    """
+    done = self._packed()
+    if done is not None:
+      return done.summary
+    return read.summary(self.path, self.notes.append)
+
+  def write_summary(self, summary: Mapping[str, Any]) -> None:
+    if processes.is_first():
+      files.write_json(self._summary, summary)
+
+  def _packed(self) -> Run | None:
+    """The run if it is finished, was packed and is no longer here."""
+    if self.path.exists():
+      return None
+    run = packed.find(self.path)
+    return run if run is not None and run.is_done else None
+
+
+def params_sha256(params: Any) -> str:
+  """SHA-256 over the parameters' paths, shapes, dtypes and bytes."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree.leaves_with_path(params):
+    array = np.asarray(jax.device_get(leaf))
+    name = jax.tree_util.keystr(path)
+    digest.update(f'{name} {array.shape} {array.dtype}\n'.encode())
+    digest.update(array.tobytes())
+  return digest.hexdigest()
+
+
+def environment(
+  devices: Sequence[jax.Device] | None = None,
+) -> dict[str, Any]:
+  """Versions, devices and commit: what belongs beside any measurement.
+
+  Args:
+    devices: Those that are used. Default: all.
+  """
+  devices = devices or jax.devices()
+  device = devices[0]
+  return {
+    'versions': {
+      'python': platform.python_version(),
+      **{name: _version(name) for name in _PACKAGES},
+    },
+    'platform': device.platform,
+    'device_kind': device.device_kind,
+    'device_count': len(devices),
+    'process_count': jax.process_count(),
+    'git_commit': _git_commit(),
+  }
+
+
+def _version(package: str) -> str | None:
+  try:
+    return importlib.metadata.version(package)
+  except importlib.metadata.PackageNotFoundError:
+    return None
+
+
+def _git_commit() -> str | None:
+  try:
+    return subprocess.run(
+      ['git', 'rev-parse', 'HEAD'],
+      cwd=pathlib.Path(__file__).parent,
+      capture_output=True,
+      text=True,
+      check=True,
+      timeout=10,
+    ).stdout.strip()
+  except (OSError, subprocess.SubprocessError):
+    return None
