@@ -13,6 +13,17 @@ from train import studies
 _RESULTS = pathlib.Path(__file__).parents[1] / 'results'
 
 
+@pytest.fixture(scope='module')
+def committed():
+  """All committed records."""
+  return records.find([_RESULTS])
+
+
+@pytest.fixture(scope='module')
+def committed_arms(committed):
+  return records.group_into_arms(committed.runs)
+
+
 def test_the_report_is_what_the_program_makes(tmp_path):
   text = report.write([_RESULTS], tmp_path, 'README.md')
   assert (_RESULTS / 'README.md').read_text('utf-8') == text
@@ -38,8 +49,8 @@ def test_a_difference_stands_in_one_place():
       assert not is_inside and contrast['p'] >= 0.05
 
 
-def test_the_records_of_studies_say_what_they_are_judged_to():
-  found = records.find([_RESULTS]).studies
+def test_the_records_of_studies_say_what_they_are_judged_to(committed):
+  found = committed.studies
   assert {study.kind for study in found} == set(studies.STUDIES)
   for study in found:
     record = study.record
@@ -61,12 +72,8 @@ def test_the_records_of_studies_say_what_they_are_judged_to():
     ('small-adaptive', 8, 3),
   ],
 )
-def test_every_arm_is_finished(family, arms, seeds):
-  found = [
-    arm
-    for arm in records.group_into_arms(records.find([_RESULTS]).runs)
-    if arm.name.startswith(f'{family}-')
-  ]
+def test_every_arm_is_finished(committed_arms, family, arms, seeds):
+  found = [arm for arm in committed_arms if arm.name.startswith(f'{family}-')]
   assert len(found) == arms
   for arm in found:
     assert len(arm.finished) >= seeds

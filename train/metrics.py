@@ -5,14 +5,11 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 import time
 from typing import Any, TypeVar
 
 import numpy as np
-from tensorboardX import event_file_writer
-from tensorboardX import summary
-from tensorboardX.proto import event_pb2
-from tensorboardX.proto import summary_pb2
 
 from train import errors
 from train import files
@@ -25,6 +22,28 @@ from train.records.schema import EpochRow
 from train.records.schema import StepsRow
 
 Row = TypeVar('Row', EpochRow, StepsRow)
+
+
+def _import_tensorboard() -> tuple[Any, Any, Any]:
+  """The writer of TensorBoard's files, what makes summaries, and the events.
+
+  tensorboardX imports PyTorch where it finds it, which takes a third of the
+  start of a run, and needs it for tensors of PyTorch alone.
+  """
+  is_hidden = 'torch' not in sys.modules
+  if is_hidden:
+    sys.modules['torch'] = None  # type: ignore[assignment]
+  try:
+    from tensorboardX import event_file_writer
+    from tensorboardX import summary
+    from tensorboardX.proto import event_pb2
+  finally:
+    if is_hidden:
+      del sys.modules['torch']
+  return event_file_writer.EventsWriter, summary, event_pb2.Event
+
+
+_EventsWriter, _summary, _Event = _import_tensorboard()
 
 # TensorBoard and Weights & Biases show these; the rest of a row only places it.
 CURVES = (
@@ -177,7 +196,7 @@ class MetricsLog:
       UsageError: It lacks one of them.
     """
     self._directory = directory
-    self._events: event_file_writer.EventsWriter | None = None
+    self._events: Any = None
 
     def reopen() -> list[EpochRow]:
       path = directory.path
@@ -199,10 +218,8 @@ class MetricsLog:
         tensorboard.mkdir()
         # Not SummaryWriter: it writes in a thread, which a full disk ends
         # without a word, and waits for it for ever.
-        self._events = event_file_writer.EventsWriter(
-          str(tensorboard / 'events')
-        )
-        self._write(summary.custom_scalars(_LAYOUT), 0)
+        self._events = _EventsWriter(str(tensorboard / 'events'))
+        self._write(_summary.custom_scalars(_LAYOUT), 0)
         for row in rows:
           self._add_events(row)
       return rows
@@ -236,12 +253,12 @@ class MetricsLog:
     values: Mapping[str, Any] = row
     for name in CURVES:
       if values.get(name) is not None:
-        self._write(summary.scalar(name, values[name]), row['epoch'])
+        self._write(_summary.scalar(name, values[name]), row['epoch'])
 
-  def _write(self, content: summary_pb2.Summary, epoch: int) -> None:
+  def _write(self, content: Any, epoch: int) -> None:
     assert self._events is not None
     self._events.write_event(
-      event_pb2.Event(wall_time=time.time(), step=epoch, summary=content)
+      _Event(wall_time=time.time(), step=epoch, summary=content)
     )
     self._events.flush()
 

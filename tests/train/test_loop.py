@@ -1,5 +1,6 @@
 """One run in this process: what it writes, and that it repeats."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -33,7 +34,7 @@ def _without_times(rows):
 @pytest.fixture(scope='module')
 def finished(tmp_path_factory):
   directory = tmp_path_factory.mktemp('runs') / 'finished'
-  return directory, *_run(directory)
+  return directory, *_run(directory, pictures=True)
 
 
 def test_a_row_an_epoch(finished):
@@ -223,6 +224,8 @@ def _one_device(monkeypatch):
   """A sweep takes all devices that there are."""
   run_together = functools.partial(loop.run_together, devices=runs.one_device())
   monkeypatch.setattr(loop, 'run_together', run_together)
+  with runs.without_pictures():
+    yield
 
 
 def _digits():
@@ -282,10 +285,11 @@ def test_a_run_that_fails_leaves_the_rest_of_a_sweep_alone(
   assert done['status'] == 'done'
 
 
-def _run_together(directories, configs):
-  return loop.run_together(
-    configs, directories, devices=runs.one_device(), console=runs.console()
-  )
+def _run_together(directories, configs, pictures=False):
+  with contextlib.nullcontext() if pictures else runs.without_pictures():
+    return loop.run_together(
+      configs, directories, devices=runs.one_device(), console=runs.console()
+    )
 
 
 def _configs(*settings):
@@ -302,7 +306,7 @@ def test_runs_of_one_program_are_the_runs_that_they_are_alone(
   }  # fmt: skip
   _run(alone[1], **other)
   directories = [tmp_path / name for name in 'ab']
-  summaries = _run_together(directories, _configs({}, other))
+  summaries = _run_together(directories, _configs({}, other), pictures=True)
   assert [s['status'] for s in summaries] == ['done', 'done']
   assert summaries[0]['params_sha256'] != summaries[1]['params_sha256']
   for ours, theirs in zip(directories, alone, strict=True):

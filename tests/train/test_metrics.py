@@ -121,6 +121,17 @@ def test_steps_without_momentum_or_phase_and_with_no_finite_loss():
   }
 
 
+def test_pytorch_is_not_imported():
+  """Nor hidden from what imports it later."""
+  program = (
+    'import sys\nfrom train import metrics\nprint("torch" in sys.modules)\n'
+  )
+  finished = subprocess.run(
+    [sys.executable, '-c', program], capture_output=True, text=True, check=True
+  )
+  assert finished.stdout == 'False\n'
+
+
 def test_rows_are_json_lines_and_tensorboard_reads_the_same(tmp_path):
   directory = run_directory.RunDirectory(tmp_path)
   log = metrics.MetricsLog(directory, 0)
