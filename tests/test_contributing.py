@@ -58,7 +58,8 @@ def _run(root, dataset, data_dir, run_dir):
 
 
 def test_an_experiment_in_one_place(changed):
-  shown = _train(changed, 'list').stdout.splitlines()
+  lines = _train(changed, 'list').stdout.splitlines()
+  shown = {line.split()[0] for line in lines if line.startswith('  ')}
   for size in ('', 'small-'):
     for dataset in ('cifar10', 'cifar100'):
       assert f'{size}ablation-{dataset}-nesterov' in shown

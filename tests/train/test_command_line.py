@@ -42,13 +42,30 @@ def test_help_names_every_flag():
   assert 'python -m train run' in processes.train('--help').stdout
 
 
-def test_list_names_the_experiments_and_their_commands():
+def test_list_shows_groups_and_a_line_for_each_experiment():
   finished = processes.train('list')
   assert finished.returncode == 0
-  assert 'python -m train run figure4-cifar100-lcam' in finished.stdout
+  lines = {
+    line.split()[0]: line for line in finished.stdout.splitlines() if line
+  }
+  assert "the paper's own size" in lines['figure4:']
+  assert 'minutes on one H200' in lines['figure4-cifar100-lcam']
+  assert 'sweep only' not in lines['figure4-cifar100-lcam']
   # What follows another run cannot be run alone.
-  assert 'python -m train sweep ablation-cifar100-coin' in finished.stdout
-  assert 'minutes on one H200' in finished.stdout
+  assert 'sweep only' in lines['ablation-cifar100-coin']
+  assert 'python -m train sweep GROUP' in finished.stdout
+
+
+def test_list_shows_what_has_all_words():
+  finished = processes.train('list', 'cifar100', 'coin')
+  assert finished.returncode == 0
+  named = [
+    line.split()[0]
+    for line in finished.stdout.splitlines()
+    if line.startswith('  ')
+  ]
+  assert 'small-ablation-cifar100-coin' in named
+  assert all('cifar100' in name and 'coin' in name for name in named)
 
 
 def test_a_reader_that_has_seen_enough():
