@@ -183,10 +183,8 @@ class TestCifar:
     ],
     ids=['label too large', 'label negative', 'small image', 'no image'],
   )
-  def test_images_that_lie(
-    self, cifar_dir, tmp_path, cache, name, content, complaint
-  ):
-    (shard,) = _copy(cifar_dir, tmp_path).glob('*train*-00000-of-*')
+  def test_images_that_lie(self, tmp_path, cache, name, content, complaint):
+    (shard,) = _few_of_cifar(tmp_path).glob('*train*-00000-of-*')
     _change_example(shard, 5, name, content)
     with pytest.raises(errors.UsageError, match=complaint) as caught:
       data.load('cifar10', tmp_path)
@@ -216,7 +214,7 @@ class TestCifar:
     ],
   )  # fmt: skip
   def test_files_that_lie(
-    self, cifar_dir, tmp_path, cache, file, change, complaint, monkeypatch
+    self, tmp_path, cache, file, change, complaint, monkeypatch
   ):
     find_spec = tfds_reader.importlib.util.find_spec
     monkeypatch.setattr(
@@ -224,7 +222,7 @@ class TestCifar:
       'find_spec',
       lambda name: None if name == 'tensorflow' else find_spec(name),
     )
-    (changed,) = _copy(cifar_dir, tmp_path).glob(file)
+    (changed,) = _few_of_cifar(tmp_path).glob(file)
     content = changed.read_bytes()
     changed.unlink()
     if change is not None:
@@ -405,13 +403,13 @@ class TestArrayCache:
     assert platformdirs.user_cache_path() in array_cache.root().parents
 
 
-def _copy(cifar_dir, to):
-  """A CIFAR-10 of symbolic links, to be changed."""
-  copy = to / 'cifar10' / '3.0.2'
-  copy.mkdir(parents=True)
-  for path in (cifar_dir / 'cifar10' / '3.0.2').iterdir():
-    (copy / path.name).symlink_to(path)
-  return copy
+def _few_of_cifar(data_dir):
+  """A CIFAR-10 of 40 and 8 noisy images, to be changed."""
+  rng = np.random.default_rng(0)
+  images = rng.integers(0, 256, (40, 32, 32, 3)).astype(np.uint8)
+  labels = np.arange(40) % 10
+  splits = {'train': (images, labels), 'test': (images[:8], labels[:8])}
+  return tfds_directory.write(data_dir, 'cifar10', splits, shards=4)
 
 
 def _change_example(shard, number, name, content):

@@ -15,8 +15,9 @@ def write(
   data_dir: pathlib.Path,
   name: str,
   splits: dict[str, tuple[np.ndarray, np.ndarray]],
+  shards: int = 1,
 ) -> pathlib.Path:
-  """Writes one shard for each split, with images as PNG.
+  """Writes some shards for each split, with images as PNG.
 
   Args:
     data_dir: TensorFlow Datasets directory.
@@ -24,6 +25,7 @@ def write(
       perhaps a string for each.
     splits: Images, uint8 with shape=(examples, height, width, channels), and
       labels, shape=(examples,), by split.
+    shards: Files of each split.
 
   Returns:
     The directory of the data set's version.
@@ -36,21 +38,24 @@ def write(
     features.get_serialized_info()
   )
   for split, (images, labels) in splits.items():
-    writer = array_record_module.ArrayRecordWriter(
-      str(directory / f'{name}-{split}.array_record-00000-of-00001'),
-      'group_size:1',
-    )
-    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
-      _, png = cv2.imencode('.png', image[..., ::-1])  # OpenCV's is BGR.
-      encoded = features.encode_example(
-        {
-          **dict.fromkeys(features, f'{split}_{i}'),
-          'image': io.BytesIO(png.tobytes()),
-          'label': int(label),
-        }
+    for shard, numbers in enumerate(
+      np.array_split(np.arange(len(labels)), shards)
+    ):
+      file = f'{name}-{split}.array_record-{shard:05}-of-{shards:05}'
+      writer = array_record_module.ArrayRecordWriter(
+        str(directory / file), 'group_size:1'
       )
-      writer.write(serializer.serialize_example(encoded))
-    writer.close()
+      for i in numbers:
+        _, png = cv2.imencode('.png', images[i, ..., ::-1])  # OpenCV's is BGR.
+        encoded = features.encode_example(
+          {
+            **dict.fromkeys(features, f'{split}_{i}'),
+            'image': io.BytesIO(png.tobytes()),
+            'label': int(labels[i]),
+          }
+        )
+        writer.write(serializer.serialize_example(encoded))
+      writer.close()
   features.save_config(directory)
   (directory / 'dataset_info.json').write_text(
     json.dumps(
@@ -62,7 +67,9 @@ def write(
           {
             'name': split,
             'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}',
-            'shardLengths': [str(len(labels))],
+            'shardLengths': [
+              str(len(part)) for part in np.array_split(labels, shards)
+            ],
           }
           for split, (_, labels) in splits.items()
         ],
