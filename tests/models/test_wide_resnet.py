@@ -54,9 +54,9 @@ def _pytorch(source, network):
 
 
 @functools.cache
-def _ours(network):
+def _ours(network, dtype=jnp.float32):
   """The same as the PyTorch reference's ``one_training_step``."""
-  model = _with_golden_weights(network)
+  model = _with_golden_weights(network, dtype=dtype)
   images, labels = golden.images_and_labels(network)
 
   @nnx.jit
@@ -124,12 +124,16 @@ def test_logits_equal_pytorch(source, network, mode):
 
 @pytest.mark.parametrize(('source', 'network'), CASES)
 def test_loss_and_gradients_equal_pytorch(source, network):
-  theirs, ours = _pytorch(source, network), _ours(network)
-  assert float(ours['loss']) == pytest.approx(float(theirs['loss']), rel=1e-4)
+  theirs = _pytorch(source, network)
+  # In float32 a ReLU of the half a million may open here and not there, as
+  # processors round, and one of them changes a gradient by up to a percent.
+  with jax.enable_x64():
+    ours = _ours(network, jnp.float64)
+  assert float(ours['loss']) == pytest.approx(float(theirs['loss']), rel=1e-5)
   names = {name for name in theirs if name.startswith('gradient/')}
   assert names == {name for name in ours if name.startswith('gradient/')}
   for name in names:
-    assert _relative_difference(ours[name], theirs[name]) < 1e-3, name
+    assert _relative_difference(ours[name], theirs[name]) < 1e-4, name
 
 
 @pytest.mark.parametrize(('source', 'network'), CASES)
@@ -449,7 +453,7 @@ def test_dropout_stands_before_the_second_convolution_and_keeps_the_mean():
 
   @jax.jit
   def inputs_of_second_convolutions(key):
-    model = nnx.merge(graphdef, start)
+    model = nnx.merge(graphdef, start, copy=True)
     model.train()
     seen = []
     for block in model.blocks:

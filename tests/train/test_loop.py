@@ -534,7 +534,7 @@ def test_a_coin_follows_the_run_of_its_own_seed(tmp_path):
 
 def test_only_a_finished_run_of_lcam_can_be_followed(finished, tmp_path):
   directory, _, _ = finished
-  with pytest.raises(errors.UsageError, match='absent cannot be followed'):
+  with pytest.raises(errors.UsageError, match='must be a finished run'):
     _run(tmp_path / 'a', optimizer='coin', follow_run=tmp_path / 'absent')
   fixed = tmp_path / 'fixed'
   _run(fixed, optimizer='sgd', epochs=1)
