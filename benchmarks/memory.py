@@ -19,7 +19,9 @@ def measure(quick: bool) -> harness.Results:
   programs: dict[str, Any] = {}
   for dtype in ('float32', 'bfloat16'):
     for name, remat in _REMAT.items():
-      prepared = workload.of_network(*network, dtype=dtype, remat=remat)
+      prepared = workload.of_network(
+        *network, dtype=dtype, remat=remat, convolutions='xla'
+      )
       programs[f'{dtype}, {name}'] = _plan(prepared.lower_train().compile())
 
   small = (10, 1, 8) if quick else (16, 2, 64)

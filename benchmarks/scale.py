@@ -332,7 +332,14 @@ def compile_step(
 ) -> Any:
   """The training step on the first devices, compiled."""
   some = jax.devices()[:devices]
-  prepared = workload.of_network(depth, widen_factor, batch_size, devices=some)
+  prepared = workload.of_network(
+    # XLA counts nothing of the kernels of oneDNN.
+    depth,
+    widen_factor,
+    batch_size,
+    devices=some,
+    convolutions='xla',
+  )
   return prepared.lower_train().compile()
 
 
@@ -357,7 +364,9 @@ def _measure_here(quick: bool) -> dict[str, Any]:
   costs = {}
   for depth, widen_factor, batch_size in sizes:
     name = f'WRN-{depth}-{widen_factor}, batch {batch_size}'
-    prepared = workload.of_network(depth, widen_factor, batch_size)
+    prepared = workload.of_network(
+      depth, widen_factor, batch_size, convolutions='xla'
+    )
     costs[name] = prepared.lower_train().compile().cost_analysis()
     advance = workload.start(prepared)
     calls[name] = lambda advance=advance: advance(1)
