@@ -855,7 +855,7 @@ def _of_all(
 
 if __name__ == '__main__':
   if sys.argv[1:2] == ['--part']:
-    from train import jax_environment
+    from train.devices import jax_environment
 
     jax_environment.prepare()
     _part(sys.argv[2])

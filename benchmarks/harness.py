@@ -21,7 +21,7 @@ from typing import Any
 
 import jax
 
-from train import jax_environment
+from train.devices import jax_environment
 
 RECORDS = pathlib.Path(__file__).parent / 'records'
 

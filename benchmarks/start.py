@@ -45,7 +45,7 @@ _LARGE_RUN = [
 _COMPILE = """
 import json
 import sys
-from train import jax_environment
+from train.devices import jax_environment
 jax_environment.prepare()
 from benchmarks import start
 depth, widen_factor, batch_size = map(int, sys.argv[1:])

@@ -18,10 +18,10 @@ from train import config as config_lib
 from train import errors
 from train import experiments
 from train import flags as flags_lib
-from train import interruption
-from train import jax_environment
 from train import sources
 from train import studies
+from train.devices import interruption
+from train.devices import jax_environment
 
 _USAGE = """\
 usage: python -m train [--run-dir DIR]              the main job
@@ -289,7 +289,7 @@ def _run(argv: list[str]) -> int:
   )
   _start_jax([flags.config])
   from train import loop
-  from train import processes
+  from train.devices import processes
 
   with _processes_of(flags):
     summary = loop.run(
@@ -312,7 +312,7 @@ def _run(argv: list[str]) -> int:
 
 
 def _processes_of(flags: RunFlags) -> contextlib.AbstractContextManager[None]:
-  from train import processes
+  from train.devices import processes
 
   if not flags.distributed and flags.coordinator is None:
     return contextlib.nullcontext()

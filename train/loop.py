@@ -16,24 +16,24 @@ import jax
 import numpy as np
 import rich.console
 
-from train import checkpoint
 from train import config as config_lib
 from train import data
 from train import files
 from train import followed_run
-from train import interruption
-from train import metrics
-from train import ownership
 from train import pictures
-from train import processes
 from train import progress
-from train import weights_and_biases
+from train.devices import interruption
+from train.devices import processes
 from train.experiments import Experiment
 from train.program import build
 from train.program.step import EvalMetrics
 from train.program.step import StepMetrics
+from train.records import checkpoint
+from train.records import metrics
+from train.records import ownership
 from train.records import read
 from train.records import run_directory
+from train.records import weights_and_biases
 from train.records.schema import Summary
 
 _Metrics = TypeVar('_Metrics', StepMetrics, EvalMetrics)

@@ -12,7 +12,7 @@ import models
 from tests.train import runs
 from train import config as config_lib
 from train import loop
-from train import metrics
+from train.records import metrics
 
 # Neither 33 nor the last 5 images can be shared evenly by 2 or 8 devices. The
 # low rate keeps rounding from growing: 28 steps are not yet chaotic.

@@ -14,11 +14,11 @@ from train import __main__ as program
 from train import config as config_lib
 from train import experiments
 from train import flags
-from train import jax_environment
 from train import loop
 from train import report
 from train import studies
 from train import sweep
+from train.devices import jax_environment
 
 # The command line, and what its message must name.
 _WRONG = [

@@ -12,12 +12,12 @@ from tensorboard.backend.event_processing import event_accumulator
 
 from tests.train import processes
 from tests.train import runs
-from train import checkpoint
 from train import config as config_lib
 from train import errors
 from train import experiments
 from train import loop
 from train import sweep
+from train.records import checkpoint
 
 _run = runs.run
 

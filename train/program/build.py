@@ -26,8 +26,8 @@ import models
 from train import config as config_lib
 from train import errors
 from train import onednn
-from train import processes
 from train.data import dataset as dataset_lib
+from train.devices import processes
 from train.program import augmentation
 from train.program import optimizers
 from train.program import schedules

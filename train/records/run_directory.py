@@ -28,7 +28,7 @@ import numpy as np
 from train import config as config_lib
 from train import errors
 from train import files
-from train import processes
+from train.devices import processes
 from train.records import packed
 from train.records import read
 from train.records.run import Run

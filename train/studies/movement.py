@@ -48,7 +48,6 @@ import optax
 import rich.console
 
 import models
-from train import checkpoint
 from train import config as config_lib
 from train import data
 from train import errors
@@ -61,6 +60,7 @@ from train.program.step import Epoch
 from train.program.step import Images
 from train.program.step import Seeds
 from train.program.step import TrainState
+from train.records import checkpoint
 from train.records import run_directory
 from train.studies import marks
 from train.studies import verdicts

@@ -38,7 +38,6 @@ import rich.console
 from train import config as config_lib
 from train import data
 from train import errors
-from train import metrics
 from train import pictures
 from train import progress
 from train import safe
@@ -46,6 +45,7 @@ from train import sources
 from train import statistics
 from train.data import dataset as dataset_lib
 from train.program import build
+from train.records import metrics
 from train.records import run_directory
 from train.statistics import Verdict
 

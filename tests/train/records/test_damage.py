@@ -17,8 +17,8 @@ from train import __main__ as command_line
 from train import config as config_lib
 from train import errors
 from train import followed_run
-from train import metrics
 from train import records
+from train.records import metrics
 from train.records import run_directory
 
 _RESULTS = pathlib.Path(__file__).parents[3] / 'results'

@@ -15,12 +15,12 @@ import pytest
 from scipy import stats
 
 from tests.train import runs
-from train import checkpoint
 from train import config as config_lib
 from train import data
 from train import errors
 from train import studies
 from train.program import build
+from train.records import checkpoint
 from train.records import run_directory
 from train.studies import movement
 

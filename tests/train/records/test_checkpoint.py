@@ -9,9 +9,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
-from train import checkpoint
 from train.program.step import StepMetrics
 from train.program.step import TrainState
+from train.records import checkpoint
 
 
 def _state(devices, scale=1.0):

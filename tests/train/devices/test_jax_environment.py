@@ -11,7 +11,7 @@ import pytest
 
 from benchmarks import workload
 from train import config as config_lib
-from train import jax_environment
+from train.devices import jax_environment
 
 _NAMES = (
   'XLA_FLAGS',
@@ -65,7 +65,7 @@ def test_the_flag_is_for_the_versions_that_gain_by_it(
 
 def test_jax_starts_with_it():
   program = (
-    'from train import jax_environment\n'
+    'from train.devices import jax_environment\n'
     'jax_environment.prepare()\n'
     'import jax\n'
     'print(jax.jit(lambda x: x + 1)(1))\n'
@@ -79,7 +79,7 @@ def test_jax_starts_with_it():
 # A product needs its operand of 40 MB, 9,800 pages, in memory.
 _PROGRAM = """
 import json, resource, sys
-from train import jax_environment
+from train.devices import jax_environment
 kept = jax_environment.keep_freed_memory(int(sys.argv[1]))
 import jax, jax.numpy as jnp
 x, y = jnp.ones(10000), jnp.ones((1000, 4))

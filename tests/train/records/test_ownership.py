@@ -10,12 +10,12 @@ import textwrap
 import pytest
 
 from train import errors
-from train import ownership
+from train.records import ownership
 
 _HOLD = textwrap.dedent(
   """
   import pathlib, sys, time
-  from train import ownership
+  from train.records import ownership
   with ownership.hold([pathlib.Path(sys.argv[1])]):
     print('held', flush=True)
     time.sleep(60)

@@ -13,7 +13,7 @@ import numpy as np
 
 from train import errors
 from train import files
-from train import processes
+from train.devices import processes
 from train.program.step import EvalMetrics
 from train.program.step import StepMetrics
 from train.records import read

@@ -10,12 +10,12 @@ import pytest
 
 from tests.train import processes
 from tests.train import runs
-from train import checkpoint
 from train import config as config_lib
-from train import metrics
-from train import weights_and_biases
+from train.records import checkpoint
+from train.records import metrics
 from train.records import read
 from train.records import run_directory
+from train.records import weights_and_biases
 
 _BLOCK = 32768
 

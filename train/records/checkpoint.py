@@ -24,7 +24,7 @@ from orbax import checkpoint as ocp
 
 from train import errors
 from train import files
-from train import processes
+from train.devices import processes
 from train.program.step import StepMetrics
 from train.program.step import TrainState
 

@@ -12,8 +12,8 @@ from typing import Any
 
 from train import errors
 from train import files
-from train import metrics
-from train import processes
+from train.devices import processes
+from train.records import metrics
 from train.records import run_directory
 
 # How long a run that has ended may wait for a network that is gone.

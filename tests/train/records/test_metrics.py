@@ -13,9 +13,9 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 
 from train import errors
-from train import metrics
 from train.program.step import EvalMetrics
 from train.program.step import StepMetrics
+from train.records import metrics
 from train.records import read
 from train.records import run_directory
 
@@ -124,7 +124,8 @@ def test_steps_without_momentum_or_phase_and_with_no_finite_loss():
 def test_pytorch_is_not_imported():
   """Nor hidden from what imports it later."""
   program = (
-    'import sys\nfrom train import metrics\nprint("torch" in sys.modules)\n'
+    'import sys\nfrom train.records import metrics\n'
+    'print("torch" in sys.modules)\n'
   )
   finished = subprocess.run(
     [sys.executable, '-c', program], capture_output=True, text=True, check=True

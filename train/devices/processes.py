@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 import numpy as np
 
 from train import errors
-from train import interruption
+from train.devices import interruption
 
 _T = TypeVar('_T')
 
@@ -57,7 +57,7 @@ def group(
     UsageError: They cannot be connected.
     RunError: One of the others has ended.
   """
-  # JAX's own handler of SIGTERM would hide it from train.interruption.
+  # JAX's own handler of SIGTERM would hide it from train.devices.interruption.
   jax.config.update('jax_enable_preemption_service', False)
   if coordinator is not None and process_id != 0:
     _wait_for(coordinator)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tests.train import processes
-from train.processes import HEARTBEAT_SECONDS
+from train.devices.processes import HEARTBEAT_SECONDS
 
 # 7 steps an epoch; the batches cannot be shared evenly. At this low rate the
 # rounding of other sums is not yet amplified.

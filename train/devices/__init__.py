@@ -1,0 +1,1 @@
+"""Where a run computes: JAX's environment, several processes, signals."""
