@@ -214,7 +214,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _start_jax(configs: Iterable[config_lib.Config] = ()) -> None:
   """What must be set before JAX is imported, for runs with these settings."""
-  jax_environment.prepare()
+  for sentence in jax_environment.prepare():
+    print(f'python -m train: {sentence}', file=sys.stderr)
   jax_environment.keep_freed_memory(
     max(
       (

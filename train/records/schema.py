@@ -115,7 +115,17 @@ _FACTS_AFTER: Mapping[str, Any] = {
   'device_count': _Count,
   'process_count': _Count,
   'git_commit': str | None,
+  'source_sha256': str,
+  'jax_settings': dict[str, Any],
+  'xla_flags': str,
 }
+
+CONFIG_FIELDS = frozenset(
+  {field.name for field in dataclasses.fields(config_lib.Config)}
+  | _FACTS_BEFORE.keys()
+  | _FACTS_AFTER.keys()
+)
+"""The fields of config.json that this version knows."""
 
 # The settings that every record has. A later one may be absent from a record of
 # before it, whose run did what is its default.
