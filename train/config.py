@@ -420,9 +420,11 @@ def as_dict(config: Config) -> dict[str, Any]:
 def to_json(config: Config) -> dict[str, Any]:
   """The settings as plain JSON values."""
   settings = dataclasses.asdict(config)
-  for name in ('data_dir', 'follow_run'):
-    if settings[name] is not None:
-      settings[name] = str(settings[name])
+  if config.data_dir is not None:
+    # So that it is found again from elsewhere.
+    settings['data_dir'] = str(config.data_dir.absolute())
+  if config.follow_run is not None:
+    settings['follow_run'] = str(config.follow_run)
   if config.milestones is not None:
     settings['milestones'] = list(config.milestones)
   return settings

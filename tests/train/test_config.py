@@ -121,6 +121,14 @@ def test_where_the_data_lie_is_no_difference():
   assert not config_lib.differences(given, new, config_lib.to_json(old))
 
 
+def test_data_are_found_again_from_elsewhere(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = config_lib.Config(data_dir=pathlib.Path('images'))
+  recorded = config_lib.to_json(config_lib.resolve(config, 10))
+  monkeypatch.chdir('/')
+  assert config_lib.from_json(recorded).data_dir == tmp_path / 'images'
+
+
 def test_more_steps_than_can_be_counted():
   config = config_lib.Config(epochs=10**9)
   with pytest.raises(errors.UsageError, match=r'--epochs must be at most \d+'):
