@@ -380,27 +380,34 @@ def resolve(config: Config, steps_per_epoch: int) -> Config:
   )
 
 
-def notes(config: Config) -> list[str]:
-  """What of a schedule given in epochs no longer fits the length of the run.
+def notes(config: Config, examples: int) -> list[str]:
+  """What of the settings is allowed, and hardly meant.
 
   Args:
     config: A resolved configuration.
+    examples: Images to train on.
 
   Returns:
-    A sentence each, which names both settings.
+    A sentence each, which names both numbers.
   """
+  found = []
+  if config.batch_size > examples:
+    found.append(
+      f'--batch-size {config.batch_size} is more than the {examples} training'
+      ' images: each epoch is one step on all of them.'
+    )
   late: dict[str, tuple[str, Any]] = {
     'exponential': ('decay_start', config.decay_start),
     'steps': ('milestones', max(known(config.milestones), default=0)),
     'warm-up': ('warmup_epochs', config.warmup_epochs),
   }
   name, epoch = late.get(config.schedule, ('', 0))
-  if epoch < config.epochs:
-    return []
-  return [
-    f'{_flag(name)} {getattr(config, name)} is not reached: the run ends after'
-    f' --epochs {config.epochs}.'
-  ]
+  if epoch >= config.epochs:
+    found.append(
+      f'{_flag(name)} {getattr(config, name)} is not reached: the run ends'
+      f' after --epochs {config.epochs}.'
+    )
+  return found
 
 
 def known(value: _T | None) -> _T:

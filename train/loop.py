@@ -239,7 +239,7 @@ def _run_together(
   )
 
   for note in dict.fromkeys(
-    n for own in resolved for n in config_lib.notes(own)
+    n for own in resolved for n in config_lib.notes(own, examples)
   ):
     say(f'{title}: {note}')
 

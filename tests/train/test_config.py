@@ -189,11 +189,20 @@ _CONFIGS = st.fixed_dictionaries(
 )
 def test_a_schedule_that_does_not_fit_is_told(settings, names):
   notes = config_lib.notes(
-    config_lib.resolve(config_lib.Config(**settings), 10)
+    config_lib.resolve(config_lib.Config(**settings), 10), 1280
   )
   assert len(notes) == (names is not None)
   for name in names or []:
     assert name in notes[0]
+
+
+@pytest.mark.parametrize(('examples', 'told'), [(200, False), (199, True)])
+def test_a_batch_of_more_than_all_images_is_told(examples, told):
+  config = config_lib.resolve(config_lib.Config(batch_size=200), 1)
+  notes = config_lib.notes(config, examples)
+  assert bool(notes) == told
+  for note in notes:
+    assert '--batch-size 200' in note and '199 training images' in note
 
 
 def _fuzz(examples):
