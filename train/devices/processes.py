@@ -132,7 +132,7 @@ def errors_of_any() -> Iterator[None]:
     yield
   except Exception as error:
     own = error
-  kind = 'run' if isinstance(own, errors.RunError) else 'usage'
+  kind = 'usage' if isinstance(own, errors.UsageError) else 'run'
   told = exchange({} if own is None else {'kind': kind, 'message': str(own)})
   if own is not None:
     raise own

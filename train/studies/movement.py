@@ -364,10 +364,10 @@ def _restore(run: _Run, dataset: dataset_lib.Dataset) -> tuple[Any, Any]:
     run_directory.RunDirectory(run.path).checkpoints, program.steps_per_epoch
   )
   try:
-    steps = checkpoints.steps()
-    if not steps:
+    last = run.config.epochs * program.steps_per_epoch
+    if last not in checkpoints.steps():
       raise _no_checkpoint(run.path)
-    state, _ = checkpoints.restore(max(steps), program.shape_member())
+    state, _ = checkpoints.restore(last, program.shape_member())
   except checkpoint.DamagedError as error:
     raise errors.UsageError(
       f'The last checkpoint of {run.path} is damaged: {error}.'
