@@ -19,7 +19,6 @@ import rich.console
 from train import config as config_lib
 from train import data
 from train import files
-from train import followed_run
 from train import pictures
 from train import progress
 from train.devices import interruption
@@ -145,7 +144,6 @@ def _run_together(
       weights_and_biases.check(wandb)
     for config in configs:
       config_lib.check(config)
-    configs = [followed_run.take_over(config) for config in configs]
     config = configs[0]
     dataset = data.load(
       config.dataset, config.data_dir, config.train_examples, config.image_size

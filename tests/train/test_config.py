@@ -146,7 +146,7 @@ _INTEGERS = st.one_of(st.integers(-1, 40), st.integers(-(2**33), 2**33))
 
 def _values(field):
   """Values of the type of a setting, sensible and not."""
-  if field.name in ('data_dir', 'follow_run'):
+  if field.name == 'data_dir':
     return st.none()
   kind = str(field.type)
   if hasattr(field.type, '__args__') and 'Literal' in kind:
@@ -228,7 +228,7 @@ def _fuzz(examples):
       return
     refused[-1] = False
     if config.horizontal_probability is None:
-      config = dataclasses.replace(config, horizontal_probability=0.5)
+      config = dataclasses.replace(config, horizontal_probability=(0.5,))
     rates = schedules.learning_rates(config, steps_per_epoch, [0, 1, 7, 100])
     # What is above the largest float32 is infinite, and the run will diverge.
     if config.learning_rate < 1e37 and config.final_learning_rate < 1e37:

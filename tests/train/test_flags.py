@@ -42,7 +42,7 @@ _WRONG = [
   ('sweep digits-lcam --grid epochs=', ['--grid', "'epochs='"]),
   ('sweep digits-lcam --grid epochs=x', ['--epochs', 'INT', "'x'"]),
   ('sweep digits-lcam --grid epochs=1 epochs=2', ['--grid', 'epochs twice']),
-  ('sweep digits-lcam --seed 3', ['--seed', '--seeds']),
+  ('sweep digits-lcam --seed 3', ['--seed', '--first-seed']),
   ('sweep digits-lcam --depth 11', ['--depth', 'got 11']),
   ('42', ["'42'", 'sweep']),
   ('list nonesuch', ['nonesuch']),
@@ -102,9 +102,14 @@ _WRONG = [
   ('run --steps-per-dispatch 0', ['--steps-per-dispatch', 'got 0']),
   # Settings that do not go together.
   ('run --normalization imagenet', ['--normalization', 'digits', 'imagenet']),
-  ('run --optimizer coin', ['--horizontal-probability', '--follow-run']),
-  ('run --follow-run runs/x', ['--follow-run', 'runs/x', 'coin or sgd']),
-  ('run ablation-cifar10-coin', ['--follow-run', 'sweep']),
+  ('run --optimizer coin', ['--horizontal-probability', 'coin']),
+  (
+    'run --optimizer coin --horizontal-probability 0.5 1.5',
+    ['--horizontal-probability', '1.5', '[0, 1]'],
+  ),
+  ('run ablation-cifar10-coin', ['--horizontal-probability', 'sweep']),
+  ('run ablation-cifar10-time-average', ['--momentum', 'sweep']),
+  ('sweep digits --first-seed -1', ['--first-seed', '-1', 'at least 0']),
   (
     'run --schedule one-cycle --warmup-epochs 20',
     ['--warmup-epochs', '--epochs 20', 'got 20'],

@@ -56,7 +56,6 @@ _FREE = (
     for setting in (*optimizer.numbers, *optimizer.options)
   },
   'optimizer',
-  'follow_run',
   'learning_rate',
   'schedule',
   'decay_start',
@@ -200,7 +199,7 @@ class Program:
   def epoch(self, number: int) -> Epoch:
     """What the members are trained with in an epoch, counted from 1."""
     rates = self.learning_rates(number).astype(np.float32)
-    numbers = self._numbers()
+    numbers = self._numbers(number)
     number_, rates, numbers = processes.replicate(
       (np.int32(number), rates, numbers), self.replicated
     )
@@ -220,9 +219,9 @@ class Program:
       ]
     )
 
-  def _numbers(self) -> dict[str, np.ndarray]:
+  def _numbers(self, epoch: int = 1) -> dict[str, np.ndarray]:
     of_members = [
-      optimizer.numbers_of(config)
+      optimizer.numbers_of(config, epoch)
       for optimizer, config in zip(self._optimizers, self.configs, strict=True)
     ]
     return {

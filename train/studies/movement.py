@@ -340,7 +340,6 @@ def _as_lcam(
     nesterov=False,
     loss_decay=None,
     initial_momentum=0.9,
-    follow_run=None,
     schedule='constant',
     learning_rate=learning_rate,
     batch_size=batch_size,
