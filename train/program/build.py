@@ -428,9 +428,7 @@ class Program:
       np.zeros((members, self.steps_per_epoch), np.float32),
       numbers,
     )
-    state = jax.eval_shape(
-      lambda: self._of.init_from(seeds, numbers, *self._of.init(seeds))
-    )
+    state = self._of.shape_state(seeds, numbers)
     dataset = self.dataset
     statistic = np.zeros(dataset.train.images.shape[-1], np.float32)
     train, test = (
@@ -503,6 +501,7 @@ class _Functions:
     by_batch = NamedSharding(mesh, PartitionSpec('batch'))
     self._structure = structure
     self._compiled: dict[Any, Any] = {}
+    self._state: TrainState | None = None
     self._network = self._make_network()
     self._rule = step_lib.Rule.of(
       structure.optimizer,
@@ -535,6 +534,14 @@ class _Functions:
     self.init_from = over_members(self._init_from, (0, 0, 0, 0))
     self.order = over_members(self._order, (0, None))
     self.are_finite = over_members(_all_finite, (0,))
+
+  def shape_state(self, seeds: Seeds, numbers: dict[str, Any]) -> TrainState:
+    """Shapes and dtypes of the members' states; traced once."""
+    if self._state is None:
+      self._state = jax.eval_shape(
+        lambda: self.init_from(seeds, numbers, *self.init(seeds))
+      )
+    return self._state
 
   def compile(
     self, key: Any, lower: Callable[[], Any], *, quick: bool = False
