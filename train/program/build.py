@@ -297,14 +297,28 @@ class Program:
     return self.compile_train(size, steps)(state, data, self.seeds, epoch)
 
   def train_epoch(
-    self, state: TrainState, data: Images, number: int
+    self,
+    state: TrainState,
+    data: Images,
+    number: int,
+    learning_rate: float | None = None,
   ) -> tuple[TrainState, StepMetrics]:
     """Trains for an epoch, counted from 1.
+
+    Args:
+      state: The members' states.
+      data: The training images, from :meth:`place`.
+      number: Of the epoch.
+      learning_rate: In place of those of the schedule.
 
     Returns:
       The states after it, and metrics of shape=(members, steps), on the host.
     """
     epoch = self.epoch(number)
+    if learning_rate is not None:
+      epoch = epoch._replace(
+        learning_rates=jnp.full_like(epoch.learning_rates, learning_rate)
+      )
     measured = []
     for size, steps in self.plan():
       state, of_steps = self.train(state, data, epoch, size, steps)

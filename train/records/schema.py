@@ -272,10 +272,65 @@ class Movement(TypedDict):
   runs: list[_MovementRun]
 
 
+class _BatchesSettings(TypedDict):
+  repeats: _Count
+  epochs: _Count
+  depth: _Count
+  widen_factor: _Count
+  train_examples: _Count
+  image_size: _Count
+
+
+class _BatchFigures(TypedDict):
+  same_correlation: _Estimate
+  other_correlation: _Estimate
+  same_agreement: _Estimate
+  other_agreement: _Estimate
+  chance_agreement: _Estimate
+  autocorrelation: _Estimate
+
+
+class _BatchesOfEpoch(_BatchFigures):
+  epoch: _Count
+
+
+class _BatchesAll(_BatchFigures):
+  first_epoch: _Count
+
+
+class _BatchesFrozen(TypedDict):
+  correlation: _Estimate
+  agreement: _Estimate
+
+
+class _BatchesExample(TypedDict):
+  first: list[float]
+  second: list[float]
+
+
+class _BatchSize(TypedDict):
+  batch_size: _Count
+  of_epochs: list[_BatchesOfEpoch]
+  all: _BatchesAll
+  frozen: _BatchesFrozen
+  example: _BatchesExample
+
+
+class Batches(TypedDict):
+  """batches.json, as far as the report reads it."""
+
+  dataset: str
+  scale: str
+  settings: _BatchesSettings
+  valley_autocorrelation: float
+  sizes: list[_BatchSize]
+
+
 STUDIES: Mapping[str, Any] = {
   'traction': Traction,
   'movement': Movement,
   'probe': Probe,
+  'batches': Batches,
 }
 """The type of the record KIND.json, in the order of the report."""
 

@@ -11,7 +11,7 @@ functions, an entry, and what its record holds in
 import dataclasses
 import importlib
 import pathlib
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, Literal, Protocol, cast
 
 import rich.console
 import tyro
@@ -159,6 +159,32 @@ class ProbeFlags:
   runs/probe-DATASET."""
 
 
+@dataclasses.dataclass(frozen=True)
+class BatchesFlags:
+  """Find out whether a phase says where the weights are, or how hard the batch
+  is: pairs of networks are trained on the same batches.
+  """
+
+  dataset: config_lib.Dataset = 'cifar10'
+  """The images: a data set of the paper."""
+  data_dir: pathlib.Path | None = None
+  """Directory of the data set's files. Default: that of TensorFlow Datasets."""
+  scale: Literal['small', 'medium'] = 'small'
+  """Network and images, as the experiments have them."""
+  batch_sizes: tuple[int, ...] = (32, 128)
+  """Images a step."""
+  repeats: int = 3
+  """Pairs of networks for each batch size."""
+  epochs: int | None = None
+  """Train for the first N epochs of the run only. Default: up to where the
+  paper reads off."""
+  train_examples: int | None = None
+  """Train on the first N images only. Default: those of the scale."""
+  out: pathlib.Path | None = None
+  """Where batches.json and batches.png are written. Default:
+  runs/batches-DATASET."""
+
+
 # ------------------------------------------------------------------- register
 
 STUDIES = {
@@ -167,5 +193,11 @@ STUDIES = {
     Study('traction', '', 'Figure 1 as a simulation', TractionFlags),
     Study('movement', 'RUN...', 'the same in trained networks', MovementFlags),
     Study('probe', '--dataset NAME', 'what kind of data set it is', ProbeFlags),
+    Study(
+      'batches',
+      '--dataset NAME',
+      'whether a phase is of the weights or of the batch',
+      BatchesFlags,
+    ),
   )
 }

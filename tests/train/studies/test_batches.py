@@ -1,0 +1,197 @@
+"""Two networks on the same batches: figures against SciPy."""
+
+import dataclasses
+import io
+
+import jax
+import matplotlib.image
+import numpy as np
+import pytest
+import rich.console
+from scipy import signal
+from scipy import stats
+
+from train import __main__ as command_line
+from train import config as config_lib
+from train import data
+from train import errors
+from train import experiments
+from train import studies
+from train.program import build
+from train.records import read
+from train.studies import batches
+
+_EPOCHS = 4
+_REPEATS = 3
+
+
+@pytest.fixture(scope='module')
+def of_digits():
+  """A study whose networks are small, and the losses of one of them."""
+  digits = data.load('digits', train_examples=330)
+  config = config_lib.Config(
+    model='mlp', train_examples=330, batch_size=16, epochs=5
+  )
+  experiment = dataclasses.replace(
+    experiments.get('digits-lcam'), config=config, reads_off=_EPOCHS
+  )
+  train = batches._train
+  trained = []
+
+  def remember(own, *rest):
+    trained.append((own, train(own, *rest)))
+    return trained[-1][1]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(batches, '_experiment', lambda *_: experiment)
+    patch.setattr(batches, '_train', remember)
+    patch.setattr(data, 'load', lambda *_, **__: digits)
+    console = rich.console.Console(file=io.StringIO())
+    record = batches.measure(
+      'digits', batch_sizes=(16, 32), repeats=_REPEATS, console=console
+    )
+  return record, trained, digits, console.file.getvalue()
+
+
+def test_the_choices_are_those_of_the_optimizer(of_digits):
+  _, trained, digits, _ = of_digits
+  config, run = trained[0]
+  program = build.Program([config], digits, devices=jax.devices()[:1])
+  images, _ = program.place()
+  state, used = program.init(), []
+  for epoch in range(1, _EPOCHS + 1):
+    state, measured = program.train_epoch(state, images, epoch)
+    used.append(measured)
+  # A step has the momentum that the loss before it chose. 20 of the 21 batches
+  # are full.
+  momenta = np.concatenate([m.momentum[0] for m in used])[1:]
+  chosen = np.concatenate([h for h in run.horizontal])
+  full = np.concatenate([np.arange(21) < 20] * _EPOCHS)[:-1]
+  horizontal = np.isclose(momenta, config.horizontal_momentum)
+  np.testing.assert_array_equal(horizontal[full], chosen[: full.sum()] == 1)
+  np.testing.assert_array_equal(
+    np.stack([m.loss[0, :20] for m in used]), run.losses
+  )
+
+
+def test_pairs_share_their_batches_and_not_their_start(of_digits):
+  _, trained, *_ = of_digits
+  seeds = [(c.init_seed, c.order_seed, c.augmentation_seed) for c, _ in trained]
+  assert seeds == 2 * [
+    (0, 0, 0), (1, 0, 0), (2, 1, 1), (3, 1, 1), (4, 2, 2), (5, 2, 2)
+  ]  # fmt: skip
+  small, large = trained[0][0], trained[6][0]
+  assert (small.batch_size, large.batch_size) == (16, 32)
+  assert large.learning_rate == 2 * small.learning_rate
+
+
+def test_figures_are_scipys_over_the_repeats(of_digits):
+  record, trained, *_ = of_digits
+  runs = [run for _, run in trained[:6]]
+  last = record['sizes'][0]['of_epochs'][-1]
+
+  def correlation(first, second):
+    return stats.pearsonr(signal.detrend(first), signal.detrend(second))[0]
+
+  same = [
+    correlation(runs[2 * i].losses[-1], runs[2 * i + 1].losses[-1])
+    for i in range(_REPEATS)
+  ]
+  assert last['same_correlation']['mean'] == pytest.approx(
+    np.mean(same), rel=1e-4
+  )
+  interval = stats.t.interval(
+    0.95, _REPEATS - 1, np.mean(same), stats.sem(same)
+  )
+  assert last['same_correlation']['half_width'] == pytest.approx(
+    interval[1] - np.mean(same), rel=1e-3
+  )
+  other = [
+    correlation(runs[2 * i].losses[-1], runs[(2 * i + 2) % 6].losses[-1])
+    for i in range(_REPEATS)
+  ]
+  assert last['other_correlation']['mean'] == pytest.approx(
+    np.mean(other), abs=1e-4
+  )
+  agree = [
+    np.mean(runs[2 * i].horizontal[-1] == runs[2 * i + 1].horizontal[-1])
+    for i in range(_REPEATS)
+  ]
+  assert last['same_agreement']['mean'] == pytest.approx(
+    np.mean(agree), rel=1e-4
+  )
+
+
+def test_a_network_that_stands_still_has_the_loss_of_its_start(of_digits):
+  _, trained, digits, _ = of_digits
+  config, run = trained[0]
+  program = build.Program([config], digits, devices=jax.devices()[:1])
+  images, _ = program.place()
+  state = program.init()
+  for epoch in range(1, _EPOCHS):
+    state, _ = program.train_epoch(state, images, epoch)
+  before = program.fetch(state)
+  after, _ = program.train_epoch(
+    program.stack(before), images, _EPOCHS, learning_rate=0.0
+  )
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    before[0].params,
+    program.fetch(after)[0].params,
+  )
+  # Its first step is the moving one's.
+  assert run.frozen[0] == run.losses[-1][0]
+  assert run.frozen[5] != run.losses[-1][5]
+
+
+def test_the_valleys_prediction_is_that_of_a_simulated_heavy_ball():
+  rng = np.random.default_rng(0)
+  momentum, rate = 0.9, 0.1
+  place = signal.lfilter(
+    [1.0], [1.0, -(1 + momentum - rate), momentum], rng.normal(size=400_000)
+  )
+  loss = place[1000:] ** 2
+  simulated = np.corrcoef(loss[:-1], loss[1:])[0, 1]
+  assert batches.valley_autocorrelation(momentum, rate) == pytest.approx(
+    simulated, abs=0.01
+  )
+
+
+def test_it_says_and_draws_what_it_found(of_digits, tmp_path):
+  record, _, _, shown = of_digits
+  assert 'network 6/6' in shown
+  said = ' '.join(batches.sentences(record))
+  for size in (16, 32):
+    assert f'Batches of {size}' in said
+  assert 'a heavy ball in the simulated valley has 0.90' in said
+  study = studies.STUDIES['batches']
+  study.write(record, tmp_path)
+  assert read.study(tmp_path / 'batches.json', 'batches') is not None
+  assert matplotlib.image.imread(tmp_path / 'batches.png').std() > 0.01
+
+
+@pytest.mark.parametrize(
+  ('flags', 'named'),
+  [
+    ('--repeats 2', ['--repeats', 'at least 3', '2']),
+    ('--epochs 13', ['--epochs', 'at most 12', '13']),
+    ('--batch-sizes 32 32', ['--batch-sizes', '32 32']),
+    ('--dataset digits', ['--dataset', 'digits']),
+  ],
+)
+def test_wrong_input(flags, named, capsys, tmp_path):
+  code = command_line.main(
+    ['batches', *flags.split(), '--out', str(tmp_path / 'out')]
+  )
+  assert code == 2
+  message = capsys.readouterr().err
+  assert len(message.splitlines()) == 1
+  for part in named:
+    assert part in message
+
+
+def test_an_epoch_of_too_few_steps(monkeypatch):
+  digits = data.load('digits', train_examples=300)
+  monkeypatch.setattr(data, 'load', lambda *_, **__: digits)
+  with pytest.raises(errors.UsageError, match='at least 10 steps'):
+    batches.measure('cifar10')

@@ -1,0 +1,560 @@
+r"""Does a phase say where the weights are, or how hard the batch is?
+
+LCAM calls a step horizontal whose batch loss is at or below the mean of
+the epoch. The paper reads a low loss as a place of the weights, the bottom of
+a valley that they oscillate across (sections 3.1 and 3.2). A batch loss is also
+low where the batch has easy images, wherever the weights are. The two readings
+predict different things, and this study measures them:
+
+* **Two networks on the same batches.** Two initial parameters are trained on
+  the same images in the same order with the same crops. If the phase is a place
+  of the weights, their losses are uncorrelated within an epoch and their phases
+  agree by chance. If it is the batch, both agree. The control is two networks
+  on different batches, which share the trend of an epoch alone.
+* **A network that stands still.** The parameters at the start of an epoch are
+  kept (a learning rate of zero) and see the batches of the epoch. They cannot
+  oscillate. If their losses and phases are those of the network that moves, no
+  oscillation is needed to explain them.
+* **The next step.** Weights that oscillate have a loss that depends on the
+  step before. For a heavy ball of momentum :math:`\beta` on a quadratic with
+  :math:`\eta k` (learning rate times curvature), driven by noise, the place is
+  an autoregression of order 2 with a lag-1 autocorrelation of
+  :math:`\rho = (1 + \beta - \eta k) / (1 + \beta)`, and the loss, its square,
+  has :math:`\rho^2`. Batches drawn without replacement are almost uncorrelated
+  from step to step.
+
+Losses are compared within an epoch, after a straight line over its steps is
+taken away, and without the short last batch. All figures are exploratory and
+bear no verdict.
+"""
+
+from collections.abc import Callable, Sequence
+import dataclasses
+import functools
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+from matplotlib import axes as mpl_axes
+from matplotlib import figure as mpl_figure
+import numpy as np
+import rich.console
+
+from train import config as config_lib
+from train import data
+from train import errors
+from train import experiments
+from train import pictures
+from train import progress
+from train import safe
+from train.data import dataset as dataset_lib
+from train.program import build
+from train.program import optimizers
+from train.records import run_directory
+from train.studies import verdicts
+
+_SCALES = {'small': experiments.SMALL, 'medium': experiments.MEDIUM}
+
+# The stiffest direction of the simulated valley, see train/studies/traction.py.
+_STEP_TIMES_CURVATURE = 0.1
+
+# A correlation over fewer steps says nothing.
+_LEAST_STEPS = 10
+
+# Epochs after which the loss no longer falls steeply within an epoch.
+_SETTLED = 3
+
+
+def measure(
+  dataset: str,
+  data_dir: pathlib.Path | None = None,
+  *,
+  scale: str = 'small',
+  batch_sizes: Sequence[int] = (32, 128),
+  repeats: int = 3,
+  epochs: int | None = None,
+  train_examples: int | None = None,
+  console: rich.console.Console | None = None,
+) -> dict[str, Any]:
+  """Trains pairs of networks on the same batches, and compares their losses.
+
+  The runs are those of LCAM of Figure 4. Learning rates are in proportion to
+  the batch size.
+
+  Args:
+    dataset: `cifar10` or `cifar100`.
+    data_dir: Where its files are, ``None`` for its default.
+    scale: `small` or `medium`, as the experiments have it.
+    batch_sizes: Images a step, each with networks of its own.
+    repeats: Pairs of networks, each pair with batches of its own; at least 3.
+    epochs: Train for the first N epochs of the run only. Default: up to where
+      the paper reads off.
+    train_examples: Train on the first N images only. Default: those of the
+      scale.
+    console: Where progress is shown. Default: standard error.
+
+  Returns:
+    A record of plain JSON values: ``dataset``, ``scale``, ``settings``,
+    ``valley_autocorrelation`` (what the simulated valley predicts for the next
+    step), and ``sizes``, for each batch size ``batch_size``, ``of_epochs`` (a
+    row an epoch), ``all`` (the mean over the epochs from the fourth on, of a
+    short study the last), ``frozen`` (of the last epoch) and ``example``, two
+    networks' losses in the last epoch. Figures have ``n`` repeats, ``mean``,
+    ``sd`` and the 95 % interval's ``half_width``. Versions and device.
+
+  Raises:
+    UsageError: A setting is out of range, or the data cannot be had.
+  """
+  console = console or rich.console.Console(stderr=True)
+  say = functools.partial(
+    console.print, highlight=False, markup=False, soft_wrap=True
+  )
+  started = time.monotonic()
+  experiment = _experiment(scale, dataset)
+  reads_off = experiment.reads_off or experiment.config.epochs
+  _check(batch_sizes, repeats, epochs, reads_off)
+  epochs = epochs or reads_off
+  config = dataclasses.replace(
+    experiment.config,
+    data_dir=data_dir,
+    train_examples=train_examples or experiment.config.train_examples,
+  )
+  configs = [_with_batch_size(config, size) for size in batch_sizes]
+  for own in configs:
+    config_lib.check(own)
+  images = data.load(
+    dataset, data_dir, config.train_examples, config.image_size
+  )
+  for own in configs:
+    if own.batch_size * _LEAST_STEPS > len(images.train):
+      raise errors.UsageError(
+        f'--batch-sizes must leave at least {_LEAST_STEPS} steps an epoch of'
+        f' {len(images.train)} images, got {own.batch_size}.'
+      )
+  sizes = []
+  for own in configs:
+    measured = _measure_size(own, images, repeats, epochs, say)
+    sizes.append({'batch_size': own.batch_size, **_summarize(measured)})
+  return {
+    'dataset': dataset,
+    'scale': scale,
+    'settings': {
+      'repeats': repeats,
+      'epochs': epochs,
+      'depth': config.depth,
+      'widen_factor': config.widen_factor,
+      'train_examples': len(images.train),
+      'image_size': images.train.images.shape[1],
+      'horizontal_momentum': config.horizontal_momentum,
+      'vertical_momentum': config.vertical_momentum,
+    },
+    'valley_autocorrelation': verdicts.rounded(
+      valley_autocorrelation(0.9, _STEP_TIMES_CURVATURE)
+    ),
+    'sizes': sizes,
+    'seconds': round(time.monotonic() - started, 1),
+    **run_directory.environment(jax.devices()[:1]),
+  }
+
+
+def valley_autocorrelation(
+  momentum: float, step_times_curvature: float
+) -> float:
+  """Lag-1 autocorrelation of the loss of a heavy ball in a valley.
+
+  Args:
+    momentum: Of the heavy ball, in [0, 1).
+    step_times_curvature: Learning rate times curvature, above 0 and below
+      2 (1 + momentum), where it is stable.
+
+  Example:
+    >>> round(valley_autocorrelation(0.9, 0.1), 3)
+    0.898
+  """
+  return (1 - step_times_curvature / (1 + momentum)) ** 2
+
+
+# ------------------------------------------------------------------- settings
+
+
+def _experiment(scale: str, dataset: str) -> experiments.Experiment:
+  if scale not in _SCALES:
+    raise errors.UsageError(
+      f'--scale must be one of {", ".join(_SCALES)}, got {scale!r}.'
+    )
+  try:
+    return experiments.find(_SCALES[scale], 'figure4', dataset, 'lcam')
+  except KeyError:
+    raise errors.UsageError(
+      f'--dataset must be a data set of the paper, got {dataset!r}.'
+    ) from None
+
+
+def _check(
+  batch_sizes: Sequence[int], repeats: int, epochs: int | None, most: int
+) -> None:
+  """What :func:`train.config.check` does not know of."""
+  if not batch_sizes or len(set(batch_sizes)) < len(batch_sizes):
+    raise errors.UsageError(
+      '--batch-sizes must be one or more numbers that differ, got'
+      f' {" ".join(map(str, batch_sizes)) or "none"}.'
+    )
+  # Of two, the control would be one comparison made twice.
+  if not 3 <= repeats <= 1000:
+    raise errors.UsageError(
+      f'--repeats must be at least 3 and at most 1000, got {repeats}.'
+    )
+  if epochs is not None and not 1 <= epochs <= most:
+    raise errors.UsageError(
+      f'--epochs must be at least 1 and at most {most}, got {epochs}.'
+    )
+
+
+def _with_batch_size(
+  config: config_lib.Config, batch_size: int
+) -> config_lib.Config:
+  """The same run with another batch size, as the ablations have it."""
+  factor = batch_size / config.batch_size
+  rate = config.learning_rate or optimizers.get(config).learning_rate
+  return dataclasses.replace(
+    config,
+    batch_size=batch_size,
+    # In proportion: Goyal et al., 2017.
+    learning_rate=rate * factor,
+    # Per step, so that an epoch decays as much.
+    decay_rate=config.decay_rate and config.decay_rate**factor,
+  )
+
+
+# ------------------------------------------------------------------- training
+
+
+class _Run(NamedTuple):
+  """The steps of one network, without the short last batches. float64."""
+
+  losses: np.ndarray  # shape=(epochs, steps)
+  # shape=(epochs, steps): 1 where the loss chose the horizontal momentum.
+  horizontal: np.ndarray
+  frozen: np.ndarray  # shape=(steps,): losses of the network that stands still.
+
+
+class _Repeat(NamedTuple):
+  """Two networks on the same batches, and one on others."""
+
+  first: _Run
+  second: _Run
+  other: _Run
+
+
+def _measure_size(
+  config: config_lib.Config,
+  images: dataset_lib.Dataset,
+  repeats: int,
+  epochs: int,
+  say: Callable[[str], None],
+) -> list[_Repeat]:
+  """Trains the networks of one batch size, one after another."""
+  steps_per_epoch = -(-len(images.train) // config.batch_size)
+  runs: list[_Run] = []
+  started = time.monotonic()
+  for i in range(2 * repeats):
+    resolved = config_lib.resolve(
+      dataclasses.replace(
+        config,
+        init_seed=i,
+        # Two networks share their batches.
+        order_seed=i // 2,
+        augmentation_seed=i // 2,
+      ),
+      steps_per_epoch,
+    )
+    runs.append(_train(resolved, images, epochs))
+    left = (time.monotonic() - started) / (i + 1) * (2 * repeats - i - 1)
+    say(
+      f'{config.dataset}  batch size {config.batch_size}  network {i + 1}/'
+      f'{2 * repeats}  loss {runs[-1].losses[-1].mean():.4f} '
+      f' {progress.duration(left)} left'
+    )
+  pairs = list(zip(runs[::2], runs[1::2], strict=True))
+  return [
+    # The control: the first network of the next pair.
+    _Repeat(first, second, pairs[(i + 1) % repeats][0])
+    for i, (first, second) in enumerate(pairs)
+  ]
+
+
+def _train(
+  config: config_lib.Config, images: dataset_lib.Dataset, epochs: int
+) -> _Run:
+  """Trains one network, and lets it stand still for the last epoch as well."""
+  # A CPU trains one network at a time fastest.
+  program = build.Program([config], images, devices=jax.devices()[:1])
+  train_images, _ = program.place()
+  state = program.init()
+  losses = []
+  for number in range(1, epochs + 1):
+    if number == epochs:
+      kept = program.fetch(state)
+    state, measured = program.train_epoch(state, train_images, number)
+    losses.append(measured.loss[0])
+  _, measured = program.train_epoch(
+    program.stack(kept), train_images, epochs, learning_rate=0.0
+  )
+  frozen = np.asarray(measured.loss[0], np.float64)
+  full = len(images.train) // config.batch_size
+  of_epochs = np.asarray(losses, np.float64)
+  return _Run(of_epochs[:, :full], choices(of_epochs)[:, :full], frozen[:full])
+
+
+def choices(losses: np.ndarray) -> np.ndarray:
+  """Which losses are at or below the mean of their epoch so far.
+
+  Args:
+    losses: shape=(epochs, steps), finite.
+
+  Returns:
+    shape=(epochs, steps), dtype=float64: 1 for horizontal, else 0.
+
+  Example:
+    >>> choices(np.array([[1.0, 3.0, 1.5], [2.0, 2.0, 1.0]])).tolist()
+    [[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]]
+  """
+  steps = np.arange(1, losses.shape[1] + 1)
+  return (losses * steps <= np.cumsum(losses, axis=1)).astype(np.float64)
+
+
+# -------------------------------------------------------------------- figures
+
+_FIGURES = (
+  'same_correlation', 'other_correlation', 'same_agreement',
+  'other_agreement', 'chance_agreement', 'autocorrelation',
+)  # fmt: skip
+
+
+def _summarize(measured: Sequence[_Repeat]) -> dict[str, Any]:
+  """What was found at one batch size, over the repeats."""
+  # By repeat and epoch.
+  figures = [
+    [_of_epoch(repeat, epoch) for epoch in range(len(repeat.first.losses))]
+    for repeat in measured
+  ]
+  epochs = len(figures[0])
+  settled = range(min(_SETTLED, epochs - 1), epochs)
+
+  def over_repeats(name: str, epochs: Sequence[int]) -> dict[str, Any]:
+    return verdicts.summarize(
+      [
+        float(np.mean([own[epoch][name] for epoch in epochs]))
+        for own in figures
+      ]
+    )
+
+  first = measured[0]
+  return {
+    'of_epochs': [
+      {
+        'epoch': epoch + 1,
+        **{name: over_repeats(name, [epoch]) for name in _FIGURES},
+      }
+      for epoch in range(epochs)
+    ],
+    'all': {
+      'first_epoch': settled[0] + 1,
+      **{name: over_repeats(name, settled) for name in _FIGURES},
+    },
+    'frozen': {
+      'correlation': verdicts.summarize(
+        [_correlate(r.first.frozen, r.first.losses[-1]) for r in measured]
+      ),
+      'agreement': verdicts.summarize(
+        [
+          np.mean(choices(r.first.frozen[None])[0] == r.first.horizontal[-1])
+          for r in measured
+        ]
+      ),
+    },
+    'example': {
+      'first': np.round(first.first.losses[-1], 4).tolist(),
+      'second': np.round(first.second.losses[-1], 4).tolist(),
+    },
+  }
+
+
+def _of_epoch(repeat: _Repeat, epoch: int) -> dict[str, float]:
+  losses = [run.losses[epoch] for run in repeat]
+  horizontal = [run.horizontal[epoch] for run in repeat]
+  shares = [own.mean() for own in horizontal[:2]]
+  return {
+    'same_correlation': _correlate(losses[0], losses[1]),
+    'other_correlation': _correlate(losses[0], losses[2]),
+    'same_agreement': float(np.mean(horizontal[0] == horizontal[1])),
+    'other_agreement': float(np.mean(horizontal[0] == horizontal[2])),
+    # Of two coins with the networks' shares.
+    'chance_agreement': float(
+      shares[0] * shares[1] + (1 - shares[0]) * (1 - shares[1])
+    ),
+    'autocorrelation': _correlate(losses[0][:-1], losses[0][1:]),
+  }
+
+
+def _correlate(first: np.ndarray, second: np.ndarray) -> float:
+  """Pearson's correlation without a straight line over the steps."""
+  steps = np.arange(len(first))
+  rest = [
+    x - np.polyval(np.polyfit(steps, x, 1), steps) for x in (first, second)
+  ]
+  return float(np.corrcoef(*rest)[0, 1])
+
+
+# ------------------------------------------------------------------- sentences
+
+
+def title(record: dict[str, Any]) -> str:
+  return f'Phase or batch: {record["dataset"]}, {record["scale"]}'
+
+
+def summary(record: dict[str, Any]) -> str:
+  settings = record['settings']
+  return (
+    f'{settings["repeats"]} pairs of WRN-{settings["depth"]}-'
+    f'{settings["widen_factor"]} under LCAM, each pair on batches of its own,'
+    f' for {settings["epochs"]} epochs of {settings["train_examples"]:,} images'
+    f' of {settings["image_size"]}x{settings["image_size"]}. If a phase is a'
+    ' place of the weights, two networks on the same batches agree by chance;'
+    ' if it is how hard the batch is, they agree. Exploratory: no verdicts.'
+  )
+
+
+def sentences(record: dict[str, Any]) -> list[str]:
+  """What the record says, a few sentences for each batch size."""
+  said = []
+  for size in record['sizes']:
+    found = size['all']
+    where = (
+      f'Batches of {size["batch_size"]}, epochs {found["first_epoch"]} to'
+      f' {len(size["of_epochs"])}'
+    )
+    said += [
+      f'{where}: the losses of two networks on the same batches correlate at'
+      f' {_show(found["same_correlation"])}, on different batches at'
+      f' {_show(found["other_correlation"])}.',
+      f'{where}: their phases agree in'
+      f' {_show(found["same_agreement"], " %")} of the steps on the same'
+      f' batches, in {_show(found["other_agreement"], " %")} on different'
+      f' ones; chance is {_show(found["chance_agreement"], " %")}.',
+      f'Batches of {size["batch_size"]}, last epoch: a network that stands'
+      ' still has the losses of the one that moves up to a correlation of'
+      f' {_show(size["frozen"]["correlation"])}, and its phases in'
+      f' {_show(size["frozen"]["agreement"], " %")} of the steps.',
+      f'{where}: the lag-1 autocorrelation of the loss is'
+      f' {_show(found["autocorrelation"])}; a heavy ball in the simulated'
+      f' valley has {record["valley_autocorrelation"]:.2f}.',
+    ]
+  return said
+
+
+def _show(figure: dict[str, Any], unit: str = '') -> str:
+  factor, digits = (100, 1) if unit else (1, 2)
+  if figure['mean'] is None:
+    return 'unknown'
+  text = f'{factor * figure["mean"]:.{digits}f}'
+  if figure['half_width'] is not None:
+    text += f' ± {factor * figure["half_width"]:.{digits}f}'
+  return f'{text}{unit} (n = {figure["n"]})'
+
+
+# --------------------------------------------------------------------- picture
+
+
+def picture(record: dict[str, Any]) -> str:
+  return f'batches-{record["dataset"]}-{record["scale"]}'
+
+
+def draw(record: dict[str, Any], path: pathlib.Path) -> None:
+  """Draws, for each batch size, two networks' losses and the agreement.
+
+  Args:
+    record: From :func:`measure`, or read from its JSON file.
+    path: The PNG file to write.
+  """
+  sizes = record['sizes']
+  with pictures.drawing():
+    figure = mpl_figure.Figure(
+      figsize=(12, 0.6 + 3.4 * len(sizes)), layout='constrained'
+    )
+    figure.suptitle(safe.label(title(record)))
+    rows = figure.subplots(len(sizes), 3, squeeze=False)
+    for size, (left, middle, right) in zip(sizes, rows, strict=True):
+      example = size['example']
+      left.plot(
+        example['first'],
+        example['second'],
+        'o',
+        markersize=3,
+        alpha=0.6,
+        color=pictures.COLORS[0],
+        mew=0,
+      )
+      left.set_title(
+        f'batches of {size["batch_size"]}: a dot a step', loc='left'
+      )
+      left.set_xlabel('loss of one network')
+      left.set_ylabel('loss of another')
+      _curves(
+        middle,
+        size,
+        'correlation within the epoch',
+        {
+          'same_correlation': 'two networks, same batches',
+          'other_correlation': 'different batches',
+          'autocorrelation': 'one network, next step',
+        },
+      )
+      middle.axhline(
+        record['valley_autocorrelation'],
+        color='0.5',
+        lw=1,
+        ls=':',
+        label='next step in the simulated valley',
+      )
+      middle.axhline(0, color='0.3', lw=1)
+      _curves(
+        right,
+        size,
+        'steps of the same phase (%)',
+        {
+          'same_agreement': 'same batches',
+          'other_agreement': 'different batches',
+          'chance_agreement': 'chance',
+        },
+        factor=100,
+      )
+    for axis in rows[0][1:]:
+      axis.legend(fontsize=8)
+    pictures.save(figure, path)
+
+
+def _curves(
+  axis: mpl_axes.Axes,
+  size: dict[str, Any],
+  label: str,
+  names: dict[str, str],
+  factor: float = 1,
+) -> None:
+  """Means over the repeats with their intervals, by epoch."""
+  epochs = [row['epoch'] for row in size['of_epochs']]
+  for i, (name, text) in enumerate(names.items()):
+    figures = [row[name] for row in size['of_epochs']]
+    mean = factor * np.array([f['mean'] for f in figures], np.float64)
+    half = factor * np.array([f['half_width'] for f in figures], np.float64)
+    pictures.draw_line(axis, epochs, mean, text, i)
+    axis.fill_between(
+      epochs,
+      mean - half,
+      mean + half,
+      color=pictures.COLORS[i],
+      alpha=0.15,
+      lw=0,
+    )
+  pictures.label_axis(axis, label)
