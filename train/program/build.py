@@ -14,6 +14,7 @@ process by :func:`_functions`, across processes by JAX's compilation cache.
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
+import math
 from typing import Any, Literal, TypeVar
 
 from flax import nnx
@@ -179,7 +180,7 @@ class Program:
       mean = np.asarray(augmentation.IMAGENET_MEAN, np.float32)
       std = np.asarray(augmentation.IMAGENET_STD, np.float32)
     train, test = (
-      Images(split.images, split.labels, mean, std)
+      Images(_as_rows(split.images), split.labels, mean, std)
       for split in (dataset.train, dataset.test)
     )
     return processes.replicate((train, test), self.replicated)
@@ -435,7 +436,7 @@ class Program:
     dataset = self.dataset
     statistic = np.zeros(dataset.train.images.shape[-1], np.float32)
     train, test = (
-      Images(split.images, split.labels, statistic, statistic)
+      Images(_as_rows(split.images), split.labels, statistic, statistic)
       for split in (dataset.train, dataset.test)
     )
     return jax.tree.map(
@@ -514,6 +515,7 @@ class _Functions:
       self._network,
       self._rule,
       batch_size=structure.batch_size,
+      image_shape=structure.image_shape,
       crop_padding=structure.crop_padding,
       flip=structure.flip,
       batch_sharding=by_batch,
@@ -527,6 +529,7 @@ class _Functions:
       step_lib.make_eval_step(
         self._network,
         batch_size=structure.eval_batch_size,
+        image_shape=structure.image_shape,
         batch_sharding=by_batch,
       ),
       (0, 0, None, None),
@@ -618,6 +621,11 @@ class _Functions:
 
 
 _functions = functools.lru_cache(_MOST_KEPT)(_Functions)
+
+
+def _as_rows(images: np.ndarray) -> np.ndarray:
+  # Not -1: there may be no images.
+  return images.reshape(len(images), math.prod(images.shape[1:]))
 
 
 def _all_finite(params: Any) -> jax.Array:
