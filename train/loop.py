@@ -18,6 +18,7 @@ import rich.console
 
 from train import config as config_lib
 from train import data
+from train import errors
 from train import files
 from train import followed_run
 from train import pictures
@@ -177,8 +178,19 @@ def _run_together(
     for d, own, summary in zip(directories, resolved, summaries, strict=True):
       for field in dict.fromkeys(d.notes):
         say(f'{d.path}: this version does not know the field {field}.')
-      before = d.read_config()['convolutions']
+      begun = d.read_config()
+      before = begun['convolutions']
       is_done = summary is not None and summary['status'] == 'done'
+      if (
+        not is_done
+        and own.batch_norm == 'device'
+        and begun['device_count'] != len(program.devices)
+      ):
+        raise errors.UsageError(
+          f'{d.path} was begun with --batch-norm device on'
+          f' {begun["device_count"]} devices and must be continued on as many,'
+          f' got {len(program.devices)}.'
+        )
       if not is_done and before not in ('auto', own.convolutions):
         say(
           f'{d.path} was begun with convolutions of {before} and is continued'

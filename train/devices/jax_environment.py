@@ -10,6 +10,8 @@ import sys
 
 import platformdirs
 
+from train import errors
+
 # These versions give convolutions on a CPU to a library that is slower than
 # their own code: without it, training steps of small Wide ResNets are 1.1 to
 # 1.45 times as fast with jaxlib 0.10.2, and 1.01 to 1.14 times with 0.12.0.1.
@@ -18,6 +20,10 @@ import platformdirs
 _CONVOLUTION_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 _CONVOLUTION_VALUE = '-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION'
 _CONVOLUTION_VERSIONS = ('0.10.2', '0.12.0.1')
+
+# The mean that lcam compares with is exact by compensated sums, which
+# reassociation destroys.
+_FAST_MATH = '--xla_cpu_enable_fast_math'
 
 # glibc maps every block above this anew and unmaps it when it is freed; smaller
 # ones it learns to keep (DEFAULT_MMAP_THRESHOLD_MAX, mallopt(3)).
@@ -51,12 +57,23 @@ _MADE_FOR_GRADIENTS = 3
 
 
 def prepare() -> None:
-  """Keeps compiled programs for the next start; fast convolutions on CPUs."""
+  """Keeps compiled programs for the next start; fast convolutions on CPUs.
+
+  Raises:
+    UsageError: ``XLA_FLAGS`` asks for fast math.
+  """
   cache = platformdirs.user_cache_path('optax-lcam') / 'compiled'
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache))
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 
   flags = os.environ.get('XLA_FLAGS', '')
+  given = [f for f in flags.split() if f.partition('=')[0] == _FAST_MATH]
+  # XLA takes the last, and a flag without a value as true.
+  if given and given[-1].partition('=')[2].lower() not in ('0', 'f', 'false'):
+    raise errors.UsageError(
+      f'XLA_FLAGS must not have {given[-1]}: with it, lcam compares losses with'
+      ' a wrong mean.'
+    )
   version = importlib.metadata.version('jaxlib')
   if version in _CONVOLUTION_VERSIONS and _CONVOLUTION_FLAG not in flags:
     flag = f'{_CONVOLUTION_FLAG}={_CONVOLUTION_VALUE}'

@@ -111,7 +111,8 @@ class Program:
 
   Raises:
     ValueError: The runs cannot be one program.
-    UsageError: ``--convolutions onednn`` is not possible here.
+    UsageError: ``--convolutions onednn`` or ``--batch-norm device`` is not
+      possible here.
   """
 
   def __init__(
@@ -150,6 +151,9 @@ class Program:
         num_classes=dataset.num_classes,
         dtype=self.dtype,
         convolutions=self.convolutions,
+        batch_norm_parts=_choose_batch_norm_parts(
+          config, network, self.examples, self.devices
+        ),
         param_dtype=param_dtype,
         optimizer=self._optimizers[0].structure_of(config),
         batch_size=config.batch_size,
@@ -468,6 +472,26 @@ def _choose_convolutions(
   return 'xla'
 
 
+def _choose_batch_norm_parts(
+  config: config_lib.Config,
+  network: models.Network,
+  examples: int,
+  devices: Sequence[jax.Device],
+) -> int:
+  """In how many parts a batch norm divides a batch."""
+  count = len(devices)
+  if config.batch_norm == 'global' or not network.normalizes:
+    return 1
+  sizes = [min(config.batch_size, examples), examples % config.batch_size]
+  for size in filter(None, sizes):
+    if size % count:
+      raise errors.UsageError(
+        f'--batch-norm device must have the same number of images on each of'
+        f' {count} devices, got a batch of {size}.'
+      )
+  return count
+
+
 @dataclasses.dataclass(frozen=True)
 class _Structure:
   """What compiled code depends on: programs with equal ones share it."""
@@ -478,6 +502,7 @@ class _Structure:
   num_classes: int
   dtype: str
   convolutions: str
+  batch_norm_parts: int
   param_dtype: str
   optimizer: Any
   """See :meth:`train.program.optimizers.Optimizer.structure_of`."""
@@ -566,7 +591,10 @@ class _Functions:
     options = dict(structure.network)
     if structure.convolutions == 'onednn':
       options['conv_general_dilated'] = onednn.conv_general_dilated
-    model = models.NETWORKS[structure.model].build(
+    network = models.NETWORKS[structure.model]
+    if network.normalizes:
+      options['batch_norm_parts'] = structure.batch_norm_parts
+    model = network.build(
       image_shape=structure.image_shape,
       num_classes=structure.num_classes,
       dtype=jnp.dtype(structure.dtype),

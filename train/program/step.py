@@ -31,8 +31,8 @@ class TrainState(NamedTuple):
 class Images(NamedTuple):
   """A split of the data set, on the device."""
 
-  # shape=(examples, height * width * channels), dtype=uint8. The rows of a gather
-  # are of one dimension: a TPU would pad channels, and copy all images for it.
+  # shape=(examples, height * width * channels), dtype=uint8. A gather from rows
+  # of pixels would, on a TPU, first copy all images into padded tiles.
   images: jax.Array | np.ndarray
   # shape=(examples,), dtype=int32.
   labels: jax.Array | np.ndarray

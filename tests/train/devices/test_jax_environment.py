@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import workload
 from train import config as config_lib
+from train import errors
 from train.devices import jax_environment
 
 _NAMES = (
@@ -61,6 +62,21 @@ def test_the_flag_is_for_the_versions_that_gain_by_it(
   flags = os.environ['XLA_FLAGS'].split()
   assert '--xla_force_host_platform_device_count=2' in flags
   assert any('ynn_fusion' in flag for flag in flags) == set_
+
+
+@pytest.mark.parametrize('flag', ['', '=true', '=1', '=false {}=True'])
+def test_fast_math_is_refused(flag, monkeypatch):
+  name = '--xla_cpu_enable_fast_math'
+  monkeypatch.setenv('XLA_FLAGS', f'--xla_dump_to=x {name}{flag.format(name)}')
+  with pytest.raises(errors.UsageError, match=f'must not have {name}'):
+    jax_environment.prepare()
+
+
+@pytest.mark.parametrize('value', ['false', '0', 'False'])
+def test_fast_math_that_is_switched_off_is_not_refused(value, monkeypatch):
+  name = '--xla_cpu_enable_fast_math'
+  monkeypatch.setenv('XLA_FLAGS', f'{name} {name}={value}')
+  jax_environment.prepare()
 
 
 def test_jax_starts_with_it():
