@@ -40,6 +40,9 @@ class Network:
   convolves: bool = False
   """Whether ``build`` also takes ``conv_general_dilated``: what computes its
   convolutions, called as :func:`jax.lax.conv_general_dilated` is."""
+  normalizes: bool = False
+  """Whether ``build`` also takes ``batch_norm_parts``: of how many parts of the
+  batch, one after another, a batch norm takes the statistics each."""
 
   def build(self, **arguments: Any) -> Any:
     return self._load().build(**arguments)
@@ -63,6 +66,7 @@ NETWORKS: dict[str, Network] = {
     'wide_resnet',
     ('depth', 'widen_factor', 'dropout_rate', 'remat'),
     convolves=True,
+    normalizes=True,
   ),
   'mlp': Network('mlp', ('hidden_layers', 'hidden_size', 'dropout_rate')),
 }

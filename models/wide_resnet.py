@@ -47,6 +47,9 @@ class WideResNet(nnx.Module):
       batch statistics are float32 always, and the logits too.
     remat: Whether the backward pass computes what is inside of a block again
       from the block's input, instead of keeping it: less memory, more time.
+    batch_norm_parts: In how many equal parts, one after another, a batch is
+      normalised: each by its own mean and variance. The running statistics
+      take the average of the parts' means and of their variances.
     conv_general_dilated: What computes the convolutions, called as
       ``jax.lax.conv_general_dilated`` is.
     rngs: Streams ``params``, and ``dropout`` if ``dropout_rate`` is above 0.
@@ -75,10 +78,18 @@ class WideResNet(nnx.Module):
     in_channels: int = 3,
     dtype: Any = jnp.float32,
     remat: bool = False,
+    batch_norm_parts: int = 1,
     conv_general_dilated: _Convolution = jax.lax.conv_general_dilated,
     rngs: nnx.Rngs,
   ):
-    _check(depth, widen_factor, num_classes, in_channels, dropout_rate)
+    _check(
+      depth,
+      widen_factor,
+      num_classes,
+      in_channels,
+      batch_norm_parts,
+      dropout_rate,
+    )
     self.in_channels = in_channels
     self.dtype = dtype
     self.remat = remat
@@ -86,6 +97,9 @@ class WideResNet(nnx.Module):
       _conv, dtype=dtype, conv_general_dilated=conv_general_dilated, rngs=rngs
     )
     self.stem = conv(in_channels, _STEM_CHANNELS, 3, 1)
+    norm = functools.partial(
+      _BatchNorm, parts=batch_norm_parts, dtype=dtype, rngs=rngs
+    )
     blocks = []
     channels = _STEM_CHANNELS
     for group_channels, group_stride in zip(
@@ -96,12 +110,12 @@ class WideResNet(nnx.Module):
         stride = group_stride if i == 0 else 1
         blocks.append(
           WideBlock(
-            channels, out_channels, stride, dropout_rate, dtype, conv, rngs
+            channels, out_channels, stride, dropout_rate, conv, norm, rngs
           )
         )
         channels = out_channels
     self.blocks = nnx.List(blocks)
-    self.norm = _batch_norm(channels, dtype, rngs)
+    self.norm = norm(channels)
     self.head = nnx.Linear(
       channels,
       num_classes,
@@ -125,7 +139,8 @@ class WideResNet(nnx.Module):
       shape=(batch, num_classes), dtype=float32.
 
     Raises:
-      ValueError: ``images`` has another rank or number of channels.
+      ValueError: ``images`` has another rank or number of channels, or in
+        training cannot be divided into ``batch_norm_parts``.
     """
     if images.ndim != 4 or images.shape[-1] != self.in_channels:
       raise ValueError(
@@ -198,13 +213,13 @@ class WideBlock(nnx.Module):
     out_channels: int,
     stride: int,
     dropout_rate: float,
-    dtype: Any,
     conv: Callable[..., nnx.Conv],
+    norm: Callable[[int], nnx.BatchNorm],
     rngs: nnx.Rngs,
   ):
-    self.norm1 = _batch_norm(in_channels, dtype, rngs)
+    self.norm1 = norm(in_channels)
     self.conv1 = conv(in_channels, out_channels, 3, stride)
-    self.norm2 = _batch_norm(out_channels, dtype, rngs)
+    self.norm2 = norm(out_channels)
     self.dropout = nnx.data(
       nnx.Dropout(dropout_rate, rngs=rngs) if dropout_rate else None
     )
@@ -259,16 +274,44 @@ def _conv(
   )
 
 
-def _batch_norm(channels: int, dtype: Any, rngs: nnx.Rngs) -> nnx.BatchNorm:
-  return nnx.BatchNorm(
-    channels,
-    momentum=0.9,
-    epsilon=1e-5,
-    dtype=dtype,
-    # Flax would round the running statistics to dtype before it applies them.
-    promote_dtype=lambda arrays, **_: arrays,
-    rngs=rngs,
-  )
+class _BatchNorm(nnx.BatchNorm):
+  """Batch norm, of the whole batch or of each of some parts of it."""
+
+  def __init__(self, channels: int, *, parts: int, dtype: Any, rngs: nnx.Rngs):
+    super().__init__(
+      channels,
+      momentum=0.9,
+      epsilon=1e-5,
+      dtype=dtype,
+      # Flax would round the running statistics to dtype before it applies them.
+      promote_dtype=lambda arrays, **_: arrays,
+      rngs=rngs,
+    )
+    self.parts = parts
+
+  def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
+    if self.parts == 1 or self.use_running_average:
+      return super().__call__(x, *args, **kwargs)
+    if len(x) % self.parts:
+      raise ValueError(
+        f'`images` must be a multiple of {self.parts}, the number of'
+        f' `batch_norm_parts`, got {len(x)}.'
+      )
+    parts = x.reshape(self.parts, -1, *x.shape[1:])
+    # As Flax has it: float32, of one pass.
+    wide = parts.astype(jnp.promote_types(x.dtype, jnp.float32))
+    axes = tuple(range(1, x.ndim))
+    mean = wide.mean(axes)
+    variance = jnp.maximum(0, (wide * wide).mean(axes) - mean * mean)
+    assert self.scale is not None and self.bias is not None
+    for running, of_parts in ((self.mean, mean), (self.var, variance)):
+      running[...] = jax.lax.stop_gradient(
+        self.momentum * running[...] + (1 - self.momentum) * of_parts.mean(0)
+      )
+    shape = (self.parts, *[1] * (x.ndim - 1), x.shape[-1])
+    factor = jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]
+    y = (parts - mean.reshape(shape)) * factor.reshape(shape) + self.bias[...]
+    return y.reshape(x.shape).astype(self.dtype)
 
 
 def _check(
@@ -276,6 +319,7 @@ def _check(
   widen_factor: int,
   num_classes: int,
   in_channels: int,
+  batch_norm_parts: int,
   dropout_rate: float,
 ) -> None:
   if depth < 10 or (depth - 4) % 6:
@@ -287,6 +331,7 @@ def _check(
     ('widen_factor', widen_factor),
     ('num_classes', num_classes),
     ('in_channels', in_channels),
+    ('batch_norm_parts', batch_norm_parts),
   ):
     if given < 1:
       raise ValueError(f'`{name}` must be at least 1, got {given}.')

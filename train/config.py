@@ -104,6 +104,11 @@ class Config:
   """What computes convolutions on one CPU device. auto: oneDNN where `python -m
   train.onednn build` has built it, which is faster, else XLA."""
 
+  batch_norm: Literal['global', 'device'] = 'global'
+  """wrn: whose statistics a batch norm takes in training. global: those of the
+  whole batch, so that a run means the same on any number of devices. device:
+  those of a device's own images, which are sent nowhere."""
+
   remat: bool = False
   """wrn: compute the activations of a block again for the gradients, instead of
   keeping them. Less memory, slower."""

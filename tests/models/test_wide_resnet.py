@@ -560,3 +560,42 @@ def test_convolutions_are_what_is_given():
   assert len(called) == 1 + 3 * 2 + 2
   np.testing.assert_array_equal(logits[0], logits[1])
   np.testing.assert_array_equal(logits, jnp.zeros((2, 10)) + model.head.bias)
+
+
+def test_parts_of_a_batch_are_normalised_each_by_its_own_statistics():
+  shape = (12, 4, 4, 16)
+  x = np.random.default_rng(0).normal(size=shape)
+  # What each of three parts holds has a mean and a deviation of its own.
+  parts = x.reshape(3, 4, *shape[1:])
+  parts *= np.arange(1, 4).reshape(3, 1, 1, 1, 1)
+  parts += np.arange(3).reshape(3, 1, 1, 1, 1)
+  means, variances = parts.mean((1, 2, 3)), parts.var((1, 2, 3))
+  expected = [
+    (part - mean) / np.sqrt(variance + 1e-5)
+    for part, mean, variance in zip(parts, means, variances, strict=True)
+  ]
+
+  def norm(parts):
+    model = models.WideResNet(10, 1, batch_norm_parts=parts, rngs=nnx.Rngs(0))
+    return model.blocks[0].norm1
+
+  by_parts = norm(3)
+  x = jnp.asarray(x, jnp.float32)
+  y = by_parts(x)
+  np.testing.assert_allclose(y, np.concatenate(expected), rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(
+    by_parts.mean[...], 0.1 * means.mean(0), rtol=1e-4, atol=1e-6
+  )
+  np.testing.assert_allclose(
+    by_parts.var[...], 0.9 + 0.1 * variances.mean(0), rtol=1e-4
+  )
+
+  # The gradients are those of Flax's own batch norm on each part.
+  cotangent = jax.random.normal(jax.random.key(0), shape)
+  _, back = jax.vjp(lambda x: norm(3)(x), x)
+  _, back_whole = jax.vjp(lambda x: norm(1)(x), x[:4])
+  np.testing.assert_allclose(
+    back(cotangent)[0][:4], back_whole(cotangent[:4])[0], rtol=1e-4, atol=1e-5
+  )
+  with pytest.raises(ValueError, match=r'multiple of 3, .* got 10'):
+    by_parts(x[:10])

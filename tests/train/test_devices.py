@@ -8,9 +8,12 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
+from benchmarks import scale
+from benchmarks import workload
 import models
 from tests.train import runs
 from train import config as config_lib
+from train import errors
 from train import loop
 from train.records import metrics
 
@@ -110,3 +113,23 @@ def test_batch_norm_normalises_by_the_global_batch():
   )
   np.testing.assert_allclose(norm.mean[...], 0.1 * mean, rtol=1e-4)
   np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * variance, rtol=1e-4)
+
+
+def _of_devices(batch_size=16, examples=72):
+  config = config_lib.Config(
+    depth=10, widen_factor=1, batch_size=batch_size, batch_norm='device'
+  )
+  images = workload.noise(examples, 8, 1, 1)
+  return workload.of_run(config, images, devices=jax.devices()[:4])
+
+
+def test_batch_norm_of_a_device_sends_nothing_of_its_own():
+  program = _of_devices()
+  text = program.lower_train().compile().as_text()
+  # Gradients, running statistics and the loss; 15 with the global batch's.
+  assert len(scale.find_collectives(text)) <= 2
+
+
+def test_batch_norm_of_a_device_takes_equal_shares():
+  with pytest.raises(errors.UsageError, match=r'on each of 4 .* a batch of 6'):
+    _of_devices(examples=70)

@@ -13,6 +13,8 @@ from typing import Any
 
 import platformdirs
 
+from train import errors
+
 # These versions give convolutions on a CPU to a library that is slower than
 # their own code: without it, training steps of small Wide ResNets are 1.1 to
 # 1.45 times as fast with jaxlib 0.10.2, and 1.01 to 1.14 times with 0.12.0.1.
@@ -59,6 +61,10 @@ _RECORDED = (
   'jax_disable_most_optimizations',
 )
 
+# The mean that lcam compares with is exact by compensated sums, which
+# reassociation destroys.
+_FAST_MATH = '--xla_cpu_enable_fast_math'
+
 # glibc maps every block above this anew and unmaps it when it is freed; smaller
 # ones it learns to keep (DEFAULT_MMAP_THRESHOLD_MAX, mallopt(3)).
 _ALWAYS_MAPPED = 32 * 2**20
@@ -98,6 +104,9 @@ def prepare() -> list[str]:
 
   Returns:
     A sentence for each variable of the user's that was set back.
+
+  Raises:
+    UsageError: ``XLA_FLAGS`` asks for fast math.
   """
   told = []
   for name, pinned in _PINNED.items():
@@ -116,6 +125,13 @@ def prepare() -> list[str]:
   flags = os.environ.get('XLA_FLAGS', '').strip()
   # XLA takes what does not begin with a dash for the name of a file of flags.
   is_file = bool(flags) and not flags.startswith('-')
+  fast = [f for f in flags.split() if f.partition('=')[0] == _FAST_MATH]
+  # XLA takes the last, and a flag without a value as true.
+  if fast and fast[-1].partition('=')[2].lower() not in ('0', 'f', 'false'):
+    raise errors.UsageError(
+      f'XLA_FLAGS must not have {fast[-1]}: with it, lcam compares losses with'
+      ' a wrong mean.'
+    )
   version = importlib.metadata.version('jaxlib')
   if (
     version in _CONVOLUTION_VERSIONS

@@ -30,21 +30,51 @@ def crop_and_flip(
   """
   batch, height, width, channels = images.shape
   offset_key, flip_key = jax.random.split(key)
-  padded = jnp.pad(
-    images, ((0, 0), (padding, padding), (padding, padding), (0, 0))
-  )
   offsets = jax.random.randint(offset_key, (batch, 2), 0, 2 * padding + 1)
-
-  def window(image: jax.Array, offset: jax.Array) -> jax.Array:
-    return jax.lax.dynamic_slice(
-      image, (offset[0], offset[1], 0), (height, width, channels)
-    )
-
-  cropped = jax.vmap(window)(padded, offsets)
+  # Bytes side by side, along the width first: what is fastest on a CPU.
+  cropped = images.reshape(batch, height, width * channels)
+  cropped = _shift(cropped, offsets[:, 1], 2, channels, padding)
+  cropped = _shift(cropped, offsets[:, 0], 1, 1, padding)
+  cropped = cropped.reshape(images.shape)
   if not flip:
     return cropped
   mirrored = jax.random.bernoulli(flip_key, shape=(batch, 1, 1, 1))
   return jnp.where(mirrored, cropped[:, :, ::-1], cropped)
+
+
+def _shift(
+  images: jax.Array, offsets: jax.Array, axis: int, pixel: int, padding: int
+) -> jax.Array:
+  """Moves each image along one axis, zeros where nothing is left of it.
+
+  Chooses among all shifts: a slice of its own for each image is a loop over the
+  batch on a TPU, which takes as long there as the rest of a step of WRN-10-1.
+
+  Args:
+    images: shape=(batch, height, width * channels).
+    offsets: shape=(batch,), in pixels, from 0, where images move by ``padding``
+      towards higher indices, to twice ``padding``.
+    axis: 1 or 2.
+    pixel: Elements of a pixel along the axis.
+    padding: The largest shift, in pixels.
+
+  Returns:
+    Images of the same shape.
+  """
+  size = images.shape[axis]
+  pads = [(0, 0)] * 3
+  pads[axis] = (padding * pixel, padding * pixel)
+  padded = jnp.pad(images, pads)
+
+  def from_(offset: int) -> jax.Array:
+    start = offset * pixel
+    return jax.lax.slice_in_dim(padded, start, start + size, axis=axis)
+
+  shifted = from_(0)
+  for offset in range(1, 2 * padding + 1):
+    chosen = (offsets == offset)[:, None, None]
+    shifted = jnp.where(chosen, from_(offset), shifted)
+  return shifted
 
 
 def normalize(

@@ -14,6 +14,7 @@ process by :func:`_functions`, across processes by JAX's compilation cache.
 from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
+import math
 from typing import Any, Literal, TypeVar
 
 from flax import nnx
@@ -109,7 +110,8 @@ class Program:
 
   Raises:
     ValueError: The runs cannot be one program.
-    UsageError: ``--convolutions onednn`` is not possible here.
+    UsageError: ``--convolutions onednn`` or ``--batch-norm device`` is not
+      possible here.
   """
 
   def __init__(
@@ -148,6 +150,9 @@ class Program:
         num_classes=dataset.num_classes,
         dtype=self.dtype,
         convolutions=self.convolutions,
+        batch_norm_parts=_choose_batch_norm_parts(
+          config, network, self.examples, self.devices
+        ),
         param_dtype=param_dtype,
         optimizer=self._optimizers[0].structure_of(config),
         batch_size=config.batch_size,
@@ -178,7 +183,7 @@ class Program:
       mean = np.asarray(augmentation.IMAGENET_MEAN, np.float32)
       std = np.asarray(augmentation.IMAGENET_STD, np.float32)
     train, test = (
-      Images(split.images, split.labels, mean, std)
+      Images(_as_rows(split.images), split.labels, mean, std)
       for split in (dataset.train, dataset.test)
     )
     return processes.replicate((train, test), self.replicated)
@@ -446,7 +451,7 @@ class Program:
     dataset = self.dataset
     statistic = np.zeros(dataset.train.images.shape[-1], np.float32)
     train, test = (
-      Images(split.images, split.labels, statistic, statistic)
+      Images(_as_rows(split.images), split.labels, statistic, statistic)
       for split in (dataset.train, dataset.test)
     )
     return jax.tree.map(
@@ -478,6 +483,26 @@ def _choose_convolutions(
   return 'xla'
 
 
+def _choose_batch_norm_parts(
+  config: config_lib.Config,
+  network: models.Network,
+  examples: int,
+  devices: Sequence[jax.Device],
+) -> int:
+  """In how many parts a batch norm divides a batch."""
+  count = len(devices)
+  if config.batch_norm == 'global' or not network.normalizes:
+    return 1
+  sizes = [min(config.batch_size, examples), examples % config.batch_size]
+  for size in filter(None, sizes):
+    if size % count:
+      raise errors.UsageError(
+        f'--batch-norm device must have the same number of images on each of'
+        f' {count} devices, got a batch of {size}.'
+      )
+  return count
+
+
 @dataclasses.dataclass(frozen=True)
 class _Structure:
   """What compiled code depends on: programs with equal ones share it."""
@@ -488,6 +513,7 @@ class _Structure:
   num_classes: int
   dtype: str
   convolutions: str
+  batch_norm_parts: int
   param_dtype: str
   optimizer: Any
   """See :meth:`train.program.optimizers.Optimizer.structure_of`."""
@@ -526,6 +552,7 @@ class _Functions:
       self._network,
       self._rule,
       batch_size=structure.batch_size,
+      image_shape=structure.image_shape,
       crop_padding=structure.crop_padding,
       flip=structure.flip,
       batch_sharding=by_batch,
@@ -539,6 +566,7 @@ class _Functions:
       step_lib.make_eval_step(
         self._network,
         batch_size=structure.eval_batch_size,
+        image_shape=structure.image_shape,
         batch_sharding=by_batch,
       ),
       (0, 0, None, None),
@@ -583,7 +611,10 @@ class _Functions:
     options = dict(structure.network)
     if structure.convolutions == 'onednn':
       options['conv_general_dilated'] = onednn.conv_general_dilated
-    model = models.NETWORKS[structure.model].build(
+    network = models.NETWORKS[structure.model]
+    if network.normalizes:
+      options['batch_norm_parts'] = structure.batch_norm_parts
+    model = network.build(
       image_shape=structure.image_shape,
       num_classes=structure.num_classes,
       dtype=jnp.dtype(structure.dtype),
@@ -638,6 +669,11 @@ class _Functions:
 
 
 _functions = functools.lru_cache(_MOST_KEPT)(_Functions)
+
+
+def _as_rows(images: np.ndarray) -> np.ndarray:
+  # Not -1: there may be no images.
+  return images.reshape(len(images), math.prod(images.shape[1:]))
 
 
 def _all_finite(params: Any) -> jax.Array:

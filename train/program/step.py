@@ -34,13 +34,21 @@ class TrainState(NamedTuple):
 class Images(NamedTuple):
   """A split of the data set, on the device."""
 
-  # shape=(examples, height, width, channels), dtype=uint8.
+  # shape=(examples, height * width * channels), dtype=uint8. A gather from rows
+  # of pixels would, on a TPU, first copy all images into padded tiles.
   images: jax.Array | np.ndarray
   # shape=(examples,), dtype=int32.
   labels: jax.Array | np.ndarray
   # shape=(channels,), dtype=float32: what normalisation takes out.
   mean: jax.Array | np.ndarray
   std: jax.Array | np.ndarray
+
+  def take(
+    self, chosen: jax.Array, image_shape: tuple[int, ...]
+  ) -> tuple[jax.Array, jax.Array]:
+    """Images of shape=(len(chosen), *image_shape), and their labels."""
+    images = self.images[chosen].reshape(-1, *image_shape)
+    return images, self.labels[chosen]
 
 
 class Seeds(NamedTuple):
@@ -159,6 +167,7 @@ def make_train_step(
   rule: Rule,
   *,
   batch_size: int,
+  image_shape: tuple[int, ...],
   crop_padding: int,
   flip: bool,
   batch_sharding: jax.sharding.Sharding,
@@ -169,6 +178,7 @@ def make_train_step(
     network: The network.
     rule: The optimizer.
     batch_size: Images of each step but the last of an epoch.
+    image_shape: Height, width and channels.
     crop_padding: See :func:`augmentation.crop_and_flip`.
     flip: See :func:`augmentation.crop_and_flip`.
     batch_sharding: How a batch is spread over the devices.
@@ -191,10 +201,10 @@ def make_train_step(
       epoch.order, (position * batch_size,), (size,)
     )
     chosen = jax.lax.with_sharding_constraint(chosen, batch_sharding)
-    labels = data.labels[chosen]
+    images, labels = data.take(chosen, image_shape)
     images = augmentation.crop_and_flip(
       seeds.augmentation_key(state.step),
-      data.images[chosen],
+      images,
       padding=crop_padding,
       flip=flip,
     )
@@ -270,6 +280,7 @@ def make_eval_step(
   network: Network,
   *,
   batch_size: int,
+  image_shape: tuple[int, ...],
   batch_sharding: jax.sharding.Sharding,
 ) -> Callable[..., EvalMetrics]:
   """Builds the evaluation step of a run.
@@ -277,6 +288,7 @@ def make_eval_step(
   Args:
     network: The network.
     batch_size: Images of a step.
+    image_shape: Height, width and channels.
     batch_sharding: How a batch is spread over the devices.
 
   Returns:
@@ -292,8 +304,8 @@ def make_eval_step(
     positions = jax.lax.with_sharding_constraint(positions, batch_sharding)
     exists = positions < examples
     chosen = jnp.minimum(positions, examples - 1)
-    labels = data.labels[chosen]
-    images = augmentation.normalize(data.images[chosen], data.mean, data.std)
+    images, labels = data.take(chosen, image_shape)
+    images = augmentation.normalize(images, data.mean, data.std)
     model = network.merge(params, batch_stats)
     model.eval()
     logits = model(images)

@@ -164,8 +164,12 @@ class RunDirectory:
         if name in before and before[name] != after[name]
       ]
 
+    same = {'compute_dtype': now['compute_dtype']}
+    if saved['batch_norm'] == 'device':
+      # Each has statistics of its own.
+      same['device_count'] = now['device_count']
     decides = [
-      *different(saved, {'compute_dtype': now['compute_dtype']}),
+      *different(saved, same),
       *different(saved.get('jax_settings', {}), now['jax_settings']),
     ]
     if decides:

@@ -11,6 +11,7 @@ import pytest
 
 from benchmarks import workload
 from train import config as config_lib
+from train import errors
 from train.devices import jax_environment
 
 _NAMES = (
@@ -85,6 +86,21 @@ def test_what_decides_on_the_numbers_is_set_back_and_told(monkeypatch):
   assert os.environ['JAX_ENABLE_X64'] == 'false'
   assert os.environ['JAX_DEFAULT_PRNG_IMPL'] == 'threefry2x32'
   assert os.environ['JAX_DEBUG_NANS'] == 'No'
+
+
+@pytest.mark.parametrize('flag', ['', '=true', '=1', '=false {}=True'])
+def test_fast_math_is_refused(flag, monkeypatch):
+  name = '--xla_cpu_enable_fast_math'
+  monkeypatch.setenv('XLA_FLAGS', f'--xla_dump_to=x {name}{flag.format(name)}')
+  with pytest.raises(errors.UsageError, match=f'must not have {name}'):
+    jax_environment.prepare()
+
+
+@pytest.mark.parametrize('value', ['false', '0', 'False'])
+def test_fast_math_that_is_switched_off_is_not_refused(value, monkeypatch):
+  name = '--xla_cpu_enable_fast_math'
+  monkeypatch.setenv('XLA_FLAGS', f'{name} {name}={value}')
+  jax_environment.prepare()
 
 
 def test_jax_starts_with_it():
