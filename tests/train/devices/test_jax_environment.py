@@ -1,9 +1,11 @@
 """What the program sets before JAX starts, and what it leaves alone."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 
@@ -11,6 +13,7 @@ import pytest
 
 from benchmarks import workload
 from train import config as config_lib
+from train import errors
 from train.devices import jax_environment
 
 _NAMES = (
@@ -85,6 +88,20 @@ def test_what_decides_on_the_numbers_is_set_back_and_told(monkeypatch):
   assert os.environ['JAX_ENABLE_X64'] == 'false'
   assert os.environ['JAX_DEFAULT_PRNG_IMPL'] == 'threefry2x32'
   assert os.environ['JAX_DEBUG_NANS'] == 'No'
+
+
+@pytest.mark.parametrize(
+  ('limit', 'enough'),
+  [(600_000_000, False), (2**40, True), (resource.RLIM_INFINITY, True)],
+)
+def test_a_limit_under_which_jax_would_abort(limit, enough, monkeypatch):
+  monkeypatch.setattr(resource, 'getrlimit', lambda _: (limit, limit))
+  with contextlib.ExitStack() as stack:
+    if not enough:
+      stack.enter_context(
+        pytest.raises(errors.RunError, match=r'0\.6 GB .*ulimit')
+      )
+    jax_environment.check_address_space()
 
 
 def test_jax_starts_with_it():
