@@ -1,5 +1,14 @@
 """The command line: python -m train [COMMAND] ..."""
 
+from train import errors
+from train.devices import interruption
+
+if __name__ == '__main__':
+  # Before what takes seconds, and may be missing.
+  interruption.end_at_once()
+  errors.tell_of_imports()
+
+# isort: split
 from collections.abc import Callable, Iterable
 import contextlib
 import dataclasses
@@ -11,16 +20,14 @@ import sys
 import time
 from typing import Any
 
-import rich.console
 import tyro
 
 from train import config as config_lib
-from train import errors
 from train import experiments
 from train import flags as flags_lib
+from train import progress
 from train import sources
 from train import studies
-from train.devices import interruption
 from train.devices import jax_environment
 
 _USAGE = """\
@@ -139,6 +146,51 @@ class PackFlags:
 
 def main(argv: list[str]) -> int:
   """Runs a command; returns the exit code."""
+  first = argv[0] if argv else ''
+  try:
+    try:
+      return _answer(first, argv)
+    finally:
+      sys.stdout.flush()
+  except errors.UsageError as error:
+    _tell(error)
+    return 2
+  except errors.RunError as error:
+    _tell(error)
+    return 1
+  except OSError as error:
+    # Whoever read the output may have seen enough, as `head` has.
+    enough = isinstance(error, BrokenPipeError)
+    if not _give_up_output() and not enough:
+      raise
+    if not enough:
+      _tell(f'the output cannot be written: {error.strerror}.')
+    return 1
+  except Exception as error:
+    reason = (str(error).splitlines() or [''])[0]
+    if _is_out_of_memory(error):
+      _tell(
+        f'there is not enough memory ({reason}). A smaller --batch-size,'
+        ' --widen-factor or --depth needs less.'
+      )
+      return 1
+    if reason.startswith(('Unable to initialize backend', 'Unknown backend')):
+      where = os.environ.get('JAX_PLATFORMS', '')
+      _tell(f'JAX cannot start (JAX_PLATFORMS={where}): {reason}')
+      return 2
+    raise
+  except interruption.Interrupted as error:
+    interruption.stopped()
+    how = (
+      'starts anew'
+      if first in ('list', 'report', 'pack', *studies.STUDIES)
+      else 'goes on from the last checkpoint, if there is one'
+    )
+    _tell(f'stopped by {error.by.name}. The same command {how}.')
+    return error.exit_code
+
+
+def _answer(first: str, argv: list[str]) -> int:
   started = time.monotonic()
   commands: dict[str, Callable[[list[str]], int]] = {
     'run': _run,
@@ -151,52 +203,34 @@ def main(argv: list[str]) -> int:
       for study in studies.STUDIES.values()
     },
   }
-  first = argv[0] if argv else ''
+  if first in ('-h', '--help'):
+    print(_usage(), end='')
+    return 0
+  if first in commands:
+    return commands[first](argv[1:])
+  if first and not first.startswith('-'):
+    raise errors.UsageError(
+      f'There is no command {first!r}; there are {", ".join(commands)}.'
+      f'{errors.did_you_mean(first, commands)}'
+    )
+  return _main_job(argv, started)
+
+
+def _tell(what: object) -> None:
+  """A sentence on standard error, if that can be written."""
+  with contextlib.suppress(OSError):
+    print(f'python -m train: {what}', file=sys.stderr, flush=True)
+
+
+def _give_up_output() -> bool:
+  """Whether standard output cannot be written; then nothing more is."""
   try:
-    if first in ('-h', '--help'):
-      print(_usage(), end='')
-    elif first in commands:
-      return commands[first](argv[1:])
-    elif first and not first.startswith('-'):
-      raise errors.UsageError(
-        f'There is no command {first!r}; there are {", ".join(commands)}.'
-        f'{errors.did_you_mean(first, commands)}'
-      )
-    else:
-      return _main_job(argv, started)
-  except errors.UsageError as error:
-    print(f'python -m train: {error}', file=sys.stderr)
-    return 2
-  except errors.RunError as error:
-    print(f'python -m train: {error}', file=sys.stderr)
-    return 1
-  except BrokenPipeError:
-    # Whoever read the output has seen enough, as `head` has. Python would
-    # complain once more when it flushes at its end.
+    print(flush=True)  # What has failed before is no longer in its buffer.
+    return False
+  except OSError:
+    # Python would complain once more when it flushes at its end.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 1
-  except Exception as error:
-    if not _is_out_of_memory(error):
-      raise
-    print(
-      'python -m train: there is not enough memory'
-      f' ({str(error).splitlines()[0]}). A smaller --batch-size, --widen-factor'
-      ' or --depth needs less.',
-      file=sys.stderr,
-    )
-    return 1
-  except interruption.Interrupted as error:
-    how = (
-      'starts anew'
-      if first in ('list', 'report', 'pack', *studies.STUDIES)
-      else 'goes on from the last checkpoint'
-    )
-    print(
-      f'python -m train: stopped by {error.by.name}. The same command {how}.',
-      file=sys.stderr,
-    )
-    return error.exit_code
-  return 0
+    return True
 
 
 def _usage() -> str:
@@ -216,8 +250,9 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _start_jax(configs: Iterable[config_lib.Config] = ()) -> None:
   """What must be set before JAX is imported, for runs with these settings."""
+  jax_environment.check_address_space()
   for sentence in jax_environment.prepare():
-    print(f'python -m train: {sentence}', file=sys.stderr)
+    _tell(sentence)
   jax_environment.keep_freed_memory(
     max(
       (
@@ -241,14 +276,15 @@ def _main_job(argv: list[str], started: float) -> int:
   flags = flags_lib.parse(MainFlags, argv, 'python -m train')
   arms = [experiments.get(name) for name in _MAIN_EXPERIMENTS]
   _start_jax(arm.config for arm in arms)
-  from train import report
-  from train import sweep
+  with interruption.importing():
+    from train import report
+    from train import sweep
 
   failed = sweep.sweep(
     arms,
     _MAIN_SEEDS,
     flags.run_dir,
-    rich.console.Console(stderr=True),
+    progress.console(),
   )
   if len(failed) == _MAIN_SEEDS * len(_MAIN_EXPERIMENTS):
     return 1  # Each has said why.
@@ -289,8 +325,9 @@ def _run(argv: list[str]) -> int:
     f'runs/{name}/seed-{flags.config.seed}'
   )
   _start_jax([flags.config])
-  from train import loop
-  from train.devices import processes
+  with interruption.importing():
+    from train import loop
+    from train.devices import processes
 
   with _processes_of(flags):
     summary = loop.run(
@@ -397,13 +434,14 @@ def _sweep(argv: list[str]) -> int:
   for arm in arms:
     config_lib.check(arm.planned)
   _start_jax(arm.config for arm in arms)
-  from train import sweep
+  with interruption.importing():
+    from train import sweep
 
   failed = sweep.sweep(
     arms,
     flags.seeds,
     flags.run_dir,
-    rich.console.Console(stderr=True),
+    progress.console(),
     runs_together=flags.runs_together,
     wandb=flags.wandb,
     first_seed=flags.first_seed,
@@ -491,8 +529,9 @@ def _report(argv: list[str]) -> int:
   flags = flags_lib.parse(ReportFlags, argv, 'python -m train report')
   if not flags.directories:
     raise errors.UsageError('report needs at least one run directory.')
-  from train import records
-  from train import report
+  with interruption.importing():
+    from train import records
+    from train import report
 
   _check_out(flags.out)
   found = records.find(flags.directories)
@@ -504,12 +543,13 @@ def _pack(argv: list[str]) -> int:
   flags = flags_lib.parse(PackFlags, argv, 'python -m train pack')
   if not flags.directories:
     raise errors.UsageError('pack needs at least one directory.')
-  from train.records import pack
+  with interruption.importing():
+    from train.records import pack
 
   _check_out(flags.out)
   packed = pack.pack(flags.directories, flags.out)
   for sentence in packed.told:
-    print(f'python -m train: {sentence}', file=sys.stderr)
+    _tell(sentence)
   print(
     f'Packed into {flags.out}: runs {packed.runs}, studies {packed.studies}.'
     f' `python -m train report {flags.out}` reads them.'
@@ -522,13 +562,14 @@ def _study(study: studies.Study, argv: list[str]) -> int:
     study.flags, argv, f'python -m train {study.name}'
   )
   _start_jax()
-  module = study.load()
+  with interruption.importing():
+    module = study.load()
   settings = vars(flags).copy()
   out = settings.pop('out')
   if out is None:
     out = pathlib.Path(f'runs/{study.name}-{settings["dataset"]}')
   _check_out(out)
-  record = module.measure(**settings, console=rich.console.Console(stderr=True))
+  record = module.measure(**settings, console=progress.console())
   study.write(record, out)
   for sentence in module.sentences(record):
     print(f'- {sentence}')
@@ -553,4 +594,6 @@ def _survive_any_encoding() -> None:
 if __name__ == '__main__':
   _survive_any_encoding()
   interruption.raise_at_once()
-  sys.exit(main(sys.argv[1:]))
+  _code = main(sys.argv[1:])
+  interruption.end_at_once()
+  sys.exit(_code)

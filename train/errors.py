@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable
 import difflib
+import sys
+from typing import Any
 
 
 class UsageError(Exception):
@@ -20,3 +22,27 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
   """`` Did you mean 'x'?`` for the nearest allowed name, or nothing."""
   nearest = difflib.get_close_matches(given, list(allowed), n=1)
   return f' Did you mean {nearest[0]!r}?' if nearest else ''
+
+
+def tell_of_imports() -> None:
+  """From now on what keeps a library from being imported is one sentence."""
+  sys.excepthook = _tell
+
+
+def _tell(kind: Any, error: BaseException, traceback: Any) -> None:
+  own = ('train', 'models', 'optax_lcam')
+  if isinstance(error, ModuleNotFoundError) and error.name not in (None, *own):
+    sentence = (
+      f"{error.name} is missing. `pip install -e '.[train]'` in the"
+      ' repository installs what the program needs.'
+    )
+  elif isinstance(error, MemoryError) or (
+    # What loads a library has no class for it.
+    isinstance(error, ImportError)
+    and any(s in str(error) for s in ('allocate memory', 'failed to map'))
+  ):
+    sentence = f'there is not enough memory to start ({error}).'
+  else:
+    sys.__excepthook__(kind, error, traceback)
+    return
+  print(f'python -m train: {sentence}', file=sys.stderr)

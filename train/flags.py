@@ -44,7 +44,7 @@ def parse(
       return tyro.cli(flags, args=argv, prog=prog, **options)
     # Wide enough that no line is broken.
     with (
-      mock.patch.dict(os.environ, {'COLUMNS': '10000'}),
+      mock.patch.dict(os.environ, {'COLUMNS': '10000', 'NO_COLOR': '1'}),
       contextlib.redirect_stderr(shown),
       contextlib.redirect_stdout(shown),
     ):

@@ -121,7 +121,7 @@ def _run_together(
     )
   if not processes.is_first():
     console = rich.console.Console(quiet=True)
-  console = console or rich.console.Console(stderr=True)
+  console = console or progress.console()
   say = functools.partial(
     console.print, highlight=False, markup=False, soft_wrap=True
   )

@@ -1,5 +1,6 @@
 """What a person sees of a run: a live line, or a plain line an epoch."""
 
+import sys
 import time
 from typing import Any
 
@@ -8,6 +9,16 @@ import rich.live
 import rich.text
 
 _REFRESH_SECONDS = 0.2
+
+
+def console() -> rich.console.Console:
+  """Standard error; only a terminal gets a live line.
+
+  FORCE_COLOR makes rich take a pipe for one.
+  """
+  return rich.console.Console(
+    stderr=True, force_terminal=bool(sys.stderr and sys.stderr.isatty())
+  )
 
 
 class Progress:

@@ -23,6 +23,7 @@ from train import files
 from train import following
 from train import loop
 from train import progress
+from train.devices import interruption
 from train.experiments import Experiment
 
 _ERROR = 'error.txt'
@@ -81,6 +82,7 @@ def sweep(
   done = 0
   started = time.monotonic()
   for group in _groups(plan, runs_together):
+    interruption.stop_if_asked()
     directories = [run.directory for run in group]
     title = f'{done + 1}/{len(plan)} {_title(group)}'
     for directory in directories:

@@ -239,6 +239,30 @@ def test_too_little_memory(monkeypatch):
   )
 
 
+def test_a_platform_that_does_not_exist(monkeypatch):
+  def run(*_, **__):
+    raise RuntimeError("Unable to initialize backend 'nope': it is not known.")
+
+  monkeypatch.setenv('JAX_PLATFORMS', 'nope')
+  monkeypatch.setattr(loop, 'run', run)
+  code, message = _run(['run'])
+  assert code == 2
+  assert re.fullmatch(
+    r'python -m train: JAX cannot start \(JAX_PLATFORMS=nope\): .*known.\n',
+    message,
+  )
+
+
+@pytest.mark.parametrize('line', ['list', 'list --help', '--help'])
+def test_output_that_cannot_be_written(line):
+  with open('/dev/full', 'w') as full, contextlib.redirect_stdout(full):
+    code, message = _run(line.split())
+  assert code == 1
+  assert message == (
+    'python -m train: the output cannot be written: No space left on device.\n'
+  )
+
+
 def test_there_are_enough_of_them():
   assert len(dict(_WRONG)) == len(_WRONG) >= 40
 

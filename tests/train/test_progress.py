@@ -1,6 +1,7 @@
 """What a person sees, on a terminal and in a pipe."""
 
 import io
+import sys
 
 import rich.console
 
@@ -67,3 +68,14 @@ def test_time_left_is_of_the_epochs_run_here(monkeypatch):
       now[0] += 90
       shown.epoch(_ROW | {'epoch': epoch})
   assert console.file.getvalue().splitlines()[-1].endswith('57m00s left')
+
+
+def test_a_pipe_that_is_to_have_colours_gets_lines(monkeypatch):
+  stream = io.StringIO()
+  monkeypatch.setenv('FORCE_COLOR', '1')
+  monkeypatch.setattr(sys, 'stderr', stream)
+  with progress.Progress(progress.console(), 'digits', 4, 10) as shown:
+    assert not shown.wants_step()
+    shown.epoch(_ROW)
+  assert len(stream.getvalue().splitlines()) == 1
+  assert '\x1b' not in stream.getvalue()

@@ -12,11 +12,13 @@ import pathlib
 from typing import Any
 
 import numpy as np
-from rich import progress
+from rich import progress as rich_progress
 
 from train import errors
+from train import progress
 from train.data import array_cache
 from train.data import dataset
+from train.devices import interruption
 
 
 def load(name: str, data_dir: pathlib.Path | None) -> dataset.Splits:
@@ -48,7 +50,8 @@ def load(name: str, data_dir: pathlib.Path | None) -> dataset.Splits:
 
 def _prepared_builder(name: str, data_dir: pathlib.Path | None) -> Any:
   # Imported here, as digits do without it.
-  import tensorflow_datasets as tfds
+  with interruption.importing():
+    import tensorflow_datasets as tfds
 
   # An absent directory is reported below, in one sentence.
   logging.getLogger('absl').setLevel(logging.ERROR)
@@ -114,8 +117,11 @@ def _decode_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
       raise ValueError(f'it has {len(source)} examples instead of {expected}')
     images = np.empty((expected, *shape), np.uint8)
     labels = np.empty(expected, np.int32)
-    for i in progress.track(
-      range(expected), f'Decoding {builder.name} {split}', transient=True
+    for i in rich_progress.track(
+      range(expected),
+      f'Decoding {builder.name} {split}',
+      transient=True,
+      console=progress.console(),
     ):
       example = source[i]
       if example['image'].shape != shape:

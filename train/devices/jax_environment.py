@@ -15,6 +15,11 @@ import platformdirs
 
 from train import errors
 
+try:
+  import resource
+except ImportError:  # Windows.
+  resource = None  # type: ignore[assignment]
+
 # These versions give convolutions on a CPU to a library that is slower than
 # their own code: without it, training steps of small Wide ResNets are 1.1 to
 # 1.45 times as fast with jaxlib 0.10.2, and 1.01 to 1.14 times with 0.12.0.1.
@@ -65,6 +70,10 @@ _RECORDED = (
 # reassociation destroys.
 _FAST_MATH = '--xla_cpu_enable_fast_math'
 
+# A run of the smallest network needs 2.2 GB on two cores, most of it stacks of
+# threads and libraries that are mapped and hardly used.
+_LEAST_ADDRESS_SPACE = 2.5e9
+
 # glibc maps every block above this anew and unmaps it when it is freed; smaller
 # ones it learns to keep (DEFAULT_MMAP_THRESHOLD_MAX, mallopt(3)).
 _ALWAYS_MAPPED = 32 * 2**20
@@ -94,6 +103,21 @@ _GLIBC_SETTINGS = (
 # Arrays in the shape of a block's activation: counted in XLA's own figures.
 _KEPT_OF_A_BLOCK = 6
 _MADE_FOR_GRADIENTS = 3
+
+
+def check_address_space() -> None:
+  """Raises RunError where a limit (ulimit -v) lets JAX not even start.
+
+  It would abort somewhere in C++, or wait for a thread that could not begin.
+  """
+  if resource is None:
+    return
+  limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+  if 0 <= limit < _LEAST_ADDRESS_SPACE:
+    raise errors.RunError(
+      f'The limit of {limit / 1e9:.1f} GB of address space (ulimit -v) is too'
+      f' low for JAX: it takes {_LEAST_ADDRESS_SPACE / 1e9:.1f} GB to start.'
+    )
 
 
 def prepare() -> list[str]:

@@ -120,7 +120,7 @@ def measure(
   Raises:
     UsageError: A setting is out of range, or the data cannot be had.
   """
-  console = console or rich.console.Console(stderr=True)
+  console = console or progress.console()
   say = functools.partial(
     console.print, highlight=False, markup=False, soft_wrap=True
   )

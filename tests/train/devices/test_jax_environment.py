@@ -1,9 +1,11 @@
 """What the program sets before JAX starts, and what it leaves alone."""
 
+import contextlib
 import importlib.metadata
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 
@@ -101,6 +103,20 @@ def test_fast_math_that_is_switched_off_is_not_refused(value, monkeypatch):
   name = '--xla_cpu_enable_fast_math'
   monkeypatch.setenv('XLA_FLAGS', f'{name} {name}={value}')
   jax_environment.prepare()
+
+
+@pytest.mark.parametrize(
+  ('limit', 'enough'),
+  [(600_000_000, False), (2**40, True), (resource.RLIM_INFINITY, True)],
+)
+def test_a_limit_under_which_jax_would_abort(limit, enough, monkeypatch):
+  monkeypatch.setattr(resource, 'getrlimit', lambda _: (limit, limit))
+  with contextlib.ExitStack() as stack:
+    if not enough:
+      stack.enter_context(
+        pytest.raises(errors.RunError, match=r'0\.6 GB .*ulimit')
+      )
+    jax_environment.check_address_space()
 
 
 def test_jax_starts_with_it():
