@@ -86,7 +86,9 @@ class SweepFlags:
   config: tyro.conf.OmitArgPrefixes[config_lib.Config]
   """Settings of every run, in place of the experiment's own."""
   seeds: int = 3
-  """Runs of each experiment, with the seeds 0 to N - 1."""
+  """Runs of each experiment."""
+  first_seed: int = 0
+  """Their seeds are this one and those after it."""
   grid: tuple[str, ...] = ()
   """Run each experiment under every combination of some settings, such as
   `horizontal_momentum=0.9,0.93 learning_rate=0.05,0.1`. Of two momenta the
@@ -214,7 +216,8 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 def _start_jax(configs: Iterable[config_lib.Config] = ()) -> None:
   """What must be set before JAX is imported, for runs with these settings."""
-  jax_environment.prepare()
+  for sentence in jax_environment.prepare():
+    print(f'python -m train: {sentence}', file=sys.stderr)
   jax_environment.keep_freed_memory(
     max(
       (
@@ -269,20 +272,18 @@ def _run(argv: list[str]) -> int:
     'python -m train run [EXPERIMENT]',
     default=RunFlags(config=default),
   )
-  if (
-    experiment is not None
-    and experiment.follows is not None
-    and flags.config.follow_run is None
-  ):
-    raise errors.UsageError(
-      f'{experiment.name} needs --follow-run, a finished run of'
-      f' {experiment.follows.name}; `python -m train sweep'
-      f' {experiment.name}` makes both.'
-    )
+  if experiment is not None:
+    changed = experiment.change(config_lib.as_dict(flags.config))
+    if changed.takes is not None and changed.follows is not None:
+      flag = config_lib.flag(changed.takes.setting)
+      raise errors.UsageError(
+        f'{experiment.name} has the {changed.takes.value} of a finished run of'
+        f' {changed.follows.name}: give it by {flag}, or let `python -m train'
+        f' sweep {experiment.name}` make both.'
+      )
+    experiment = changed
   config_lib.check(flags.config)
   _check_processes(flags)
-  if experiment is not None:
-    experiment = experiment.change(config_lib.as_dict(flags.config))
   name = experiment.folder if experiment else flags.config.dataset
   run_dir = flags.run_dir or pathlib.Path(
     f'runs/{name}/seed-{flags.config.seed}'
@@ -364,6 +365,12 @@ def _sweep(argv: list[str]) -> int:
       f'--seeds must be at least 1 and at most {_MOST_SEEDS}, got'
       f' {flags.seeds}.'
     )
+  last_seed = flags.first_seed + flags.seeds - 1
+  if flags.first_seed < 0 or last_seed >= 2**32:
+    raise errors.UsageError(
+      '--first-seed must be at least 0, and the last seed at most 4294967295,'
+      f' got {flags.first_seed}.'
+    )
   if flags.runs_together is not None and flags.runs_together < 1:
     raise errors.UsageError(
       f'--runs-together must be at least 1, got {flags.runs_together}.'
@@ -377,8 +384,8 @@ def _sweep(argv: list[str]) -> int:
   for seed in config_lib.SEEDS:
     if seed in given:
       raise errors.UsageError(
-        f'--{seed.replace("_", "-")} is not for a sweep, whose runs have the'
-        ' seeds 0 to --seeds - 1.'
+        f'{config_lib.flag(seed)} is not for a sweep, whose runs have the'
+        ' seeds from --first-seed on.'
       )
   settings = {name: getattr(flags.config, name) for name in given}
   axes = _axes(flags.grid)
@@ -388,9 +395,7 @@ def _sweep(argv: list[str]) -> int:
     for arm in experiments.grid(experiment.change(settings), axes)
   ]
   for arm in arms:
-    # The run that it follows is not there yet.
-    followed = pathlib.Path(arm.follows.folder) if arm.follows else None
-    config_lib.check(dataclasses.replace(arm.config, follow_run=followed))
+    config_lib.check(arm.planned)
   _start_jax(arm.config for arm in arms)
   from train import sweep
 
@@ -401,6 +406,7 @@ def _sweep(argv: list[str]) -> int:
     rich.console.Console(stderr=True),
     runs_together=flags.runs_together,
     wandb=flags.wandb,
+    first_seed=flags.first_seed,
   )
   runs = len(sweep.in_order(arms)) * flags.seeds
   print(
@@ -429,7 +435,7 @@ def _axes(given: tuple[str, ...]) -> dict[str, list[Any]]:
       )
     if name in axes:
       raise errors.UsageError(f'--grid names {name} twice.')
-    flag = f'--{name.replace("_", "-")}'
+    flag = config_lib.flag(name)
     axes[name] = [
       getattr(
         flags_lib.parse(

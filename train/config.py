@@ -147,16 +147,12 @@ class Config:
   """lcam: compare with a moving average that forgets by this factor a step.
   Default: the mean of the epoch, as in the paper."""
 
-  horizontal_probability: float | None = None
+  horizontal_probability: tuple[float, ...] | None = None
   """coin: probability of the horizontal momentum at each step, whatever the
-  loss. Default: the share of horizontal steps of --follow-run."""
+  loss. One for the run, or one for each epoch, the last for all that follow."""
 
   momentum: float = 0.9
   """sgd: the fixed momentum."""
-
-  follow_run: pathlib.Path | None = None
-  """A finished run of lcam. coin: take its share of horizontal steps as the
-  probability. sgd: take the mean of its momentum as the fixed momentum."""
 
   nesterov: bool = False
   """lcam, coin, sgd: Nesterov's momentum."""
@@ -235,14 +231,13 @@ def check(config: Config) -> None:
   def require(name: str, ok: bool, allowed: str) -> None:
     if not ok:
       given = getattr(config, name)
-      raise errors.UsageError(f'{_flag(name)} must be {allowed}, got {given}.')
+      raise errors.UsageError(f'{flag(name)} must be {allowed}, got {given}.')
 
   def require_each(names: str, test: Any, allowed: str) -> None:
     for name in names.split():
       given = getattr(config, name)
       require(name, given is None or test(given), allowed)
 
-  numbers = optimizers.get(config).numbers
   require(
     'depth',
     config.depth >= 10 and (config.depth - 4) % 6 == 0,
@@ -298,20 +293,16 @@ def check(config: Config) -> None:
     lambda x: 0 < x < math.inf,
     'a finite number above 0',
   )
-  require_each('horizontal_probability', lambda x: 0 <= x <= 1, 'in [0, 1]')
-  require(
+  require_each(
     'horizontal_probability',
-    'horizontal_probability' not in numbers
-    or config.horizontal_probability is not None
-    or config.follow_run is not None,
-    f'given for --optimizer {config.optimizer}, or taken from a run with'
-    ' --follow-run',
+    lambda p: len(p) >= 1 and all(0 <= x <= 1 for x in p),
+    'one or more numbers in [0, 1]',
   )
   require(
-    'follow_run',
-    config.follow_run is None
-    or not {'horizontal_probability', 'momentum'}.isdisjoint(numbers),
-    'left out unless --optimizer is a coin or sgd',
+    'horizontal_probability',
+    'horizontal_probability' not in optimizers.get(config).numbers
+    or config.horizontal_probability is not None,
+    f'given for --optimizer {config.optimizer}',
   )
   require_each('loss_decay', lambda x: 0 < x < 1, 'in (0, 1)')
   require_each('decay_rate milestone_factor', lambda x: 0 < x <= 1, 'in (0, 1]')
@@ -336,7 +327,7 @@ def resolve(config: Config, steps_per_epoch: int) -> Config:
 
   Returns:
     The configuration without ``None``, but for ``data_dir``,
-    ``train_examples``, ``image_size``, ``loss_decay``, ``follow_run``,
+    ``train_examples``, ``image_size``, ``loss_decay``,
     ``horizontal_probability`` and ``steps_per_dispatch``.
 
   Raises:
@@ -380,27 +371,34 @@ def resolve(config: Config, steps_per_epoch: int) -> Config:
   )
 
 
-def notes(config: Config) -> list[str]:
-  """What of a schedule given in epochs no longer fits the length of the run.
+def notes(config: Config, examples: int) -> list[str]:
+  """What of the settings is allowed, and hardly meant.
 
   Args:
     config: A resolved configuration.
+    examples: Images to train on.
 
   Returns:
-    A sentence each, which names both settings.
+    A sentence each, which names both numbers.
   """
+  found = []
+  if config.batch_size > examples:
+    found.append(
+      f'--batch-size {config.batch_size} is more than the {examples} training'
+      ' images: each epoch is one step on all of them.'
+    )
   late: dict[str, tuple[str, Any]] = {
     'exponential': ('decay_start', config.decay_start),
     'steps': ('milestones', max(known(config.milestones), default=0)),
     'warm-up': ('warmup_epochs', config.warmup_epochs),
   }
   name, epoch = late.get(config.schedule, ('', 0))
-  if epoch < config.epochs:
-    return []
-  return [
-    f'{_flag(name)} {getattr(config, name)} is not reached: the run ends after'
-    f' --epochs {config.epochs}.'
-  ]
+  if epoch >= config.epochs:
+    found.append(
+      f'{flag(name)} {getattr(config, name)} is not reached: the run ends'
+      f' after --epochs {config.epochs}.'
+    )
+  return found
 
 
 def known(value: _T | None) -> _T:
@@ -420,11 +418,14 @@ def as_dict(config: Config) -> dict[str, Any]:
 def to_json(config: Config) -> dict[str, Any]:
   """The settings as plain JSON values."""
   settings = dataclasses.asdict(config)
-  for name in ('data_dir', 'follow_run'):
-    if settings[name] is not None:
-      settings[name] = str(settings[name])
-  if config.milestones is not None:
-    settings['milestones'] = list(config.milestones)
+  if config.data_dir is not None:
+    # So that it is found again from elsewhere.
+    settings['data_dir'] = config.data_dir.absolute()
+  for name, value in settings.items():
+    if isinstance(value, pathlib.Path):
+      settings[name] = str(value)
+    elif isinstance(value, tuple):
+      settings[name] = list(value)
   return settings
 
 
@@ -439,8 +440,8 @@ def from_json(content: Mapping[str, Any]) -> Config:
   }
   for name, kind in (
     ('data_dir', pathlib.Path),
-    ('follow_run', pathlib.Path),
     ('milestones', tuple),
+    ('horizontal_probability', tuple),
   ):
     if settings[name] is not None:
       settings[name] = kind(settings[name])
@@ -451,7 +452,6 @@ def from_json(content: Mapping[str, Any]) -> Config:
 FREE_TO_CHANGE = frozenset(
   {
     'data_dir',
-    'follow_run',
     'convolutions',
     'remat',
     'eval_batch_size',
@@ -466,9 +466,9 @@ FREE_TO_CHANGE = frozenset(
 def of_all_processes(resolved: Config) -> dict[str, Any]:
   """The settings by flag that must be the same in all processes of a run."""
   return {
-    _flag(name): value
+    flag(name): value
     for name, value in to_json(resolved).items()
-    if name not in ('data_dir', 'follow_run')
+    if name != 'data_dir'
   }
 
 
@@ -487,7 +487,7 @@ def differences(
     follow from other settings are named only where nothing else differs.
   """
   different = {
-    name: f'{_flag(name)} {value} (was {saved.get(name)})'
+    name: f'{flag(name)} {value} (was {saved.get(name)})'
     for name, value in to_json(resolved).items()
     if name not in FREE_TO_CHANGE and saved.get(name) != value
   }
@@ -499,5 +499,6 @@ def differences(
   return chosen or list(different.values())
 
 
-def _flag(name: str) -> str:
+def flag(name: str) -> str:
+  """What a setting is called on the command line."""
   return '--' + name.replace('_', '-')

@@ -2,13 +2,15 @@
 
 `python -m train list` shows them, `python -m train run NAME` runs one, and
 `python -m train sweep GROUP` all of a section. Every experiment of the paper
-has two scales: its own, for one GPU, and under `small-` a tenth of its epochs
-on a small network and 5,000 images of half the width and height, with the same
-proportions, for two CPU cores.
+has three scales: its own, for one GPU; `medium-`, a fifth of its epochs on a
+narrower and shallower network, which two CPU cores train in half an hour; and
+`small-`, a tenth of its epochs on a smaller network yet and 5,000 images of
+half the width and height. Schedules keep their proportions.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
+import enum
 import itertools
 from typing import Any
 
@@ -31,7 +33,24 @@ class Scale:
 
 OWN = Scale('', 'the default job')
 PAPER = Scale('', "the paper's own size")
+MEDIUM = Scale('medium-', 'medium')
 SMALL = Scale('small-', 'small')
+
+
+class Takes(enum.Enum):
+  """What an arm takes over from the run of LCAM that it follows."""
+
+  SHARE = 'share of horizontal steps'
+  SHARE_OF_EACH_EPOCH = 'share of horizontal steps of each epoch'
+  MEAN_MOMENTUM = 'mean momentum'
+
+  @property
+  def setting(self) -> str:
+    """The setting that it becomes."""
+    return 'momentum' if self is Takes.MEAN_MOMENTUM else _PROBABILITY
+
+
+_PROBABILITY = 'horizontal_probability'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,8 +72,10 @@ class Experiment:
   """How long one run takes, and where."""
   config: Config
   follows: 'Experiment | None' = None
-  """The experiment of LCAM whose share of horizontal steps, or mean momentum,
-  this one takes over, seed by seed."""
+  """The experiment of LCAM that this one takes a setting over from, seed by
+  seed."""
+  takes: Takes | None = None
+  """What it takes over."""
   reads_off: int | None = None
   """The epoch at which the paper reads off its error; ``None``: the last."""
   changes: tuple[tuple[str, Any], ...] = ()
@@ -76,14 +97,14 @@ class Experiment:
     """Such as `figure4-cifar100-lcam + depth 10, epochs 3`."""
     if not self.changes:
       return self.unchanged
-    changes = ', '.join(f'{name} {value}' for name, value in self.changes)
+    changes = ', '.join(f'{name} {_text(x)}' for name, x in self.changes)
     return f'{self.unchanged} + {changes}'
 
   @property
   def folder(self) -> str:
     """The name as a folder: without blanks."""
-    changes = ''.join(f'+{name}={value}' for name, value in self.changes)
-    return self.unchanged + changes.replace(' ', '').replace('/', '_')
+    changes = ''.join(f'+{name}={_text(x)}' for name, x in self.changes)
+    return self.unchanged + changes.replace(' ', '_').replace('/', '_')
 
   def record(self) -> dict[str, Any]:
     """What config.json says of it; see :func:`of_record`."""
@@ -100,13 +121,31 @@ class Experiment:
       for name, value in settings.items()
       if name not in _SAME_EXPERIMENT and getattr(self.config, name) != value
     }
+    follows, takes = self.follows, self.takes
+    if takes is not None and takes.setting in changed:
+      follows = takes = None
     return dataclasses.replace(
       self,
       config=dataclasses.replace(self.config, **settings),
       # A control of a changed run follows the run with the same changes.
-      follows=self.follows.change(settings) if self.follows else None,
+      follows=follows.change(settings) if follows else None,
+      takes=takes,
       changes=tuple({**dict(self.changes), **changed}.items()),
     )
+
+  @property
+  def planned(self) -> Config:
+    """The settings, with some value in place of what is to be taken over."""
+    if self.takes is None:
+      return self.config
+    value: Any = 0.5 if self.takes is Takes.MEAN_MOMENTUM else (0.5,)
+    return dataclasses.replace(self.config, **{self.takes.setting: value})
+
+
+def _text(value: Any) -> str:
+  if isinstance(value, tuple):
+    return ' '.join(map(str, value))
+  return str(value)
 
 
 _DIGITS = Config(
@@ -150,10 +189,13 @@ _AUTHORS: dict[str, Any] = {
   'normalization': 'imagenet',
 }
 
+# Epochs of the paper to one of a scale.
 _SMALL_FACTOR = 10
+_MEDIUM_FACTOR = 5
 
-# An epoch of a small run and its test, measured.
+# An epoch and its test, measured.
 _SMALL_EPOCH_SECONDS = 2.4
+_MEDIUM_EPOCH_SECONDS = 60
 
 # A training image of WRN-28-10, and half of what an H200 does in bfloat16.
 _FLOP_PER_IMAGE = 31.5e9
@@ -197,6 +239,9 @@ class _Arm:
   summary: str
   config: Config
   follows: '_Arm | None' = None
+  takes: Takes | None = None
+  reads_off: int | None = None
+  """``None``: epoch 120 of the authors' 150, elsewhere the last."""
 
 
 def _make(dataset: str, *settings: dict[str, Any]) -> Config:
@@ -270,20 +315,55 @@ def _figure_4_and_table_1(dataset: str) -> Iterator[_Arm]:
     f'Table 1, {dataset}: cosine annealing, 200 epochs.',
     _make(dataset, _fixed(0.9), {'epochs': 200, 'schedule': 'cosine'}),
   )
+  # Of the SGDR paper, which has no Nesterov momentum and pads with zeros.
+  sgdr = {'epochs': 200, 'learning_rate': 0.05}
+  yield _Arm(
+    'table1',
+    dataset,
+    'sgdr',
+    f'Table 1, {dataset}: SGDR as published, warm restarts after 10, 30, 70 and'
+    ' 150 epochs.',
+    _make(
+      dataset,
+      _fixed(0.9),
+      {**sgdr, 'schedule': 'warm-restarts', 'cycle_epochs': 10},
+    ),
+    reads_off=150,
+  )
+  yield _Arm(
+    'table1',
+    dataset,
+    'sgdr-cosine',
+    f'Control of Table 1, {dataset}: cosine annealing as the SGDR paper has it,'
+    ' 200 epochs.',
+    _make(dataset, _fixed(0.9), {**sgdr, 'schedule': 'cosine'}),
+  )
 
 
 def _ablations(dataset: str) -> Iterator[_Arm]:
   """LCAM's final run with one thing changed."""
   lcam = _lcam(*_PAIRS[dataset])
   follows = _final_lcam(dataset)
+  coin = _make(dataset, _FINAL, lcam, {'optimizer': 'coin'})
   yield _Arm(
     'ablation',
     dataset,
     'coin',
     f"Ablation, {dataset}: a coin that switches at LCAM's own rate and does"
     ' not look at the loss.',
-    _make(dataset, _FINAL, lcam, {'optimizer': 'coin'}),
+    coin,
     follows,
+    Takes.SHARE,
+  )
+  yield _Arm(
+    'ablation',
+    dataset,
+    'coin-by-epoch',
+    f"Ablation, {dataset}: a coin that switches at LCAM's own rate in each"
+    ' epoch and does not look at the loss.',
+    coin,
+    follows,
+    Takes.SHARE_OF_EACH_EPOCH,
   )
   yield _Arm(
     'ablation',
@@ -292,6 +372,16 @@ def _ablations(dataset: str) -> Iterator[_Arm]:
     f"Ablation, {dataset}: momentum fixed at the mean of LCAM's own.",
     _make(dataset, _FINAL, {'optimizer': 'sgd'}),
     follows,
+    Takes.MEAN_MOMENTUM,
+  )
+  horizontal, vertical = _PAIRS[dataset]
+  yield _Arm(
+    'ablation',
+    dataset,
+    'swapped',
+    f'Ablation, {dataset}: the two momenta swapped, horizontal {vertical},'
+    f' vertical {horizontal}.',
+    _make(dataset, _FINAL, _lcam(vertical, horizontal)),
   )
   yield _Arm(
     'ablation',
@@ -381,6 +471,7 @@ def _others(dataset: str) -> Iterator[_Arm]:
       ' at random, at the same rate.',
       _make(dataset, _FINAL, {**settings, 'optimizer': f'{optimizer}-coin'}),
       loss_controlled,
+      Takes.SHARE,
     )
 
 
@@ -391,29 +482,49 @@ def _of_the_paper() -> Iterator[_Arm]:
       yield from family(dataset)
 
 
-def _small(config: Config) -> Config:
-  """A tenth of the epochs, the same proportions, the same final rate."""
+def _shorten(config: Config, factor: int) -> Config:
+  """Part of the epochs, in the same proportions."""
 
-  def tenth(epochs: float | None) -> float | None:
-    return None if epochs is None else epochs / _SMALL_FACTOR
+  def part(epochs: float | None) -> float | None:
+    return None if epochs is None else epochs / factor
 
   milestones = config.milestones
   return dataclasses.replace(
     config,
+    epochs=config.epochs // factor,
+    decay_start=part(config.decay_start),
+    milestones=milestones and tuple(m / factor for m in milestones),
+    cycle_epochs=part(config.cycle_epochs),
+    checkpoint_every=5,
+  )
+
+
+def _small(config: Config) -> Config:
+  return dataclasses.replace(
+    _shorten(config, _SMALL_FACTOR),
     depth=10,
     widen_factor=1,
     train_examples=5000,
     image_size=16,
     # More steps for the same images: 157 an epoch.
     batch_size=config.batch_size // 4,
-    epochs=config.epochs // _SMALL_FACTOR,
-    decay_start=tenth(config.decay_start),
     # Left open, it leads to the same final rate in fewer steps.
     decay_rate=None,
-    milestones=milestones and tuple(m / _SMALL_FACTOR for m in milestones),
     # Again a quarter of an epoch.
     loss_decay=config.loss_decay and 0.975,
-    checkpoint_every=5,
+  )
+
+
+def _medium(config: Config, reads_off: int | None) -> Config:
+  shortened = _shorten(config, _MEDIUM_FACTOR)
+  return dataclasses.replace(
+    shortened,
+    depth=16,
+    widen_factor=1,
+    # A run stops where the paper reads off.
+    epochs=reads_off or shortened.epochs,
+    # The same final rate, in as many steps an epoch as the paper's.
+    decay_rate=config.decay_rate and config.decay_rate**_MEDIUM_FACTOR,
   )
 
 
@@ -452,8 +563,10 @@ def _at_the_papers_size(arm: _Arm) -> Experiment:
     ),
     config=arm.config,
     follows=_at_the_papers_size(arm.follows) if arm.follows else None,
+    takes=arm.takes,
     # The authors run 150 epochs; controls of 120 end where the paper reads.
-    reads_off=_READ_OFF_EPOCH if arm.config.epochs == _PAPER.epochs else None,
+    reads_off=arm.reads_off
+    or (_READ_OFF_EPOCH if arm.config.epochs == _PAPER.epochs else None),
   )
 
 
@@ -473,10 +586,29 @@ def _at_the_small_size(arm: _Arm) -> Experiment:
   )
 
 
+def _at_the_medium_size(arm: _Arm) -> Experiment:
+  large = _at_the_papers_size(arm)
+  reads_off = large.reads_off and large.reads_off // _MEDIUM_FACTOR
+  config = _medium(arm.config, reads_off)
+  return dataclasses.replace(
+    large,
+    scale=MEDIUM,
+    summary=f'{arm.summary[:-1]}; medium.',
+    size=f'WRN-16-1, 50,000 images of 32x32, {config.epochs} epochs',
+    duration=(
+      f'{config.epochs * _MEDIUM_EPOCH_SECONDS / 60:.0f} minutes on 2 CPU cores'
+    ),
+    config=config,
+    follows=_at_the_medium_size(arm.follows) if arm.follows else None,
+    reads_off=reads_off,
+  )
+
+
 def _all() -> Iterator[Experiment]:
   yield from _digits()
   for arm in _of_the_paper():
     yield _at_the_papers_size(arm)
+    yield _at_the_medium_size(arm)
     yield _at_the_small_size(arm)
 
 
@@ -565,26 +697,29 @@ def of_record(settings: Mapping[str, Any]) -> Experiment | None:
   registered = EXPERIMENTS.get(settings.get('experiment') or '')
   if registered is None:
     return None
-  changed = dict(settings.get('changes') or {})
+  settings = {name: _tuple(value) for name, value in settings.items()}
+  changes: dict[str, Any] = settings.get('changes') or {}
+  changed = {name: _tuple(value) for name, value in changes.items()}
   for field in dataclasses.fields(Config):
     given, own = (
       settings.get(field.name),
       getattr(registered.config, field.name),
     )
-    own = list(own) if isinstance(own, tuple) else own
     # What is left open follows from the rest. Old records lack new settings.
     if field.name not in settings or own is None or given == own:
       continue
     if field.name in _SAME_EXPERIMENT:
       continue
-    if registered.follows is not None and field.name in _FOLLOWED:
+    takes = registered.takes
+    if takes is not None and takes.setting == field.name:
       continue
     changed[field.name] = given
   return registered.change(changed)
 
 
-# What an arm takes over from the run that it follows.
-_FOLLOWED = ('horizontal_probability', 'momentum')
+def _tuple(value: Any) -> Any:
+  """A value of JSON as a setting has it."""
+  return tuple(value) if isinstance(value, list) else value
 
 
 def read_off_epoch(experiment: Experiment | None, epochs: int) -> int:

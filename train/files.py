@@ -10,11 +10,48 @@ import json
 import math
 import os
 import pathlib
+import re
 import stat
 import tempfile
 from typing import Any
 
 from train import errors
+
+
+def from_user(path: pathlib.Path, flag: str = '') -> pathlib.Path:
+  """A path as a person gave it, with `~` for a home directory.
+
+  Args:
+    path: What was given.
+    flag: Before it, if any.
+
+  Raises:
+    UsageError: It is no path of this machine's file system.
+
+  Examples:
+    >>> from_user(pathlib.Path('gs://bucket/runs'), '--run-dir')
+    Traceback (most recent call last):
+    train.errors.UsageError: --run-dir gs://bucket/runs is not a path of this \
+machine. Mount the place, or copy what is there.
+  """
+  shown = str(path)
+  # pathlib makes one slash of two.
+  remote = re.match(r'([A-Za-z][A-Za-z0-9+.-]+):/(.*)', shown)
+  if remote:
+    shown = f'{remote[1]}://{remote[2]}'
+    wrong = (
+      'is not a path of this machine. Mount the place, or copy what is there'
+    )
+  else:
+    try:
+      os.fsencode(path).decode()  # In another locale it is so nevertheless.
+      return path.expanduser()
+    except UnicodeDecodeError as error:
+      shown = os.fsencode(path).decode(errors='backslashreplace')
+      wrong = f'is not UTF-8: {error.reason}'
+    except RuntimeError:
+      wrong = f'cannot be found: there is no home directory {path.parts[0]}'
+  raise errors.UsageError(f'{flag} {shown} {wrong}.'.lstrip())
 
 
 def read_bytes(path: pathlib.Path) -> bytes:
@@ -193,8 +230,12 @@ def check_writable(flag: str, directory: pathlib.Path) -> None:
   """
   place = directory.absolute()
   try:
-    while not place.exists():
+    while not os.path.lexists(place):
       place = place.parent
+    if place.is_symlink() and not place.exists():
+      raise errors.UsageError(
+        f'{flag} {directory} cannot be made: {place} is a link to nothing.'
+      )
     if not place.is_dir():
       raise errors.UsageError(
         f'{flag} {directory} is not a directory.'

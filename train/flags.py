@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import io
 import os
+import pathlib
 import re
 from typing import Any, TypeVar
 from unittest import mock
@@ -12,6 +13,7 @@ from unittest import mock
 import tyro
 
 from train import errors
+from train import files
 
 _T = TypeVar('_T')
 
@@ -46,11 +48,30 @@ def parse(
       contextlib.redirect_stderr(shown),
       contextlib.redirect_stdout(shown),
     ):
-      return tyro.cli(flags, args=argv, prog=prog, **options)
+      parsed = tyro.cli(flags, args=argv, prog=prog, **options)
+    return _resolve_paths(parsed)
   except SystemExit as error:
     if error.code != 2 or not shown.getvalue():
       raise
   raise errors.UsageError(_one_sentence(shown.getvalue(), names(flags), prog))
+
+
+def _resolve_paths(flags: Any) -> Any:
+  """Every path among the flags as :func:`train.files.from_user` has it."""
+  resolved: dict[str, Any] = {}
+  for field in dataclasses.fields(flags):
+    value = getattr(flags, field.name)
+    if dataclasses.is_dataclass(value):
+      resolved[field.name] = _resolve_paths(value)
+    elif isinstance(value, pathlib.Path):
+      flag = '--' + field.name.replace('_', '-')
+      resolved[field.name] = files.from_user(value, flag)
+    elif isinstance(value, tuple):  # Positional, so that there is no flag.
+      resolved[field.name] = tuple(
+        files.from_user(item) if isinstance(item, pathlib.Path) else item
+        for item in value
+      )
+  return dataclasses.replace(flags, **resolved)
 
 
 def names(flags: type) -> list[str]:

@@ -19,7 +19,6 @@ import rich.console
 from train import config as config_lib
 from train import data
 from train import files
-from train import followed_run
 from train import pictures
 from train import progress
 from train.devices import interruption
@@ -130,6 +129,12 @@ def _run_together(
   experiments = experiments or [None] * len(configs)
 
   # ------------------------------------------------------- settings and data
+  if processes.several():
+    of_this = run_directory.software()
+    processes.check_equal(
+      'software',
+      {**of_this.pop('versions'), **of_this.pop('jax_settings'), **of_this},
+    )
   directories = [run_directory.RunDirectory(path) for path in run_dirs]
   with processes.errors_of_any():
     if processes.is_first():
@@ -139,7 +144,6 @@ def _run_together(
       weights_and_biases.check(wandb)
     for config in configs:
       config_lib.check(config)
-    configs = [followed_run.take_over(config) for config in configs]
     config = configs[0]
     dataset = data.load(
       config.dataset, config.data_dir, config.train_examples, config.image_size
@@ -174,17 +178,20 @@ def _run_together(
         compute_dtype=program.dtype,
       )
     summaries = [d.read_summary() for d in directories]
-    for d, own, summary in zip(directories, resolved, summaries, strict=True):
+    for d, summary in zip(directories, summaries, strict=True):
+      if summary is None or summary['status'] != 'done':
+        different = d.check_goes_on(
+          program.devices,
+          compute_dtype=program.dtype,
+          convolutions=program.convolutions,
+        )
+        if different:
+          say(
+            f'{d.path} was begun with {", ".join(different)}: its bits will not'
+            ' be those of a run without interruption.'
+          )
       for field in dict.fromkeys(d.notes):
         say(f'{d.path}: this version does not know the field {field}.')
-      before = d.read_config()['convolutions']
-      is_done = summary is not None and summary['status'] == 'done'
-      if not is_done and before not in ('auto', own.convolutions):
-        say(
-          f'{d.path} was begun with convolutions of {before} and is continued'
-          f' with those of {own.convolutions}: its bits will not be those of a'
-          ' run without interruption.'
-        )
     return summaries
 
   def take() -> list[Summary | None]:
@@ -230,7 +237,7 @@ def _run_together(
   )
 
   for note in dict.fromkeys(
-    n for own in resolved for n in config_lib.notes(own)
+    n for own in resolved for n in config_lib.notes(own, examples)
   ):
     say(f'{title}: {note}')
 

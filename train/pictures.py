@@ -91,6 +91,7 @@ def draw_run(
       label_axis(axes[3], 'share of horizontal steps')
     axes[0].legend()
     axes[1].legend()
+    _fix_margins(figure, bottom=0.5)
     save(figure, path)
 
 
@@ -123,9 +124,7 @@ def draw_phases(
   lag = 0 if config['reaction'] == 'current' else 1
   chosen = np.concatenate([_numbers(row, 'horizontal') for row in steps])[lag:]
   with drawing():
-    figure = mpl_figure.Figure(
-      figsize=(11, 1 + 2.6 * len(starts)), layout='constrained'
-    )
+    figure = mpl_figure.Figure(figsize=(11, 1 + 2.6 * len(starts)))
     figure.suptitle(safe.label(title))
     grid = figure.subplots(len(starts), 2, squeeze=False, width_ratios=(2.2, 1))
     for start, axes in zip(starts, grid, strict=True):
@@ -179,7 +178,8 @@ def draw_phases(
       enlarged = min(_STEPS_ENLARGED, len(losses))
       axes[1].set_title(f'the last {enlarged} of these steps', loc='left')
     handles, labels = grid[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc='outside lower center', ncols=3)
+    figure.legend(handles, labels, loc='lower center', ncols=3)
+    _fix_margins(figure, bottom=0.85)
     save(figure, path)
 
 
@@ -215,6 +215,21 @@ def _running_mean(
         count = (loss_decay or 1) * count + 1
       means.append(total / count if count else np.nan)
   return np.asarray(means)
+
+
+def _fix_margins(figure: mpl_figure.Figure, bottom: float) -> None:
+  """Margins in inches: a layout that is solved for draws everything twice."""
+  width, height = figure.get_size_inches()
+  figure.set_layout_engine(None)
+  figure.subplots_adjust(
+    left=0.75 / width,
+    right=1 - 0.15 / width,
+    bottom=bottom / height,
+    top=1 - 0.6 / height,
+    # Of the mean size of the panels.
+    wspace=0.27,
+    hspace=0.4,
+  )
 
 
 def make_panels(

@@ -20,6 +20,7 @@ import models
 from train import config as config_lib
 from train import errors
 from train import files
+from train import following
 from train import loop
 from train import progress
 from train.experiments import Experiment
@@ -39,11 +40,12 @@ def sweep(
   console: rich.console.Console,
   runs_together: int | None = None,
   wandb: str | None = None,
+  first_seed: int = 0,
 ) -> list[pathlib.Path]:
   """Runs every experiment with every seed.
 
-  The seeds are 0 to ``seeds - 1`` in every arm, so that arms can be compared
-  in pairs: runs of one seed share their start and the order of their images.
+  The seeds are the same in every arm, so that arms can be compared in pairs:
+  runs of one seed share their start and the order of their images.
 
   Args:
     experiments: The arms.
@@ -54,6 +56,7 @@ def sweep(
     runs_together: Most runs in one vmapped program. ``None``: what
       :func:`choose_together` says.
     wandb: Project on Weights & Biases to send the curves to, if any.
+    first_seed: The seeds are this one and those after it.
 
   Returns:
     The directories of the runs that failed. One that does leaves the others
@@ -68,10 +71,10 @@ def sweep(
     _Run(
       arm,
       seed,
-      _configure(arm, seed, run_dir),
       run_dir / arm.folder / f'seed-{seed}',
+      run_dir / arm.follows.folder / f'seed-{seed}' if arm.follows else None,
     )
-    for seed in range(seeds)
+    for seed in range(first_seed, first_seed + seeds)
     for arm in in_order(experiments)
   ]
   failed: list[pathlib.Path] = []
@@ -84,7 +87,7 @@ def sweep(
       (directory / _ERROR).unlink(missing_ok=True)
     try:
       loop.run_together(
-        [run.config for run in group],
+        [run.configure() for run in group],
         directories,
         experiments=[run.arm for run in group],
         title=title,
@@ -117,8 +120,23 @@ class _Run(NamedTuple):
 
   arm: Experiment
   seed: int
-  config: config_lib.Config
   directory: pathlib.Path
+  follows: pathlib.Path | None
+  """The directory of the run that it takes a setting over from."""
+
+  @property
+  def planned(self) -> config_lib.Config:
+    """See :attr:`Experiment.planned`."""
+    return dataclasses.replace(self.arm.planned, seed=self.seed)
+
+  def configure(self) -> config_lib.Config:
+    """The settings, once the run that it follows is finished."""
+    taken = (
+      following.take_over(self.arm.takes, self.follows)
+      if self.arm.takes is not None and self.follows is not None
+      else {}
+    )
+    return dataclasses.replace(self.arm.config, seed=self.seed, **taken)
 
 
 def _title(group: Sequence[_Run]) -> str:
@@ -145,14 +163,14 @@ def _groups(
   left = list(plan)
   while left:
     first = left[0]
-    most = runs_together or choose_together(first.config)
+    most = runs_together or choose_together(first.planned)
     waiting = {run.directory for run in left}
     group = [first]
     for run in left[1:]:
       if (
         len(group) < most
-        and run.config.follow_run not in waiting
-        and loop.can_run_together([first.config, run.config])
+        and run.follows not in waiting
+        and loop.can_run_together([first.planned, run.planned])
       ):
         group.append(run)
     left = [run for run in left if run not in group]
@@ -181,17 +199,6 @@ def choose_together(config: config_lib.Config) -> int:
   largest = models.NETWORKS['wrn'].flop(**shape, **_LARGEST_SMALL_NETWORK)
   is_small = cost <= largest
   return _MOST_TOGETHER if is_small else 1
-
-
-def _configure(
-  arm: Experiment, seed: int, run_dir: pathlib.Path
-) -> config_lib.Config:
-  config = dataclasses.replace(arm.config, seed=seed)
-  if arm.follows is None:
-    return config
-  return dataclasses.replace(
-    config, follow_run=run_dir / arm.follows.folder / f'seed-{seed}'
-  )
 
 
 def in_order(experiments: Sequence[Experiment]) -> list[Experiment]:

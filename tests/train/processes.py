@@ -196,8 +196,10 @@ def _newest_checkpoint(directory):
   """Its step, and its arrays by name."""
   names = [path.name for path in (directory / 'checkpoints').iterdir()]
   # Nothing is left of writes that were cut off.
-  assert all(name.isdigit() for name in names), names
-  step = max(map(int, names))
+  steps = [int(name) for name in names if name.isdigit()]
+  aside = [name for name in names if name.endswith('.set-aside')]
+  assert len(steps) + len(aside) == len(names), names
+  step = max(steps)
   arrays = ocp.StandardCheckpointer().restore(
     directory / 'checkpoints' / str(step) / 'state'
   )

@@ -121,6 +121,14 @@ def test_where_the_data_lie_is_no_difference():
   assert not config_lib.differences(given, new, config_lib.to_json(old))
 
 
+def test_data_are_found_again_from_elsewhere(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  config = config_lib.Config(data_dir=pathlib.Path('images'))
+  recorded = config_lib.to_json(config_lib.resolve(config, 10))
+  monkeypatch.chdir('/')
+  assert config_lib.from_json(recorded).data_dir == tmp_path / 'images'
+
+
 def test_more_steps_than_can_be_counted():
   config = config_lib.Config(epochs=10**9)
   with pytest.raises(errors.UsageError, match=r'--epochs must be at most \d+'):
@@ -138,7 +146,7 @@ _INTEGERS = st.one_of(st.integers(-1, 40), st.integers(-(2**33), 2**33))
 
 def _values(field):
   """Values of the type of a setting, sensible and not."""
-  if field.name in ('data_dir', 'follow_run'):
+  if field.name == 'data_dir':
     return st.none()
   kind = str(field.type)
   if hasattr(field.type, '__args__') and 'Literal' in kind:
@@ -181,11 +189,20 @@ _CONFIGS = st.fixed_dictionaries(
 )
 def test_a_schedule_that_does_not_fit_is_told(settings, names):
   notes = config_lib.notes(
-    config_lib.resolve(config_lib.Config(**settings), 10)
+    config_lib.resolve(config_lib.Config(**settings), 10), 1280
   )
   assert len(notes) == (names is not None)
   for name in names or []:
     assert name in notes[0]
+
+
+@pytest.mark.parametrize(('examples', 'told'), [(200, False), (199, True)])
+def test_a_batch_of_more_than_all_images_is_told(examples, told):
+  config = config_lib.resolve(config_lib.Config(batch_size=200), 1)
+  notes = config_lib.notes(config, examples)
+  assert bool(notes) == told
+  for note in notes:
+    assert '--batch-size 200' in note and '199 training images' in note
 
 
 def _fuzz(examples):
@@ -211,7 +228,7 @@ def _fuzz(examples):
       return
     refused[-1] = False
     if config.horizontal_probability is None:
-      config = dataclasses.replace(config, horizontal_probability=0.5)
+      config = dataclasses.replace(config, horizontal_probability=(0.5,))
     rates = schedules.learning_rates(config, steps_per_epoch, [0, 1, 7, 100])
     # What is above the largest float32 is infinite, and the run will diverge.
     if config.learning_rate < 1e37 and config.final_learning_rate < 1e37:

@@ -1,7 +1,7 @@
 """The experiments are what the paper says they are."""
 
 import dataclasses
-import pathlib
+import json
 
 import numpy as np
 import pytest
@@ -27,8 +27,8 @@ def test_every_experiment_is_valid(name):
     for setting in ('horizontal_momentum', 'vertical_momentum'):
       if config.optimizer != 'sgd':
         assert getattr(config, setting) == getattr(followed, setting)
-    config = dataclasses.replace(config, follow_run=pathlib.Path('a run'))
-  config_lib.check(config)
+    assert getattr(config, experiment.takes.setting) in (None, 0.9)
+  config_lib.check(experiment.planned)
 
 
 def test_the_papers_final_run_on_cifar100():
@@ -141,6 +141,20 @@ def test_changed_settings_are_another_experiment():
 def test_a_control_of_a_changed_run_follows_the_changed_run():
   coin = experiments.get('small-ablation-cifar10-coin').change({'epochs': 3})
   assert coin.follows.name == 'small-figure4-cifar10-lcam + epochs 3'
+
+
+def test_a_control_with_a_number_of_its_own_follows_nothing():
+  coin = experiments.get('small-ablation-cifar10-coin')
+  own = coin.change({'horizontal_probability': (0.5, 0.25)})
+  assert own.follows is None
+  assert own.name == f'{coin.name} + horizontal_probability 0.5 0.25'
+  content = {**config_lib.to_json(own.config), **own.record()}
+  content = json.loads(json.dumps(content))
+  assert experiments.of_record(content) == own
+  # A number that was taken over is no change.
+  taken = dataclasses.replace(coin.config, horizontal_probability=(0.4,))
+  content = {**config_lib.to_json(taken), **coin.record()}
+  assert experiments.of_record(content) == coin
 
 
 def test_a_record_is_of_the_experiment_that_its_settings_are_of():

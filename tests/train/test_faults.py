@@ -361,7 +361,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(harm, tmp_path):
   assert summary['params_sha256'] == expected['params_sha256']
   assert processes.read_rows(tmp_path) == rows
   kept = {path.name for path in (tmp_path / 'checkpoints').iterdir()}
-  assert kept == {'8', '12'}
+  assert kept == {'8', '12', '12.1.set-aside'}
 
 
 def test_a_run_never_starts_from_zero_silently(tmp_path):

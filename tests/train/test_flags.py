@@ -42,7 +42,7 @@ _WRONG = [
   ('sweep digits-lcam --grid epochs=', ['--grid', "'epochs='"]),
   ('sweep digits-lcam --grid epochs=x', ['--epochs', 'INT', "'x'"]),
   ('sweep digits-lcam --grid epochs=1 epochs=2', ['--grid', 'epochs twice']),
-  ('sweep digits-lcam --seed 3', ['--seed', '--seeds']),
+  ('sweep digits-lcam --seed 3', ['--seed', '--first-seed']),
   ('sweep digits-lcam --depth 11', ['--depth', 'got 11']),
   ('42', ["'42'", 'sweep']),
   ('list nonesuch', ['nonesuch']),
@@ -102,9 +102,14 @@ _WRONG = [
   ('run --steps-per-dispatch 0', ['--steps-per-dispatch', 'got 0']),
   # Settings that do not go together.
   ('run --normalization imagenet', ['--normalization', 'digits', 'imagenet']),
-  ('run --optimizer coin', ['--horizontal-probability', '--follow-run']),
-  ('run --follow-run runs/x', ['--follow-run', 'runs/x', 'coin or sgd']),
-  ('run ablation-cifar10-coin', ['--follow-run', 'sweep']),
+  ('run --optimizer coin', ['--horizontal-probability', 'coin']),
+  (
+    'run --optimizer coin --horizontal-probability 0.5 1.5',
+    ['--horizontal-probability', '1.5', '[0, 1]'],
+  ),
+  ('run ablation-cifar10-coin', ['--horizontal-probability', 'sweep']),
+  ('run ablation-cifar10-time-average', ['--momentum', 'sweep']),
+  ('sweep digits --first-seed -1', ['--first-seed', '-1', 'at least 0']),
   (
     'run --schedule one-cycle --warmup-epochs 20',
     ['--warmup-epochs', '--epochs 20', 'got 20'],
@@ -144,6 +149,11 @@ _WRONG = [
   ('probe --out /dev/null/x', ['--out /dev/null/x cannot be made']),
   ('movement absent --out /dev/null/x', ['--out /dev/null/x cannot be made']),
   ('traction --out /dev/null/x', ['--out /dev/null/x cannot be made']),
+  ('run --run-dir gs://b/x', ['--run-dir gs://b/x is not a path', 'Mount']),
+  ('run --data-dir s3://b/x', ['--data-dir s3://b/x is not a path']),
+  ('report gs://b', ['train: gs://b is not a path of this machine']),
+  ('report x --out ~nobody-is-called-so/x', ['home directory ~nobody-is']),
+  ('run --run-dir \udcff', ['--run-dir \\xff is not UTF-8']),
   ('movement absent --out /dev/null', ['--out', 'not a directory']),
   ('report absent --out /dev/null', ['--out', 'not a directory']),
   # Other commands.
@@ -180,7 +190,7 @@ _WRONG = [
 def _here(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   # JAX runs by now.
-  monkeypatch.setattr(jax_environment, 'prepare', lambda: None)
+  monkeypatch.setattr(jax_environment, 'prepare', lambda: [])
 
 
 def _run(arguments):
@@ -200,6 +210,20 @@ def test_a_wrong_command_line(line, parts, tmp_path):
   for part in parts:
     assert part in message
   assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+  ('command', 'line', 'name'),
+  [
+    (program.MainFlags, '--run-dir ~/a', 'run_dir'),
+    (program.ReportFlags, '~/a', 'directories'),
+    (config_lib.Config, '--data-dir ~/a', 'data_dir'),
+  ],
+)
+def test_a_home_directory(command, line, name, tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  path = getattr(flags.parse(command, line.split(), 'train'), name)
+  assert path in (tmp_path / 'a', (tmp_path / 'a',))
 
 
 def test_too_little_memory(monkeypatch):

@@ -25,7 +25,7 @@ _LAYERS = (
   ),
   (),
   ('train.program',),
-  ('train.records', 'train.followed_run'),
+  ('train.records', 'train.following'),
   ('train.loop',),
   ('train.sweep',),
   ('train.studies',),

@@ -15,8 +15,10 @@ from tests.train import runs
 from train import config as config_lib
 from train import errors
 from train import experiments
+from train import following
 from train import loop
 from train import sweep
+from train.experiments import Takes
 from train.records import checkpoint
 
 _run = runs.run
@@ -381,7 +383,7 @@ def test_a_wide_resnet_goes_on_within_an_epoch(tmp_path, monkeypatch):
 
 
 def test_what_can_be_one_program(tmp_path):
-  coin = {'optimizer': 'coin', 'horizontal_probability': 0.5}
+  coin = {'optimizer': 'coin', 'horizontal_probability': (0.5,)}
   assert loop.can_run_together(
     _configs(
       {},
@@ -396,7 +398,7 @@ def test_what_can_be_one_program(tmp_path):
     )
   )
   assert loop.can_run_together(
-    _configs(coin, {**coin, 'seed': 1, 'horizontal_probability': 0.9})
+    _configs(coin, {**coin, 'seed': 1, 'horizontal_probability': (0.9, 0.1)})
   )
   for other in (
     coin,
@@ -438,6 +440,7 @@ def test_a_sweep_of_runs_together(tmp_path):
 def groups(monkeypatch):
   """The runs of each program of a sweep, by arm and seed; none is made."""
   made = []
+  monkeypatch.setattr(sweep.following, 'take_over', lambda *_: {})
   monkeypatch.setattr(
     loop,
     'run_together',
@@ -451,16 +454,18 @@ def groups(monkeypatch):
 def test_arms_of_one_kind_are_one_program(groups, tmp_path):
   lcam, fixed = _digits()
 
-  def arm(name, of=lcam, follows=None, **settings):
+  def arm(name, of=lcam, takes=None, **settings):
     config = dataclasses.replace(of.config, **settings)
-    return dataclasses.replace(of, arm=name, config=config, follows=follows)
+    return dataclasses.replace(
+      of, arm=name, config=config, follows=takes and lcam, takes=takes
+    )
 
   arms = [
     lcam,
     arm('other', vertical_momentum=0.5),
     fixed,
-    arm('coin', optimizer='coin', follows=lcam),
-    arm('average', fixed, follows=lcam),
+    arm('coin', takes=Takes.SHARE, optimizer='coin'),
+    arm('average', fixed, Takes.MEAN_MOMENTUM),
     arm('faster', fixed, momentum=0.95),
   ]
   sweep.sweep(arms, 2, tmp_path, runs.console(), runs_together=8)
@@ -512,8 +517,13 @@ def test_a_coin_follows_the_run_of_its_own_seed(tmp_path):
       arm=name,
       config=dataclasses.replace(lcam.config, optimizer=optimizer),
       follows=lcam,
+      takes=takes,
     )
-    for name, optimizer in (('coin', 'coin'), ('average', 'sgd'))
+    for name, optimizer, takes in (
+      ('coin', 'coin', Takes.SHARE),
+      ('coin-by-epoch', 'coin', Takes.SHARE_OF_EACH_EPOCH),
+      ('average', 'sgd', Takes.MEAN_MOMENTUM),
+    )
   ]
   console = runs.console()
   assert sweep.sweep([*arms, lcam], 1, tmp_path, console) == []
@@ -522,26 +532,42 @@ def test_a_coin_follows_the_run_of_its_own_seed(tmp_path):
     name: json.loads(
       (tmp_path / f'digits-{name}' / 'seed-0/config.json').read_text()
     )
-    for name in ('coin', 'average')
+    for name in ('coin', 'coin-by-epoch', 'average')
   }
-  assert configs['coin']['horizontal_probability'] == np.mean(
-    [row['horizontal_fraction'] for row in followed]
-  )
+  shares = [row['horizontal_fraction'] for row in followed]
+  assert configs['coin']['horizontal_probability'] == [np.mean(shares)]
+  assert configs['coin-by-epoch']['horizontal_probability'] == shares
   assert configs['average']['momentum'] == np.mean(
     [row['mean_momentum'] for row in followed]
   )
 
 
-def test_only_a_finished_run_of_lcam_can_be_followed(finished, tmp_path):
-  directory, _, _ = finished
-  with pytest.raises(errors.UsageError, match='must be a finished run'):
-    _run(tmp_path / 'a', optimizer='coin', follow_run=tmp_path / 'absent')
+def test_only_a_finished_run_of_lcam_can_be_followed(tmp_path):
+  with pytest.raises(errors.RunError, match='must be a finished run'):
+    following.take_over(Takes.SHARE, tmp_path / 'absent')
   fixed = tmp_path / 'fixed'
   _run(fixed, optimizer='sgd', epochs=1)
-  with pytest.raises(errors.UsageError, match='a run of lcam'):
-    _run(tmp_path / 'a', optimizer='coin', follow_run=fixed)
+  with pytest.raises(errors.RunError, match='a run of lcam'):
+    following.take_over(Takes.SHARE, fixed)
   with pytest.raises(errors.UsageError, match='horizontal-probability'):
     _run(tmp_path / 'a', optimizer='coin')
-  with pytest.raises(errors.UsageError, match='follow-run'):
-    _run(tmp_path / 'a', optimizer='lcam', follow_run=directory)
   assert not (tmp_path / 'a').exists()
+
+
+def test_a_run_that_cannot_follow_leaves_the_others_alone(
+  tmp_path, monkeypatch
+):
+  lcam, fixed = _digits()
+  coin = dataclasses.replace(
+    lcam,
+    arm='coin',
+    config=dataclasses.replace(lcam.config, optimizer='coin'),
+    follows=lcam,
+    takes=Takes.SHARE,
+  )
+  # As if every run had ended without a summary.
+  monkeypatch.setattr(loop, 'run_together', lambda *_, **__: None)
+  console = runs.console()
+  failed = sweep.sweep([lcam, coin, fixed], 1, tmp_path, console)
+  assert failed == [tmp_path / 'digits-coin/seed-0']
+  assert 'must be a finished run' in console.file.getvalue()

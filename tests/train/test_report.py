@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import pathlib
 
 import matplotlib.image
 import numpy as np
@@ -389,18 +388,16 @@ class TestGrids:
     assert _has_content(tmp_path / 'grid.png')
 
 
-def _write_experiment(directory, name, errors, follow=None):
+def _write_experiment(directory, name, errors):
   """Runs of 15 epochs that go down to the given errors."""
   config = experiments.get(name).config
   for seed, error in errors.items():
     path = directory / name / f'seed-{seed}'
     path.mkdir(parents=True)
-    resolved = config_lib.resolve(
-      dataclasses.replace(config, seed=seed, follow_run=follow), 157
-    )
-    if follow is not None:
+    resolved = config_lib.resolve(dataclasses.replace(config, seed=seed), 157)
+    if experiments.get(name).takes is not None:
       resolved = dataclasses.replace(
-        resolved, horizontal_probability=0.5 + seed / 100
+        resolved, horizontal_probability=(0.5 + seed / 100,)
       )
     (path / 'config.json').write_text(
       json.dumps({'experiment': name, **config_lib.to_json(resolved)})
@@ -446,8 +443,8 @@ class TestThePaper:
     placed = {n for family in paper.families() for n in family.members}
     assert placed == {
       name
-      for name in experiments.EXPERIMENTS
-      if not name.startswith(('small-', 'digits-'))
+      for name, experiment in experiments.EXPERIMENTS.items()
+      if experiment.scale is experiments.PAPER
     }
 
   def test_the_report_reads_at_the_papers_epoch(self, tmp_path):
@@ -458,7 +455,6 @@ class TestThePaper:
       runs,
       'small-ablation-cifar10-coin',
       {seed: error + 1 + seed / 50 for seed, error in lcam.items()},
-      follow=pathlib.Path('elsewhere'),
     )
     # 20 epochs, of which the last counts.
     _write_experiment(

@@ -95,6 +95,7 @@ def _groups(arms, seeds, tmp_path, monkeypatch):
       [d.relative_to(tmp_path).as_posix() for d in directories]
     ),
   )
+  monkeypatch.setattr(sweep.following, 'take_over', lambda *_: {})
   _sweep(arms, seeds, tmp_path, runs_together=8)
   return made
 

@@ -1,12 +1,15 @@
 """What must be set before JAX starts: its environment, and the allocator.
 
-What the user has set stays.
+What the user has set stays, but for what would change the numbers of a run or
+end it.
 """
 
+from collections.abc import Mapping
 import ctypes
 import importlib.metadata
 import os
 import sys
+from typing import Any
 
 import platformdirs
 
@@ -18,6 +21,43 @@ import platformdirs
 _CONVOLUTION_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 _CONVOLUTION_VALUE = '-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION'
 _CONVOLUTION_VERSIONS = ('0.10.2', '0.12.0.1')
+
+# The defaults of JAX that a run relies on. The first ones decide which numbers
+# it computes under one and the same config.json. The others find errors in
+# programs: they refuse what this one does on purpose (NaN stands for a figure
+# that an optimizer does not have) or keep it from being compiled.
+_PINNED: Mapping[str, str] = {
+  'JAX_ENABLE_X64': 'false',
+  'JAX_DEFAULT_PRNG_IMPL': 'threefry2x32',
+  'JAX_THREEFRY_PARTITIONABLE': 'true',
+  'JAX_RANDOM_SEED_OFFSET': '0',
+  'JAX_NUMPY_DTYPE_PROMOTION': 'standard',
+  'JAX_NUMPY_RANK_PROMOTION': 'allow',
+  'JAX_DEBUG_NANS': 'false',
+  'JAX_DEBUG_INFS': 'false',
+  'JAX_DEBUG_KEY_REUSE': 'false',
+  'JAX_CHECK_TRACER_LEAKS': 'false',
+  'JAX_DISABLE_JIT': 'false',
+  'JAX_TRANSFER_GUARD': 'allow',
+  'JAX_TRANSFER_GUARD_HOST_TO_DEVICE': 'allow',
+  'JAX_TRANSFER_GUARD_DEVICE_TO_DEVICE': 'allow',
+  'JAX_TRANSFER_GUARD_DEVICE_TO_HOST': 'allow',
+}
+
+# What JAX reads as true and false.
+_TRUTHS = dict.fromkeys(('y', 'yes', 't', 'true', 'on', '1'), 'true')
+_TRUTHS |= dict.fromkeys(('n', 'no', 'f', 'false', 'off', '0'), 'false')
+
+# What a run records of JAX's configuration, as a program that imports this one
+# may have set it: what decides on its numbers.
+_RECORDED = (
+  'jax_enable_x64',
+  'jax_default_prng_impl',
+  'jax_threefry_partitionable',
+  'jax_random_seed_offset',
+  'jax_default_matmul_precision',
+  'jax_disable_most_optimizations',
+)
 
 # glibc maps every block above this anew and unmaps it when it is freed; smaller
 # ones it learns to keep (DEFAULT_MMAP_THRESHOLD_MAX, mallopt(3)).
@@ -50,17 +90,52 @@ _KEPT_OF_A_BLOCK = 6
 _MADE_FOR_GRADIENTS = 3
 
 
-def prepare() -> None:
-  """Keeps compiled programs for the next start; fast convolutions on CPUs."""
+def prepare() -> list[str]:
+  """Sets JAX's environment: before JAX is imported.
+
+  Compiled programs are kept for the next start, convolutions are fast on CPUs,
+  and what decides on the numbers of a run is JAX's default.
+
+  Returns:
+    A sentence for each variable of the user's that was set back.
+  """
+  told = []
+  for name, pinned in _PINNED.items():
+    given = os.environ.get(name, pinned)
+    if _normal(given) != _normal(pinned):
+      told.append(
+        f'{name}={given} is set back to {pinned}: what a run computes depends'
+        ' on its settings alone.'
+      )
+      os.environ[name] = pinned
+
   cache = platformdirs.user_cache_path('optax-lcam') / 'compiled'
   os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', str(cache))
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 
-  flags = os.environ.get('XLA_FLAGS', '')
+  flags = os.environ.get('XLA_FLAGS', '').strip()
+  # XLA takes what does not begin with a dash for the name of a file of flags.
+  is_file = bool(flags) and not flags.startswith('-')
   version = importlib.metadata.version('jaxlib')
-  if version in _CONVOLUTION_VERSIONS and _CONVOLUTION_FLAG not in flags:
+  if (
+    version in _CONVOLUTION_VERSIONS
+    and _CONVOLUTION_FLAG not in flags
+    and not is_file
+  ):
     flag = f'{_CONVOLUTION_FLAG}={_CONVOLUTION_VALUE}'
     os.environ['XLA_FLAGS'] = f'{flags} {flag}'.strip()
+  return told
+
+
+def _normal(value: str) -> str:
+  return _TRUTHS.get(value.lower(), value.lower())
+
+
+def in_force() -> dict[str, Any]:
+  """What decides on the numbers of a run in JAX's configuration, by name."""
+  import jax
+
+  return {name: getattr(jax.config, name, None) for name in _RECORDED}
 
 
 def keep_freed_memory(temporary_bytes: int) -> bool:

@@ -132,7 +132,7 @@ def errors_of_any() -> Iterator[None]:
     yield
   except Exception as error:
     own = error
-  kind = 'run' if isinstance(own, errors.RunError) else 'usage'
+  kind = 'usage' if isinstance(own, errors.UsageError) else 'run'
   told = exchange({} if own is None else {'kind': kind, 'message': str(own)})
   if own is not None:
     raise own
@@ -249,11 +249,12 @@ def check_equal(what: str, facts: dict[str, Any]) -> None:
   """
   first, *others = exchange(facts)
   for process, facts in enumerate(others, start=1):
-    for name in first:
-      if facts[name] != first[name]:
+    for name in {**first, **facts}:
+      if facts.get(name) != first.get(name):
         raise errors.UsageError(
           f'All processes must have the same {what}, but {name} is'
-          f' {first[name]} in process 0 and {facts[name]} in process {process}.'
+          f' {first.get(name)} in process 0 and {facts.get(name)} in process'
+          f' {process}.'
         )
 
 

@@ -56,7 +56,6 @@ _FREE = (
     for setting in (*optimizer.numbers, *optimizer.options)
   },
   'optimizer',
-  'follow_run',
   'learning_rate',
   'schedule',
   'decay_start',
@@ -200,7 +199,7 @@ class Program:
   def epoch(self, number: int) -> Epoch:
     """What the members are trained with in an epoch, counted from 1."""
     rates = self.learning_rates(number).astype(np.float32)
-    numbers = self._numbers()
+    numbers = self._numbers(number)
     number_, rates, numbers = processes.replicate(
       (np.int32(number), rates, numbers), self.replicated
     )
@@ -220,9 +219,9 @@ class Program:
       ]
     )
 
-  def _numbers(self) -> dict[str, np.ndarray]:
+  def _numbers(self, epoch: int = 1) -> dict[str, np.ndarray]:
     of_members = [
-      optimizer.numbers_of(config)
+      optimizer.numbers_of(config, epoch)
       for optimizer, config in zip(self._optimizers, self.configs, strict=True)
     ]
     return {
@@ -429,9 +428,7 @@ class Program:
       np.zeros((members, self.steps_per_epoch), np.float32),
       numbers,
     )
-    state = jax.eval_shape(
-      lambda: self._of.init_from(seeds, numbers, *self._of.init(seeds))
-    )
+    state = self._of.shape_state(seeds, numbers)
     dataset = self.dataset
     statistic = np.zeros(dataset.train.images.shape[-1], np.float32)
     train, test = (
@@ -504,6 +501,7 @@ class _Functions:
     by_batch = NamedSharding(mesh, PartitionSpec('batch'))
     self._structure = structure
     self._compiled: dict[Any, Any] = {}
+    self._state: TrainState | None = None
     self._network = self._make_network()
     self._rule = step_lib.Rule.of(
       structure.optimizer,
@@ -536,6 +534,14 @@ class _Functions:
     self.init_from = over_members(self._init_from, (0, 0, 0, 0))
     self.order = over_members(self._order, (0, None))
     self.are_finite = over_members(_all_finite, (0,))
+
+  def shape_state(self, seeds: Seeds, numbers: dict[str, Any]) -> TrainState:
+    """Shapes and dtypes of the members' states; traced once."""
+    if self._state is None:
+      self._state = jax.eval_shape(
+        lambda: self.init_from(seeds, numbers, *self.init(seeds))
+      )
+    return self._state
 
   def compile(
     self, key: Any, lower: Callable[[], Any], *, quick: bool = False

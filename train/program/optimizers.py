@@ -43,16 +43,18 @@ class Optimizer:
   """The builder's arguments, from the settings of the names above. Numbers
   become arguments of the compiled program, everything else is compiled in."""
 
-  def arguments_of(self, config: Any) -> dict[str, Any]:
-    """The arguments of a run by name."""
+  def arguments_of(self, config: Any, epoch: int = 1) -> dict[str, Any]:
+    """The arguments of a run in an epoch, counted from 1, by name."""
     names = (*self.numbers, *self.options)
-    return self.arguments({name: getattr(config, name) for name in names})
+    return self.arguments(
+      {name: _in_epoch(getattr(config, name), epoch) for name in names}
+    )
 
-  def numbers_of(self, config: Any) -> dict[str, float]:
-    """The arguments of a run that are numbers."""
+  def numbers_of(self, config: Any, epoch: int = 1) -> dict[str, float]:
+    """The arguments of a run in an epoch that are numbers."""
     return {
       name: value
-      for name, value in self.arguments_of(config).items()
+      for name, value in self.arguments_of(config, epoch).items()
       if _is_number(value)
     }
 
@@ -72,6 +74,13 @@ class Optimizer:
       tuple(sorted(self.numbers_of(config))),
       tuple(sorted(self.options_of(config).items())),
     )
+
+
+def _in_epoch(value: Any, epoch: int) -> Any:
+  """A setting in an epoch, where it may have a value for each."""
+  if isinstance(value, tuple):
+    return value[min(epoch, len(value)) - 1]
+  return value
 
 
 def _is_number(value: Any) -> bool:

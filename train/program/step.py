@@ -18,6 +18,9 @@ from train.program import augmentation
 # Each kind of randomness has a stream of its own, also under one seed.
 _INIT, _ORDER, _AUGMENTATION, _DROPOUT = range(4)
 
+# Named, so that a seed means the same numbers whatever JAX's default is.
+_PRNG = 'threefry2x32'
+
 
 class TrainState(NamedTuple):
   """All that a run carries from step to step, and all that it saves."""
@@ -50,22 +53,26 @@ class Seeds(NamedTuple):
   coin: Any
 
   def init_key(self) -> jax.Array:
-    return jax.random.fold_in(jax.random.key(self.init), _INIT)
+    return jax.random.fold_in(_key(self.init), _INIT)
 
   def order_key(self, epoch: jax.Array) -> jax.Array:
-    key = jax.random.fold_in(jax.random.key(self.order), _ORDER)
+    key = jax.random.fold_in(_key(self.order), _ORDER)
     return jax.random.fold_in(key, epoch)
 
   def augmentation_key(self, step: jax.Array) -> jax.Array:
-    key = jax.random.fold_in(jax.random.key(self.augmentation), _AUGMENTATION)
+    key = jax.random.fold_in(_key(self.augmentation), _AUGMENTATION)
     return jax.random.fold_in(key, step)
 
   def dropout_key(self, step: jax.Array) -> jax.Array:
-    key = jax.random.fold_in(jax.random.key(self.dropout), _DROPOUT)
+    key = jax.random.fold_in(_key(self.dropout), _DROPOUT)
     return jax.random.fold_in(key, step)
 
   def coin_key(self) -> jax.Array:
-    return jax.random.key(self.coin)
+    return _key(self.coin)
+
+
+def _key(seed: Any) -> jax.Array:
+  return jax.random.key(seed, impl=_PRNG)
 
 
 class Epoch(NamedTuple):

@@ -5,15 +5,20 @@ writes and reads it, and tells the others, which need no common file system.
 
 Orbax writes a checkpoint elsewhere and renames it into place, so that one is
 complete or absent. What a disk or a person does to it later is found by the
-checksums that are saved with it.
+checksums that are saved with it, and by the step, which its folder is named
+after. One that is not what was saved is set aside under another name. One that
+cannot be read at the moment stays, and the run stops.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+import errno
 import hashlib
 import logging
 import os
 import pathlib
+import re
 import shutil
+import stat
 import sys
 import tempfile
 from typing import Any
@@ -33,9 +38,36 @@ _KEEP = 2
 # Bytes of names, shapes and checksums.
 _ROOM_FOR_THE_REST = 1_000_000
 
+_STEP = re.compile('0|[1-9][0-9]*')
+
+# What the folder of a checkpoint is called that is not to be used any more, and
+# of one that is about to be removed. Orbax marks what it has not finished.
+_SET_ASIDE = '.set-aside'
+_REMOVED = '.removed'
+_UNFINISHED = '.orbax-checkpoint-tmp'
+
+# Why a checkpoint that may be whole cannot be read at the moment.
+_NOT_NOW = frozenset(
+  {
+    errno.EACCES,
+    errno.EPERM,
+    errno.EIO,
+    errno.EMFILE,
+    errno.ENFILE,
+    errno.ENOMEM,
+    errno.ESTALE,
+    errno.ETIMEDOUT,
+    errno.EBUSY,
+    errno.EINTR,
+    errno.EAGAIN,
+    errno.ENODEV,
+    errno.ENXIO,
+  }
+)
+
 
 class DamagedError(Exception):
-  """A checkpoint cannot be read, or is not what was saved."""
+  """A checkpoint is not what was saved, as far as can be read."""
 
 
 class Checkpoints:
@@ -53,16 +85,16 @@ class Checkpoints:
     sys.unraisablehook = _ignore_closed_loops
     with files.writing(self.directory):
       self.directory.mkdir(exist_ok=True)
-    self._manager = ocp.CheckpointManager(
-      self.directory,
-      options=ocp.CheckpointManagerOptions(
-        max_to_keep=_KEEP,
-        create=False,
-        enable_async_checkpointing=False,
-        multiprocessing_options=ocp.options.MultiprocessingOptions(
-          primary_host=0, active_processes={0}
-        ),
+    # Not Orbax's CheckpointManager: it asks for the owners of files, who may
+    # have no name, and stumbles over what else lies in the directory.
+    alone = ocp.options.MultiprocessingOptions(
+      primary_host=0, active_processes={0}
+    )
+    self._orbax = ocp.Checkpointer(
+      ocp.CompositeCheckpointHandler(
+        composite_options=ocp.CompositeOptions(multiprocessing_options=alone)
       ),
+      multiprocessing_options=alone,
     )
 
   def save(
@@ -85,8 +117,8 @@ class Checkpoints:
     checksums = {name: _sha256(leaf) for name, leaf in leaves.items()}
     try:
       self._reserve(sum(leaf.nbytes for leaf in leaves.values()))
-      self._manager.save(
-        step,
+      self._orbax.save(
+        self._path(step),
         args=ocp.args.Composite(
           state=ocp.args.StandardSave(leaves),
           checksums=ocp.args.JsonSave(checksums),
@@ -95,15 +127,26 @@ class Checkpoints:
     except Exception as error:
       raise errors.RunError(
         f'The checkpoint of step {step} cannot be written to {self.directory}:'
-        f' {str(error).splitlines()[0]}. Once it can be, the same command goes'
-        ' on from the one before.'
+        f' {_first_line(error)}. Once it can be, the same command goes on from'
+        ' the one before.'
       ) from error
+    for old in sorted(self.steps())[:-_KEEP]:
+      self._rename(old, _REMOVED)
+    self.clean_up()
 
   def steps(self) -> set[int]:
-    """The numbers of finished steps of which there are checkpoints."""
-    return {
-      int(path.name) for path in self.directory.iterdir() if path.name.isdigit()
-    }
+    """The numbers of finished steps of which there are checkpoints.
+
+    Raises:
+      RunError: The directory cannot be read.
+    """
+    return {int(p.name) for p in self._list() if _STEP.fullmatch(p.name)}
+
+  def clean_up(self) -> None:
+    """Removes what was not finished, and what was to be removed."""
+    for path in self._list():
+      if _UNFINISHED in path.name or path.name.endswith(_REMOVED):
+        shutil.rmtree(path, ignore_errors=True)
 
   def blank(self, like: TrainState) -> dict[str, np.ndarray]:
     """Arrays by name, of the shapes and dtypes of those in a checkpoint.
@@ -126,22 +169,33 @@ class Checkpoints:
 
     Raises:
       DamagedError: They are not what was saved.
+      RunError: They cannot be read at the moment.
     """
+    path = self._path(step)
     abstract = self.blank(like)
     try:
-      restored = self._manager.restore(
-        step,
+      _read_all(path)
+      restored = self._orbax.restore(
+        path,
         args=ocp.args.Composite(
           state=ocp.args.StandardRestore(abstract),
           checksums=ocp.args.JsonRestore(),
         ),
       )
     except Exception as error:
-      raise DamagedError(str(error).splitlines()[0]) from error
+      reason = _why_not_now(error)
+      if reason is None:
+        raise DamagedError(_first_line(error)) from error
+      raise errors.RunError(
+        f'The checkpoint {path} cannot be read: {reason}. Nothing was changed;'
+        ' once it can be, the same command goes on.'
+      ) from error
     leaves, checksums = restored['state'], restored['checksums']
     for name, leaf in leaves.items():
       if _sha256(leaf) != checksums.get(name):
         raise DamagedError(f'{name} is not what was saved')
+    if int(leaves['step']) != step:
+      raise DamagedError(f'it holds step {int(leaves["step"])}')
     return leaves
 
   def unpack(
@@ -173,14 +227,34 @@ class Checkpoints:
     """What :meth:`unpack` makes of what :meth:`read` gives. In one process."""
     return self.unpack(step, self.read(step, like), like)
 
-  def discard(self, step: int) -> None:
-    """Removes a checkpoint."""
-    shutil.rmtree(self.directory / str(step))
-    self._manager.reload()
+  def set_aside(self, step: int) -> pathlib.Path:
+    """Gives a checkpoint a name under which it is not used; returns that."""
+    return self._rename(step, _SET_ASIDE)
 
   def close(self) -> None:
     if processes.is_first():
-      self._manager.close()
+      self._orbax.close()
+
+  def _path(self, step: int) -> pathlib.Path:
+    return self.directory / str(step)
+
+  def _list(self) -> list[pathlib.Path]:
+    """The folders of the directory, or RunError."""
+    try:
+      return [path for path in self.directory.iterdir() if path.is_dir()]
+    except OSError as error:
+      raise errors.RunError(
+        f'{self.directory} cannot be read: {error.strerror}. Nothing was'
+        ' changed; once it can be, the same command goes on.'
+      ) from error
+
+  def _rename(self, step: int, suffix: str) -> pathlib.Path:
+    taken = {path.name for path in self._list()}
+    number = 1
+    while (name := f'{step}.{number}{suffix}') in taken:
+      number += 1
+    with files.writing(self.directory):
+      return self._path(step).rename(self.directory / name)
 
   def _reserve(self, size: int) -> None:
     """Raises OSError if there is no directory, or no room for so many bytes.
@@ -213,7 +287,7 @@ def restore_newest(
   Args:
     of_runs: The checkpoints of each.
     like: A state of any, or its shapes and dtypes.
-    say: Told of each checkpoint that is damaged, and therefore removed.
+    say: Told of each checkpoint that is damaged, and therefore set aside.
 
   Returns:
     Finished steps, and what :meth:`Checkpoints.unpack` gives of each run; 0
@@ -221,6 +295,7 @@ def restore_newest(
 
   Raises:
     UsageError: There are checkpoints, and none of them can be used.
+    RunError: One cannot be read at the moment.
   """
   found: list[dict[str, np.ndarray]] = []
   step = processes.from_first(lambda: _find_newest(of_runs, like, say, found))
@@ -242,31 +317,83 @@ def _find_newest(
 ) -> int:
   """Fills ``found`` with the arrays of each run; see :func:`restore_newest`."""
   common = set.intersection(*(saved.steps() for saved in of_runs))
+  reason = ''
   for step in sorted(common, reverse=True):
     found.clear()
     for saved in of_runs:
       try:
         found.append(saved.read(step, like))
       except DamagedError as error:
+        reason = str(error)
         say(
-          f'The checkpoint {saved.directory / str(step)} is damaged ({error});'
-          ' the one before it is used.'
+          f'The checkpoint {saved.directory / str(step)} is damaged ({reason});'
+          ' it is set aside, and the one before it is used.'
         )
         break
-    if len(found) < len(of_runs):
-      continue
-    for saved in of_runs:
-      # Orbax saves nothing before its newest.
-      for newer in saved.steps():
-        if newer > step:
-          saved.discard(newer)
-    return step
-  if common:
-    raise errors.UsageError(
-      f'No checkpoint in {of_runs[0].directory} can be read. To start from the'
-      ' beginning, remove this folder.'
-    )
-  return 0
+    if len(found) == len(of_runs):
+      break
+  else:
+    if common:
+      raise errors.UsageError(
+        f'No checkpoint in {of_runs[0].directory} can be read as it was saved'
+        f' ({reason}). To start from the beginning, rename this folder.'
+      )
+    step = 0
+  for saved in of_runs:
+    saved.clean_up()
+    # The run comes by their steps again.
+    for newer in saved.steps():
+      if newer > step:
+        saved.set_aside(newer)
+  return step
+
+
+def _read_all(folder: pathlib.Path) -> None:
+  """Raises OSError unless all files of a folder can be read.
+
+  Orbax says of some that they are absent, and of others nothing at all.
+  """
+
+  def raise_(error: OSError) -> None:
+    raise error
+
+  for place, _, names in os.walk(folder, onerror=raise_):
+    for name in names:
+      path = pathlib.Path(place, name)
+      if not stat.S_ISREG(path.stat().st_mode):  # A pipe would be waited for.
+        raise DamagedError(f'{path} is not a file')
+      with path.open('rb') as file:
+        while file.read(2**20):
+          pass
+
+
+def _why_not_now(error: BaseException) -> str | None:
+  """Why a checkpoint cannot be read; ``None`` where it can, and is damaged.
+
+  Orbax passes errors on within others, and TensorStore as text.
+  """
+  for part in _parts(error):
+    if isinstance(part, MemoryError):
+      return os.strerror(errno.ENOMEM)
+    if isinstance(part, OSError) and part.errno in _NOT_NOW:
+      return part.strerror or str(part)
+    for code in _NOT_NOW:
+      if os.strerror(code) in str(part):
+        return os.strerror(code)
+  return None
+
+
+def _parts(error: BaseException | None) -> Iterator[BaseException]:
+  """An error, and all that it was made of."""
+  while error is not None:
+    yield error
+    for inner in getattr(error, 'exceptions', ()):
+      yield from _parts(inner)
+    error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
 
 
 def _ignore_closed_loops(unraisable: Any) -> None:

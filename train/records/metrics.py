@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 import json
 import os
 import pathlib
-import shutil
 import sys
 import time
 from typing import Any, TypeVar
@@ -44,6 +43,9 @@ def _import_tensorboard() -> tuple[Any, Any, Any]:
 
 
 _EventsWriter, _summary, _Event = _import_tensorboard()
+
+# What the names of TensorBoard's files begin with.
+_EVENTS = 'events'
 
 # TensorBoard and Weights & Biases show these; the rest of a row only places it.
 CURVES = (
@@ -214,11 +216,13 @@ class MetricsLog:
       )
       tensorboard = directory.tensorboard
       with files.writing(tensorboard):
-        shutil.rmtree(tensorboard, ignore_errors=True)
-        tensorboard.mkdir()
+        # It may be a link to where TensorBoard looks.
+        tensorboard.mkdir(exist_ok=True)
+        for old in tensorboard.glob(f'{_EVENTS}*'):
+          old.unlink()
         # Not SummaryWriter: it writes in a thread, which a full disk ends
         # without a word, and waits for it for ever.
-        self._events = _EventsWriter(str(tensorboard / 'events'))
+        self._events = _EventsWriter(str(tensorboard / _EVENTS))
         self._write(_summary.custom_scalars(_LAYOUT), 0)
         for row in rows:
           self._add_events(row)

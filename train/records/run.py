@@ -13,9 +13,6 @@ from train.records.schema import Summary
 
 # The settings that tell runs of an arm apart, or change no result.
 _OWN_TO_EACH_RUN = {*config_lib.FREE_TO_CHANGE, *config_lib.SEEDS}
-# Those that a run which follows another has from that.
-_FOLLOWED = {'horizontal_probability', 'momentum'}
-
 
 Seeds = tuple[int, ...]
 """The seeds of a run, in the order of :data:`train.config.SEEDS`."""
@@ -77,8 +74,9 @@ class Run:
   def settings(self) -> dict[str, Any]:
     """What must be the same in all runs of an arm."""
     own = _OWN_TO_EACH_RUN
-    if self.config.get('follow_run') is not None:
-      own = own | _FOLLOWED
+    experiment = experiments.of_record(self.config)
+    if experiment is not None and experiment.takes is not None:
+      own = own | {experiment.takes.setting}
     names = [field.name for field in dataclasses.fields(config_lib.Config)]
     return {
       **{name: self.config[name] for name in names if name not in own},

@@ -14,6 +14,8 @@ phases.png      losses against their running mean, of an optimizer with phases
 """
 
 from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
 import hashlib
 import importlib.metadata
 import os
@@ -25,12 +27,17 @@ from typing import Any
 import jax
 import numpy as np
 
+import models
+import optax_lcam
+import train
 from train import config as config_lib
 from train import errors
 from train import files
+from train.devices import jax_environment
 from train.devices import processes
 from train.records import packed
 from train.records import read
+from train.records import schema
 from train.records.run import Run
 from train.records.schema import Summary
 
@@ -43,6 +50,17 @@ _PACKAGES = (
   'orbax-checkpoint',
   'tensorflow-datasets',
   'scikit-learn',
+)
+
+
+# What decides on the rounding of a run, beside the versions.
+_ROUNDING = (
+  'platform',
+  'device_kind',
+  'device_count',
+  'process_count',
+  'convolutions',
+  'xla_flags',
 )
 
 
@@ -83,7 +101,11 @@ class RunDirectory:
     """
     self.check_writable()
     if self._packed() is not None or os.path.lexists(self._config):
-      different = config_lib.differences(given, resolved, self.read_config())
+      saved = self.read_config()
+      if saved.get('compute_dtype') == facts.get('compute_dtype'):
+        # Said or found out: it is the same arithmetic.
+        resolved = dataclasses.replace(resolved, dtype=saved['dtype'])
+      different = config_lib.differences(given, resolved, saved)
       if different:
         raise errors.UsageError(
           f'--run-dir {self.path} holds another run; this one has'
@@ -108,6 +130,58 @@ class RunDirectory:
         **environment(devices),
       },
     )
+
+  def check_goes_on(
+    self, devices: Sequence[jax.Device] | None = None, **facts: Any
+  ) -> list[str]:
+    """Compares a claimed run that is not finished with what it goes on with.
+
+    Args:
+      devices: Those of the run. Default: all.
+      **facts: As of :meth:`claim`.
+
+    Returns:
+      What was another when the run began and leaves its meaning as it is, but
+      not its bits: a phrase each.
+
+    Raises:
+      UsageError: The run would become another one.
+    """
+    saved = self.read_config()
+    unknown = sorted(saved.keys() - schema.CONFIG_FIELDS)
+    if unknown:
+      raise errors.UsageError(
+        f'--run-dir {self.path} was begun by another version: this one does not'
+        f' know {", ".join(unknown)} in its config.json. Go on with that'
+        ' version, or choose another directory.'
+      )
+    now = {**facts, **environment(devices)}
+
+    def different(before: Any, after: Any) -> list[str]:
+      return [
+        f'{name} {before[name]} (now {after[name]})'
+        for name in after
+        if name in before and before[name] != after[name]
+      ]
+
+    decides = [
+      *different(saved, {'compute_dtype': now['compute_dtype']}),
+      *different(saved.get('jax_settings', {}), now['jax_settings']),
+    ]
+    if decides:
+      raise errors.UsageError(
+        f'--run-dir {self.path} was begun with {", ".join(decides)}. Go on as'
+        ' it was begun, or choose another directory.'
+      )
+    rounding = {name: now[name] for name in _ROUNDING}
+    if saved['convolutions'] == 'auto':  # Before it was recorded which.
+      del rounding['convolutions']
+    is_other = saved.get('source_sha256', now['source_sha256'])
+    return [
+      *different(saved.get('versions', {}), now['versions']),
+      *different(saved, rounding),
+      *(['another source'] if is_other != now['source_sha256'] else []),
+    ]
 
   def check_writable(self) -> None:
     """Raises UsageError if it cannot be written; makes nothing."""
@@ -173,16 +247,43 @@ def environment(
   devices = devices or jax.devices()
   device = devices[0]
   return {
-    'versions': {
-      'python': platform.python_version(),
-      **{name: _version(name) for name in _PACKAGES},
-    },
+    **software(),
     'platform': device.platform,
     'device_kind': device.device_kind,
     'device_count': len(devices),
     'process_count': jax.process_count(),
     'git_commit': _git_commit(),
+    'xla_flags': os.environ.get('XLA_FLAGS', ''),
   }
+
+
+def software() -> dict[str, Any]:
+  """What all processes of a run must have the same of."""
+  return {
+    'versions': {
+      'python': platform.python_version(),
+      **{name: _version(name) for name in _PACKAGES},
+    },
+    'source_sha256': source_sha256(),
+    'jax_settings': jax_environment.in_force(),
+  }
+
+
+@functools.cache
+def source_sha256() -> str:
+  """Changes with the source of the optimizer, the networks or the program.
+
+  Processes of one run must have the same one, with a git commit or without.
+  """
+  digest = hashlib.sha256()
+  for package in (optax_lcam, models, train):
+    (root,) = package.__path__
+    for path in sorted(pathlib.Path(root).rglob('*')):
+      if path.suffix in ('.py', '.cc'):
+        name = path.relative_to(root).as_posix()
+        digest.update(f'{package.__name__}/{name}\n'.encode())
+        digest.update(path.read_bytes())
+  return digest.hexdigest()
 
 
 def _version(package: str) -> str | None:
@@ -192,6 +293,7 @@ def _version(package: str) -> str | None:
     return None
 
 
+@functools.cache
 def _git_commit() -> str | None:
   try:
     return subprocess.run(

@@ -115,7 +115,17 @@ _FACTS_AFTER: Mapping[str, Any] = {
   'device_count': _Count,
   'process_count': _Count,
   'git_commit': str | None,
+  'source_sha256': str,
+  'jax_settings': dict[str, Any],
+  'xla_flags': str,
 }
+
+CONFIG_FIELDS = frozenset(
+  {field.name for field in dataclasses.fields(config_lib.Config)}
+  | _FACTS_BEFORE.keys()
+  | _FACTS_AFTER.keys()
+)
+"""The fields of config.json that this version knows."""
 
 # The settings that every record has. A later one may be absent from a record of
 # before it, whose run did what is its default.
@@ -124,13 +134,20 @@ _FROM_THE_FIRST = frozenset((
   'depth', 'widen_factor', 'dropout_rate', 'dtype', 'epochs', 'batch_size',
   'optimizer', 'learning_rate', 'weight_decay', 'horizontal_momentum',
   'vertical_momentum', 'initial_momentum', 'inclusive', 'reaction',
-  'loss_decay', 'horizontal_probability', 'momentum', 'follow_run', 'nesterov',
+  'loss_decay', 'horizontal_probability', 'momentum', 'nesterov',
   'schedule', 'decay_start', 'decay_rate', 'milestones', 'milestone_factor',
   'warmup_epochs', 'cycle_epochs', 'polynomial_power', 'final_learning_rate',
   'seed', 'init_seed', 'order_seed', 'augmentation_seed', 'dropout_seed',
   'coin_seed', 'eval_batch_size', 'steps_per_dispatch', 'checkpoint_every',
   'checkpoint_seconds',
 ))  # fmt: skip
+
+
+# Settings of before, which say nothing that other fields do not.
+_FORMER: Mapping[str, Any] = {
+  # Where the numbers of a run that follows another were read.
+  'follow_run': str | None
+}
 
 
 class _Estimate(TypedDict):
@@ -287,7 +304,11 @@ def check_config(
   for field in dataclasses.fields(config_lib.Config):
     name = field.name
     if name in content:
-      checked[name] = _conform(content[name], hints[name], name, where)
+      value = content[name]
+      # Before it could differ from epoch to epoch, it was a number.
+      if name == 'horizontal_probability' and isinstance(value, (int, float)):
+        value = [value]
+      checked[name] = _conform(value, hints[name], name, where)
     elif name in _FROM_THE_FIRST:
       raise errors.UsageError(f'{where} lacks the setting {name}.')
     else:
@@ -295,7 +316,10 @@ def check_config(
   for name, kind in _FACTS_AFTER.items():
     if name in content:
       checked[name] = _conform(content[name], kind, name, where)
-  for name in sorted(content.keys() - checked.keys()):
+  for name, kind in _FORMER.items():
+    if name in content:
+      _conform(content[name], kind, name, where)
+  for name in sorted(content.keys() - checked.keys() - _FORMER.keys()):
     note(f'{name} of config.json')
     checked[name] = content[name]
   try:

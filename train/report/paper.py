@@ -70,6 +70,8 @@ def families() -> Iterator[Family]:
       (
         f'table1-{dataset}-wrn',
         f'table1-{dataset}-cosine',
+        f'table1-{dataset}-sgdr',
+        f'table1-{dataset}-sgdr-cosine',
         *FIGURE_4[dataset],
         f'figure4-{dataset}-steps-120',
         f'figure4-{dataset}-cosine-120',
@@ -86,7 +88,9 @@ def families() -> Iterator[Family]:
           f'ablation-{dataset}-{arm}'
           for arm in (
             'coin',
+            'coin-by-epoch',
             'time-average',
+            'swapped',
             'current',
             'strict',
             'moving-average',

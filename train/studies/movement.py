@@ -340,7 +340,6 @@ def _as_lcam(
     nesterov=False,
     loss_decay=None,
     initial_momentum=0.9,
-    follow_run=None,
     schedule='constant',
     learning_rate=learning_rate,
     batch_size=batch_size,
@@ -364,10 +363,10 @@ def _restore(run: _Run, dataset: dataset_lib.Dataset) -> tuple[Any, Any]:
     run_directory.RunDirectory(run.path).checkpoints, program.steps_per_epoch
   )
   try:
-    steps = checkpoints.steps()
-    if not steps:
+    last = run.config.epochs * program.steps_per_epoch
+    if last not in checkpoints.steps():
       raise _no_checkpoint(run.path)
-    state, _ = checkpoints.restore(max(steps), program.shape_member())
+    state, _ = checkpoints.restore(last, program.shape_member())
   except checkpoint.DamagedError as error:
     raise errors.UsageError(
       f'The last checkpoint of {run.path} is damaged: {error}.'

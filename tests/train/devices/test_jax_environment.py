@@ -20,6 +20,9 @@ _NAMES = (
   'MALLOC_ARENA_MAX',
   'JAX_COMPILATION_CACHE_DIR',
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS',
+  'JAX_ENABLE_X64',
+  'JAX_DEFAULT_PRNG_IMPL',
+  'JAX_DEBUG_NANS',
 )
 
 
@@ -61,6 +64,27 @@ def test_the_flag_is_for_the_versions_that_gain_by_it(
   flags = os.environ['XLA_FLAGS'].split()
   assert '--xla_force_host_platform_device_count=2' in flags
   assert any('ynn_fusion' in flag for flag in flags) == set_
+
+
+def test_flags_in_a_file_stay_alone(monkeypatch):
+  monkeypatch.setenv('XLA_FLAGS', ' flags.txt')
+  monkeypatch.setattr(importlib.metadata, 'version', lambda name: '0.10.2')
+  jax_environment.prepare()
+  assert os.environ['XLA_FLAGS'] == ' flags.txt'
+
+
+def test_what_decides_on_the_numbers_is_set_back_and_told(monkeypatch):
+  monkeypatch.setenv('JAX_ENABLE_X64', '1')
+  monkeypatch.setenv('JAX_DEFAULT_PRNG_IMPL', 'rbg')
+  monkeypatch.setenv('JAX_DEBUG_NANS', 'No')  # As it is anyway.
+  told = jax_environment.prepare()
+  assert [sentence.partition(' ')[0] for sentence in told] == [
+    'JAX_ENABLE_X64=1',
+    'JAX_DEFAULT_PRNG_IMPL=rbg',
+  ]
+  assert os.environ['JAX_ENABLE_X64'] == 'false'
+  assert os.environ['JAX_DEFAULT_PRNG_IMPL'] == 'threefry2x32'
+  assert os.environ['JAX_DEBUG_NANS'] == 'No'
 
 
 def test_jax_starts_with_it():

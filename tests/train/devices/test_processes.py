@@ -130,7 +130,7 @@ def test_where_there_is_no_first_process(tmp_path):
 def test_what_one_process_finds_wrong_ends_all(tmp_path):
   flags = [*_FLAGS, '--run-dir', tmp_path / 'run']
   for own, part in (
-    (['--follow-run', tmp_path / 'no', '--optimizer', 'sgd'], 'Process 1: '),
+    (['--optimizer', 'coin'], 'Process 1: '),
     (['--train-examples', 9999], 'Process 1: '),
   ):
     with processes.start_group(flags, [*flags, *own]) as group:

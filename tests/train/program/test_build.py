@@ -61,8 +61,8 @@ _LCAM = (
   {'seed': 0, 'optimizer': 'sgd', 'momentum': 0.6},
 )
 _COINS = (
-  {'seed': 0, 'horizontal_probability': 0.2},
-  {'seed': 1, 'horizontal_probability': 0.8, 'horizontal_momentum': 0.5},
+  {'seed': 0, 'horizontal_probability': (0.2,)},
+  {'seed': 1, 'horizontal_probability': (0.0, 1.0), 'horizontal_momentum': 0.5},
 )
 
 
@@ -108,7 +108,7 @@ def test_what_members_differ_in_is_not_in_the_program():
   'changes',
   [
     {'optimizer': 'adam'},
-    {'optimizer': 'coin', 'horizontal_probability': 0.5},
+    {'optimizer': 'coin', 'horizontal_probability': (0.5,)},
     {'inclusive': False},
     {'loss_decay': 0.9},
     {'hidden_size': 17},

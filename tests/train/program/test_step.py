@@ -14,6 +14,7 @@ from train import config as config_lib
 from train import data
 from train.program import augmentation
 from train.program import build
+from train.program import step as step_lib
 
 _EXAMPLES = 50
 _STEPS_PER_EPOCH = 4  # 16 + 16 + 16 + 2
@@ -236,3 +237,12 @@ def test_remat_reaches_the_network():
     for remat in (False, True)
   ]
   assert 1.05 < flops[1] / flops[0] < 1.5
+
+
+def test_a_seed_means_the_same_under_another_default_of_jax():
+  seeds = step_lib.Seeds(*range(5))
+  keys = (seeds.init_key, seeds.coin_key, lambda: seeds.order_key(jnp.int32(1)))
+  expected = [jax.random.key_data(key()) for key in keys]
+  with jax.default_prng_impl('rbg'):
+    for key, before in zip(keys, expected, strict=True):
+      np.testing.assert_array_equal(jax.random.key_data(key()), before)

@@ -1,6 +1,10 @@
 """What is saved comes back bit for bit, from however many devices."""
 
+import errno
+import os
 import pathlib
+import pwd
+import resource
 import shutil
 
 import jax
@@ -9,12 +13,14 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import numpy as np
 import pytest
 
+from tests.train import damage
+from train import errors
 from train.program.step import StepMetrics
 from train.program.step import TrainState
 from train.records import checkpoint
 
 
-def _state(devices, scale=1.0):
+def _state(devices, scale=1.0, step=None):
   mesh = jax.make_mesh(
     (devices,),
     ('batch',),
@@ -23,7 +29,7 @@ def _state(devices, scale=1.0):
   )
   random = np.random.default_rng(0)
   state = TrainState(
-    step=np.int32(7 * scale),
+    step=np.int32(scale if step is None else step),
     params={'kernel': scale * random.normal(size=(3, 4)).astype(np.float32)},
     batch_stats={'mean': np.full(4, scale, np.float32)},
     opt_state=(
@@ -79,7 +85,7 @@ def test_the_newest_come_back_and_the_oldest_go(tmp_path):
 
 def test_eight_devices_save_and_any_number_restores(tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path / 'c', 4)
-  checkpoints.save(3, _state(8), [_measured(3)])
+  checkpoints.save(3, _state(8, step=3), [_measured(3)])
   checkpoints.close()
   shapes = jax.tree.map(
     lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), _state(1, scale=0.0)
@@ -88,7 +94,7 @@ def test_eight_devices_save_and_any_number_restores(tmp_path):
     again = checkpoint.Checkpoints(tmp_path / 'c', 4)
     restored, _ = again.restore(3, like)
     again.close()
-    _assert_equal(restored, _state(8))
+    _assert_equal(restored, _state(8, step=3))
 
 
 def _halve(path):
@@ -132,3 +138,173 @@ def test_whichever_file_is_damaged_what_comes_back_was_saved(harm, tmp_path):
     else:
       assert said == []
   assert bool(found) == (harm is not pathlib.Path.touch)
+
+
+# ------------------------------------------- what cannot be read, and strangers
+
+
+def _save(directory, *steps):
+  checkpoints = checkpoint.Checkpoints(directory, 4)
+  for step in steps:
+    checkpoints.save(step, _state(1, scale=step), [_measured(step % 4)])
+  checkpoints.close()
+
+
+def _restore(directory):
+  """The step that is gone on from, its state and what was said."""
+  said = []
+  checkpoints = checkpoint.Checkpoints(directory, 4)
+  try:
+    step, restored = checkpoint.restore_newest(
+      [checkpoints], _state(1, scale=0.0), said.append
+    )
+  finally:
+    checkpoints.close()
+  return step, restored, said
+
+
+def _names(directory):
+  return {path.name for path in directory.iterdir()}
+
+
+def _content(directory):
+  return {
+    path.relative_to(directory): path.read_bytes()
+    for path in directory.rglob('*')
+    if path.is_file()
+  }
+
+
+@pytest.mark.parametrize(
+  'code', [errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOMEM]
+)
+def test_what_cannot_be_read_now_stays_and_ends_the_run(
+  code, tmp_path, monkeypatch
+):
+  _save(tmp_path / 'c', 1, 2)
+  before = _content(tmp_path)
+  opened = pathlib.Path.open
+
+  def fail(path, *arguments, **options):
+    if path.parent.name == 'd':
+      raise OSError(code, os.strerror(code))
+    return opened(path, *arguments, **options)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, 'open', fail)
+    with pytest.raises(errors.RunError, match=os.strerror(code)):
+      _restore(tmp_path / 'c')
+  assert _content(tmp_path) == before
+  assert _restore(tmp_path / 'c')[0] == 2
+
+
+def test_when_orbax_has_no_more_files_to_open(tmp_path):
+  """The program can still open one: enough to see that all is there."""
+  _save(tmp_path / 'c', 1, 2)
+  before = _content(tmp_path)
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  files = []
+  try:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    checkpoints = checkpoint.Checkpoints(tmp_path / 'c', 4)
+    while True:
+      try:
+        files.append(open(os.devnull))  # noqa: SIM115
+      except OSError:
+        break
+    # For a folder and a file in it.
+    for file in files[:3]:
+      file.close()
+    with pytest.raises(errors.RunError, match='Too many open files'):
+      checkpoint.restore_newest([checkpoints], _state(1), lambda _: None)
+  finally:
+    for file in files:
+      file.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+  assert _content(tmp_path) == before
+  assert _restore(tmp_path / 'c')[0] == 2
+
+
+def test_a_folder_of_another_user(tmp_path, monkeypatch):
+  _save(tmp_path / 'c', 1, 2)
+  scanned = os.scandir
+
+  def scandir(path):
+    if os.fspath(path) == str(tmp_path / 'c' / '2'):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return scanned(path)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, 'scandir', scandir)
+    with pytest.raises(errors.RunError, match='denied'):
+      _restore(tmp_path / 'c')
+  assert _names(tmp_path / 'c') == {'1', '2'}
+
+
+def test_users_need_no_names(tmp_path, monkeypatch):
+  def nobody(_):
+    raise KeyError('uid not found')
+
+  monkeypatch.setattr(pwd, 'getpwuid', nobody)
+  _save(tmp_path / 'c', 1, 2, 3)
+  assert _restore(tmp_path / 'c')[0] == 3
+
+
+def test_a_checkpoint_under_the_name_of_another_step(tmp_path):
+  _save(tmp_path / 'c', 1, 2)
+  (tmp_path / 'c' / '2').rename(tmp_path / 'c' / '3')
+  step, restored, said = _restore(tmp_path / 'c')
+  assert step == 1
+  _assert_equal(restored[0][0], _state(1, scale=1))
+  assert 'it holds step 2' in said[0]
+
+
+def test_what_is_damaged_is_set_aside_whole(tmp_path):
+  for again in (1, 2):
+    _save(tmp_path / 'c', 1, 2)
+    damage.flip_a_bit(tmp_path / 'c' / '2')
+    damaged = _content(tmp_path / 'c' / '2')
+    assert _restore(tmp_path / 'c')[0] == 1
+    assert _content(tmp_path / 'c' / f'2.{again}.set-aside') == damaged
+    shutil.rmtree(tmp_path / 'c' / '1')
+  assert _names(tmp_path / 'c') == {'2.1.set-aside', '2.2.set-aside'}
+
+
+def test_what_else_lies_there_is_no_checkpoint(tmp_path):
+  directory = tmp_path / 'c'
+  _save(directory, 1, 2)
+  (directory / '99').write_text('a file')
+  strangers = ('²', '٣', '07', '1e3', '-4', 'notes')
+  for name in strangers:
+    (directory / name).mkdir()
+  (directory / '99999999999').mkdir()
+  step, restored, said = _restore(directory)
+  assert step == 2
+  _assert_equal(restored[0][0], _state(1, scale=2))
+  assert len(said) == 1 and '99999999999 is damaged' in said[0]
+  _save(directory, 3)
+  assert _names(directory) == {
+    '99', *strangers, '99999999999.1.set-aside', '2', '3',
+  }  # fmt: skip
+
+
+def test_what_a_kill_has_left_is_removed(tmp_path):
+  directory = tmp_path / 'c'
+  _save(directory, 1, 2)
+  shutil.copytree(directory / '2', directory / '3.orbax-checkpoint-tmp')
+  (directory / '1').rename(directory / '1.1.removed')
+  assert _restore(directory)[0] == 2
+  assert _names(directory) == {'2'}
+
+
+def test_runs_side_by_side_go_on_from_what_all_have(tmp_path):
+  """And nothing of the others is lost."""
+  _save(tmp_path / 'a', 1, 2)
+  _save(tmp_path / 'b', 1)
+  both = [checkpoint.Checkpoints(tmp_path / name, 4) for name in 'ab']
+  step, restored = checkpoint.restore_newest(both, _state(1), lambda _: None)
+  assert step == 1 and len(restored) == 2
+  assert _names(tmp_path / 'a') == {'1', '2.1.set-aside'}
+  for checkpoints in both:
+    checkpoints.save(2, _state(1, scale=2), [_measured(2)])
+    checkpoints.close()

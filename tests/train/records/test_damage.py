@@ -16,8 +16,9 @@ from tests.train.records import made
 from train import __main__ as command_line
 from train import config as config_lib
 from train import errors
-from train import followed_run
+from train import following
 from train import records
+from train.experiments import Takes
 from train.records import metrics
 from train.records import run_directory
 
@@ -297,17 +298,16 @@ def _bytes(path):
 )
 def test_what_follows_a_damaged_run_is_refused(file, kind, tmp_path):
   _make(tmp_path / 'run', file, kind)
-  config = config_lib.Config(optimizer='coin', follow_run=tmp_path / 'run')
-  with pytest.raises(errors.UsageError, match='--follow-run') as refused:
-    followed_run.take_over(config)
+  with pytest.raises(errors.RunError, match='It follows') as refused:
+    following.take_over(Takes.SHARE, tmp_path / 'run')
   assert _is_one_sentence(str(refused.value))
   assert file in str(refused.value)
 
 
 def test_what_follows_a_whole_run_is_not(tmp_path):
   made.write_run(tmp_path / 'run')
-  config = config_lib.Config(optimizer='coin', follow_run=tmp_path / 'run')
-  assert followed_run.take_over(config).horizontal_probability == 0.6
+  taken = following.take_over(Takes.SHARE, tmp_path / 'run')
+  assert taken == {'horizontal_probability': (0.6,)}
 
 
 def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):

@@ -33,6 +33,15 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
   assert os.listdir(tmp_path) == ['file.txt']
 
 
+@pytest.mark.parametrize('target', ['nowhere', 'link'])
+def test_a_link_to_nothing_or_to_itself_cannot_be_written(target, tmp_path):
+  link = tmp_path / 'link'
+  link.symlink_to(tmp_path / target)
+  for directory in (link, link / 'run'):
+    with pytest.raises(errors.UsageError, match='link is a link to nothing'):
+      files.check_writable('--run-dir', directory)
+
+
 def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
   made.write_run(tmp_path / 'run')
   report.write([tmp_path / 'run'], tmp_path / 'out')

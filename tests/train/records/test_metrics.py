@@ -207,6 +207,21 @@ def test_the_tensorboard_program_shows_the_same_names_and_values(tmp_path):
     program.wait()
 
 
+def test_the_folder_of_tensorboard_may_be_a_link(tmp_path):
+  elsewhere, run = tmp_path / 'elsewhere', tmp_path / 'run'
+  elsewhere.mkdir()
+  run.mkdir()
+  (run / 'tensorboard').symlink_to(elsewhere)
+  for _ in range(2):
+    log = metrics.MetricsLog(run_directory.RunDirectory(run), 0)
+    log.append(_row(1), _steps(1))
+    log.close()
+  events = event_accumulator.EventAccumulator(str(elsewhere))
+  events.Reload()
+  assert len(events.Scalars('train_loss')) == 1
+  assert (run / 'tensorboard').is_symlink()
+
+
 def test_a_log_taken_up_again_keeps_the_epochs_that_count(tmp_path):
   directory = run_directory.RunDirectory(tmp_path)
   log = metrics.MetricsLog(directory, 0)

@@ -9,9 +9,10 @@ from tests.train.records import made
 from train import __main__ as command_line
 from train import config as config_lib
 from train import errors
-from train import followed_run
+from train import following
 from train import records
 from train import report
+from train.experiments import Takes
 from train.records import packed
 from train.records import run_directory
 
@@ -125,8 +126,8 @@ def test_a_packed_run_is_finished_and_can_be_followed(runs, tmp_path):
   other = config_lib.Config(**{**vars(config), 'batch_size': 64})
   with pytest.raises(errors.UsageError, match='--batch-size 64'):
     directory.claim(other, config_lib.resolve(other, made.STEPS))
-  coin = config_lib.Config(optimizer='coin', follow_run=path)
-  assert followed_run.take_over(coin).horizontal_probability == 0.6
+  taken = following.take_over(Takes.SHARE, path)
+  assert taken == {'horizontal_probability': (0.6,)}
   # A run that was packed before its end is made anew.
   assert (
     run_directory.RunDirectory(out / 'lcam' / 'seed-2').read_summary() is None

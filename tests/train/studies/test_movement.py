@@ -98,8 +98,9 @@ def test_the_running_statistics_are_those_of_the_run(tmp_path, monkeypatch):
       'params_sha256': '',
     }
   )
+  last = 6 * config.epochs
   saved = checkpoint.Checkpoints(directory.checkpoints, 6)
-  saved.save(6, state, [])
+  saved.save(last, state._replace(step=np.int32(last)), [])
   saved.close()
 
   class _StartedError(Exception):
