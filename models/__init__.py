@@ -1,7 +1,7 @@
-"""Networks to train, in Flax NNX, and the register of them.
+"""Networks in Flax NNX, and their registry.
 
-To add one, write its file and add a line to :data:`NETWORKS`; CONTRIBUTING.md
-shows how.
+To add a network, write its file and add an entry to :data:`NETWORKS`, as
+CONTRIBUTING.md shows.
 """
 
 import dataclasses
@@ -19,30 +19,30 @@ _CLASSES = {'MLP': 'mlp', 'WideResNet': 'wide_resnet'}
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-  """An entry of the register.
+  """An entry of the registry.
 
-  Its file in models/, imported when it is needed, has three functions, which
+  Its file in models/ is imported on first use and defines three functions that
   take the settings as keywords:
 
   * ``build(*, image_shape, num_classes, dtype, rngs, **settings)``: the model,
-    an :class:`flax.nnx.Module` that maps images of shape=(batch,
-    *image_shape) to logits of shape=(batch, num_classes), and whose call takes
-    ``rngs`` for dropout.
+    a :class:`flax.nnx.Module` that maps images of shape=(batch, *image_shape)
+    to logits of shape=(batch, num_classes) and whose call takes ``rngs`` for
+    dropout.
   * ``flop(*, image_shape, num_classes, **settings)``: floating-point operations
-    of the forward pass of one image.
+    of the forward pass for one image.
   * ``title(**settings)``: a short name, such as WRN-28-10.
   """
 
   module: str
-  """The file, without ``.py``."""
+  """The name of the file, without ``.py``."""
   settings: tuple[str, ...]
-  """Names of the settings of a run that it takes."""
+  """The names of the run's settings that the network takes."""
   convolves: bool = False
-  """Whether ``build`` also takes ``conv_general_dilated``: what computes its
-  convolutions, called as :func:`jax.lax.conv_general_dilated` is."""
+  """Whether ``build`` also takes ``conv_general_dilated``, a function with the
+  signature of :func:`jax.lax.conv_general_dilated`."""
   normalizes: bool = False
-  """Whether ``build`` also takes ``batch_norm_parts``: of how many parts of the
-  batch, one after another, a batch norm takes the statistics each."""
+  """Whether ``build`` also takes ``batch_norm_parts``, the number of equal parts
+  of the batch that batch norm takes separate statistics of."""
 
   def build(self, **arguments: Any) -> Any:
     return self._load().build(**arguments)
@@ -51,7 +51,7 @@ class Network:
     return self._load().flop(**arguments)
 
   def settings_of(self, config: Any) -> dict[str, Any]:
-    """Its settings, from an object that has them as attributes."""
+    """Returns the settings from an object that has them as attributes."""
     return {name: getattr(config, name) for name in self.settings}
 
   def title_of(self, config: Any) -> str:
@@ -73,7 +73,7 @@ NETWORKS: dict[str, Network] = {
 
 
 def __getattr__(name: str) -> Any:
-  # Flax takes seconds to import, and the command line needs only the names.
+  # Importing Flax takes seconds, and the command line needs only the names.
   if name in _CLASSES:
     return getattr(importlib.import_module(f'models.{_CLASSES[name]}'), name)
   raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,7 +1,6 @@
-"""A multilayer perceptron on the pixels.
+"""A multilayer perceptron on flattened images.
 
-The smallest network that learns: for tests and examples in which the network
-is not the subject.
+A small network for tests and examples.
 """
 
 import itertools
@@ -17,16 +16,17 @@ class MLP(nnx.Module):
 
   Args:
     image_shape: Height, width and channels of the images.
-    hidden_layers: Layers before the last, at least 0.
-    hidden_size: Units of each of them, at least 1.
+    hidden_layers: Number of hidden layers, at least 0.
+    hidden_size: Units of each hidden layer, at least 1.
     num_classes: Number of logits, at least 1.
     dropout_rate: Probability of zeroing a hidden unit, in [0, 1).
-    dtype: dtype of activations and of the arithmetic on them. Parameters are
-      float32 always, and the logits too.
-    rngs: Streams ``params``, and ``dropout`` if ``dropout_rate`` is above 0.
+    dtype: dtype of the activations and of the arithmetic. Parameters and logits
+      are always float32.
+    rngs: Random streams: ``params``, and ``dropout`` if ``dropout_rate`` is
+      above 0.
 
   Raises:
-    ValueError: An argument is out of its range.
+    ValueError: If an argument is out of range.
 
   Examples:
     >>> import jax.numpy as jnp
@@ -81,14 +81,14 @@ class MLP(nnx.Module):
     """Computes the logits of a batch.
 
     Args:
-      images: shape=(batch, *image_shape), normalised.
-      rngs: Stream ``dropout`` for this call, instead of the model's own.
+      images: shape=(batch, *image_shape), normalized.
+      rngs: Random stream ``dropout`` for this call, in place of the model's.
 
     Returns:
       shape=(batch, num_classes), dtype=float32.
 
     Raises:
-      ValueError: ``images`` has another shape.
+      ValueError: If ``images`` has another shape.
     """
     if images.shape[1:] != self.image_shape:
       wanted = ', '.join(map(str, self.image_shape))
@@ -140,6 +140,6 @@ def title(*, hidden_layers: int, hidden_size: int, **_: Any) -> str:
 def _sizes(
   image_shape: tuple[int, int, int], hidden_layers: int, hidden_size: int
 ) -> list[int]:
-  """Units of the input and of each hidden layer."""
+  """Sizes of the input and of the hidden layers."""
   height, width, channels = image_shape
   return [height * width * channels, *[hidden_size] * hidden_layers]

@@ -1,8 +1,8 @@
-"""Wide residual networks, as trained by the LCAM paper (section 4).
+"""Wide residual networks, which the LCAM paper trains (section 4).
 
 Zagoruyko and Komodakis, "Wide Residual Networks", BMVC 2016
 (https://arxiv.org/abs/1605.07146). A network of depth 6n + 4 has three groups
-of n pre-activation blocks, on 1, 1/2 and 1/4 of the resolution.
+of n pre-activation blocks, at 1, 1/2 and 1/4 of the input resolution.
 """
 
 from collections.abc import Callable
@@ -24,38 +24,39 @@ _Convolution = Callable[..., jax.Array]
 class WideResNet(nnx.Module):
   """A wide residual network for small images.
 
-  Pre-activation blocks B(3, 3): batch norm, ReLU, convolution, twice, with
-  dropout before the second convolution. Where a block changes the number of
-  channels or the resolution, its shortcut is a 1x1 convolution of the first
-  activation; elsewhere it is the identity.
+  The pre-activation blocks B(3, 3) apply batch normalization, ReLU and a
+  convolution twice, with dropout before the second convolution. If a block
+  changes the number of channels or the resolution, its shortcut is a 1x1
+  convolution of the first activation; otherwise it is the identity.
 
-  Convolutions have no bias and are initialised as He et al. (2015) with the
-  fan-out; batch norm has epsilon 1e-5 and keeps 0.9 of its running statistics a
-  step (0.1 in PyTorch's sense). Under ``jax.jit`` with a sharded batch the
-  statistics are those of the global batch.
+  Convolutions have no bias and use the fan-out initialization of He et al.
+  (2015). Batch normalization has epsilon 1e-5 and momentum 0.9 (0.1 in
+  PyTorch's convention). Under ``jax.jit`` with a sharded batch its statistics
+  are those of the global batch.
 
   Args:
-    depth: Number of convolutions, the three projections counted: 6n + 4 for n
-      of at least 1 (10, 16, 22, 28, 34, 40, ...).
+    depth: Number of convolutions, including the three projections: 6n + 4 with
+      n at least 1 (10, 16, 22, 28, 34, 40, ...).
     widen_factor: Factor k on the channels of the three groups (16k, 32k, 64k),
       at least 1.
     num_classes: Number of logits, at least 1.
     dropout_rate: Probability of zeroing an activation between the convolutions
       of a block, in [0, 1).
-    in_channels: Channels of the images, such as 1 or 3.
-    dtype: dtype of activations and of the arithmetic on them. Parameters and
-      batch statistics are float32 always, and the logits too.
-    remat: Whether the backward pass computes what is inside of a block again
-      from the block's input, instead of keeping it: less memory, more time.
-    batch_norm_parts: In how many equal parts, one after another, a batch is
-      normalised: each by its own mean and variance. The running statistics
-      take the average of the parts' means and of their variances.
-    conv_general_dilated: What computes the convolutions, called as
-      ``jax.lax.conv_general_dilated`` is.
-    rngs: Streams ``params``, and ``dropout`` if ``dropout_rate`` is above 0.
+    in_channels: Number of image channels, for example 1 or 3.
+    dtype: dtype of the activations and of the arithmetic. Parameters, batch
+      statistics and logits are always float32.
+    remat: Whether to rematerialize the activations of each block in the
+      backward pass, which saves memory and takes more time.
+    batch_norm_parts: Number of equal parts of the batch, in order, that are
+      normalized by separate means and variances. The running statistics take
+      the average of the parts' means and variances.
+    conv_general_dilated: The convolution, with the signature of
+      ``jax.lax.conv_general_dilated``.
+    rngs: Random streams: ``params``, and ``dropout`` if ``dropout_rate`` is
+      above 0.
 
   Raises:
-    ValueError: An argument is out of its range.
+    ValueError: If an argument is out of range.
 
   Examples:
     >>> import jax, jax.numpy as jnp
@@ -131,15 +132,15 @@ class WideResNet(nnx.Module):
     """Computes the logits of a batch.
 
     Args:
-      images: shape=(batch, height, width, in_channels), normalised. Height and
-        width are any; 32 and 32 for CIFAR.
-      rngs: Stream ``dropout`` for this call, instead of the model's own.
+      images: shape=(batch, height, width, in_channels), normalized. Height and
+        width are arbitrary; both are 32 for CIFAR.
+      rngs: Random stream ``dropout`` for this call, in place of the model's.
 
     Returns:
       shape=(batch, num_classes), dtype=float32.
 
     Raises:
-      ValueError: ``images`` has another rank or number of channels, or in
+      ValueError: If ``images`` has another rank or number of channels, or in
         training cannot be divided into ``batch_norm_parts``.
     """
     if images.ndim != 4 or images.shape[-1] != self.in_channels:
@@ -182,7 +183,7 @@ def flop(
   widen_factor: int,
   **_: Any,
 ) -> int:
-  """See :class:`models.Network`. Counts convolutions and the linear layer."""
+  """See :class:`models.Network`. Counts the convolutions and linear layer."""
   height, width, channels = image_shape
   outputs = _STEM_CHANNELS
   total = 2 * height * width * 9 * channels * outputs
@@ -264,7 +265,7 @@ def _conv(
     out_channels,
     (kernel, kernel),
     strides=stride,
-    # XLA's SAME would pad a strided convolution on one side only.
+    # SAME pads a strided convolution on one side only.
     padding=kernel // 2,
     use_bias=False,
     kernel_init=jax.nn.initializers.variance_scaling(2.0, 'fan_out', 'normal'),
@@ -275,7 +276,7 @@ def _conv(
 
 
 class _BatchNorm(nnx.BatchNorm):
-  """Batch norm, of the whole batch or of each of some parts of it."""
+  """Batch norm over the whole batch, or over each of several parts of it."""
 
   def __init__(self, channels: int, *, parts: int, dtype: Any, rngs: nnx.Rngs):
     super().__init__(
@@ -283,7 +284,7 @@ class _BatchNorm(nnx.BatchNorm):
       momentum=0.9,
       epsilon=1e-5,
       dtype=dtype,
-      # Flax would round the running statistics to dtype before it applies them.
+      # By default Flax casts the running statistics to dtype before using them.
       promote_dtype=lambda arrays, **_: arrays,
       rngs=rngs,
     )

@@ -1,4 +1,6 @@
-"""Gradient accumulation that accumulates the loss too."""
+"""Gradient accumulation that also accumulates the loss."""
+
+from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,10 +14,10 @@ from optax_lcam import _validation
 
 
 class MultiStepsState(NamedTuple):
-  """State of :func:`multi_steps`: Optax's, and the loss so far."""
+  """State of :func:`multi_steps`: Optax's state and the mean loss so far."""
 
-  loss_mean: jax.Array  # shape=(), dtype=float32: of the accepted losses.
-  loss_residual: jax.Array  # shape=(), dtype=float32: what loss_mean lacks.
+  loss_mean: jax.Array  # shape=(), dtype=float32: mean of the losses.
+  loss_residual: jax.Array  # shape=(), dtype=float32: its rounding error.
   multi_steps: optax.MultiStepsState
 
 
@@ -29,37 +31,39 @@ def multi_steps(
   r"""Accumulates gradients and losses over ``every_k`` micro-batches.
 
   :class:`optax.MultiSteps` averages the gradients of :math:`k` micro-batches
-  but hands its inner transformation the ``value`` of the last one. LCAM would
-  compare a micro-batch's noisier loss with the mean, and choose differently.
-  This wrapper hands on the mean :math:`\frac{1}{k} \sum_i L_i`, so that
-  :math:`k` micro-batches equal one full batch: in parameters, trace, mean loss
-  and momenta, up to rounding. ``steps_per_epoch`` counts the full batches.
+  but passes only the last micro-batch's ``value`` to its inner transformation.
+  LCAM would then compare a noisier loss with the mean and make different
+  choices. This wrapper passes the mean :math:`\frac{1}{k} \sum_i L_i`, so that
+  :math:`k` micro-batches are equivalent to one full batch: parameters, trace,
+  mean loss and momenta agree up to rounding. ``steps_per_epoch`` counts full
+  batches.
 
-  The micro-batches should be of equal size, and their losses means over their
-  examples. Where replicas share a mapped axis, average the gradients over it
-  before, so that all replicas skip alike.
+  The micro-batches should have equal sizes, and each loss should be the mean
+  over its micro-batch. With a mapped axis (``jax.pmap``, ``jax.shard_map``),
+  average the gradients over the axis first, so that all replicas skip the same
+  micro-batches.
 
   Args:
     tx: The transformation to apply to the accumulated gradients, such as
-      :func:`lcam`, :func:`lcam_sgd` or a chain that holds one.
-    every_k: Micro-batches to a full batch, at least 1, or a schedule of it: a
-      function of the number of full batches so far.
-    should_skip_update_fn: As in :class:`optax.MultiSteps`, such as
-      :func:`optax.skip_not_finite`. A micro-batch that is skipped counts
-      neither for the gradients nor for the loss. ``None``: none is skipped,
-      and one loss that is not finite makes the mean so, which LCAM leaves out.
-    accumulator_dtype: dtype of the accumulated gradients. ``None``: float32, or
-      that of the parameters where it is wider or complex.
+      :func:`lcam`, :func:`lcam_sgd` or a chain that contains one of them.
+    every_k: Micro-batches per full batch, at least 1, or a schedule: a function
+      of the number of full batches so far.
+    should_skip_update_fn: As in :class:`optax.MultiSteps`, for example
+      :func:`optax.skip_not_finite`. A skipped micro-batch contributes neither
+      its gradients nor its loss. ``None`` skips nothing; a non-finite loss then
+      makes the mean non-finite, and LCAM ignores that mean.
+    accumulator_dtype: dtype of the accumulated gradients. ``None`` uses
+      float32, or the parameters' dtype where that is wider or complex.
 
   Returns:
-    A :class:`optax.GradientTransformationExtraArgs`, also for use inside of
+    A :class:`optax.GradientTransformationExtraArgs`, which can be used inside
     :func:`optax.chain`. Its ``update`` takes the micro-batch's loss as
     ``value`` and returns zeros until the full batch is complete.
 
   Raises:
-    ValueError: ``every_k`` is neither callable nor a whole number of at least
-      1; from ``update``, as :func:`lcam`.
-    TypeError: From ``update``, as :func:`lcam`.
+    ValueError: If ``every_k`` is neither callable nor an integer of at least 1;
+      from ``update``, as for :func:`lcam`.
+    TypeError: From ``update``, as for :func:`lcam`.
 
   Examples:
     >>> import jax.numpy as jnp, optax, optax_lcam
@@ -73,13 +77,13 @@ def multi_steps(
     ...   print(params)
     [1. 2.]
     [0.95 1.95]
-    >>> print(optax_lcam.read(state).mean_loss)  # of 1 and 3
+    >>> print(optax_lcam.read(state).mean_loss)  # the mean of 1 and 3
     2.0
 
   References:
     Zhang et al., `A Simple Asymmetric Momentum Make SGD Greatest Again
-    <https://arxiv.org/abs/2309.02130>`_, 2023: :math:`L(t)` of Algorithm 1 is
-    the loss of the iteration's whole batch.
+    <https://arxiv.org/abs/2309.02130v1>`_, 2023: :math:`L(t)` of Algorithm 1 is
+    the loss of the whole batch of the iteration.
   """
   if not callable(every_k):
     _validation.check_every_k(every_k)
@@ -127,7 +131,7 @@ def multi_steps(
     new_updates, new_inner = accumulator(
       inner.acc_grads, lambda *_: skipped
     ).update(updates, inner, params, value=loss_mean, **extra_args)
-    # Skipped: as if it had not been. Complete: start anew.
+    # A skipped micro-batch leaves the mean as it was; a full batch resets it.
     is_skipped, is_complete = skipped[0], new_inner.mini_step == 0
 
     def next_mean(new: jax.Array, old: jax.Array) -> jax.Array:

@@ -1,16 +1,18 @@
-"""The mean of a sequence, and which of its numbers lie below it: exactly.
+"""Running means in float32, and exact comparisons with them.
 
-Momentum choices hang on comparing a loss with a mean that it belongs to, and
-ties are the rule where losses repeat. A float32 sum divided by a count calls
-about half of the ties wrong, and float64 is not at hand on every device. So
-the sum is kept as the unevaluated sum of two float32 numbers (about 48
-significant bits), and the comparison is made without dividing: the sign of
-``count * x - sum``, with the product split into exact parts.
+LCAM compares each loss with a mean that includes it, and ties are common when
+losses repeat. Dividing a float32 sum by a count misjudges about half of the
+ties, and float64 is not available on every device. This module therefore keeps
+the sum as an unevaluated sum of two float32 numbers (about 48 significant bits)
+and compares without a division, by the sign of ``count * x - sum`` with the
+product split into exact parts.
 
 The building block is Knuth's TwoSum (The Art of Computer Programming, vol. 2,
-section 4.2.2, theorem B). It relies on additions being rounded one by one,
-which XLA keeps, but for its fast-math flags.
+section 4.2.2, theorem B). It requires that every addition is rounded
+separately, which XLA guarantees unless its fast-math flags are set.
 """
+
+from __future__ import annotations
 
 from typing import NamedTuple
 
@@ -22,39 +24,40 @@ import optax
 MAX_COUNT = 2**24
 
 # Below this the rounding errors of a sum become subnormal numbers, which XLA
-# takes for zero on most devices.
+# flushes to zero on most devices.
 SMALLEST = 2.0**-100
 
-# From here on the product with a count may overflow, and numbers are compared
-# after scaling. A power of two, so that scaling is exact.
+# From here on the product with a count can overflow, so numbers are scaled
+# before they are compared. Scaling by a power of two is exact.
 LARGE = 2.0**100
 SCALE = 2.0**-26
 
 
 class Mean(NamedTuple):
-  """What is known of a sequence of numbers: a sum, and how many.
+  """The sum of a sequence of numbers, and their count.
 
-  With :func:`push` ``total + residual`` is the sum. With :func:`push_moving` it
-  is the moving average itself, a sum whose weights add up to 1.
+  With :func:`push`, ``total + residual`` is the sum. With :func:`push_moving`
+  it is the moving average itself, a sum whose weights add up to 1.
   """
 
   total: jax.Array  # shape=(), dtype=float32: the sum, rounded to float32.
-  residual: jax.Array  # shape=(), dtype=float32: what total lacks of the sum.
+  residual: jax.Array  # shape=(), dtype=float32: rounding error of total.
   n: jax.Array  # shape=(), dtype=int32: how many numbers.
 
 
 def push(mean: Mean, x: jax.Array) -> tuple[Mean, jax.Array]:
-  """Adds a number to a mean, and compares it with the new mean.
+  """Adds a number to a mean and compares it with the new mean.
 
   Args:
-    mean: Of the numbers so far, fewer than ``MAX_COUNT``.
-    x: shape=(), dtype=float32. Counts as zero if nearer to it than
+    mean: The mean of the numbers so far, fewer than ``MAX_COUNT``.
+    x: shape=(), dtype=float32. Treated as zero if its magnitude is below
       ``SMALLEST``.
 
   Returns:
-    The new mean, and how far ``x`` lies above it in some unit: shape=(),
-    dtype=float32, of the right sign and zero for a tie; not finite where ``x``
-    or the sum is not, so that the new mean is useless.
+    The new mean, and the excess of ``x`` over it up to a positive factor:
+    shape=(), dtype=float32, with the correct sign and zero for a tie. The
+    excess is not finite if ``x`` or the sum is not finite; the new mean is then
+    meaningless.
   """
   x = _without_subnormals(x)
   count = optax.safe_increment(mean.n)
@@ -66,12 +69,12 @@ def push(mean: Mean, x: jax.Array) -> tuple[Mean, jax.Array]:
 def push_moving(
   mean: Mean, x: jax.Array, decay: jax.typing.ArrayLike
 ) -> tuple[Mean, jax.Array]:
-  """As :func:`push`, where a number loses weight with each later one.
+  """Like :func:`push`, for an exponential moving average.
 
   Args:
-    mean: Of the numbers so far.
+    mean: The moving average of the numbers so far.
     x: shape=(), dtype=float32.
-    decay: Factor by which numbers lose weight, in (0, 1).
+    decay: Factor on the weights of earlier numbers, in (0, 1).
 
   Returns:
     As :func:`push`.
@@ -85,14 +88,14 @@ def push_moving(
 
 
 def value(mean: Mean, is_moving: jax.typing.ArrayLike) -> jax.Array:
-  """A mean as a number.
+  """The value of a mean.
 
   Args:
-    mean: Made by :func:`push` or :func:`push_moving`.
-    is_moving: bool. By which of the two.
+    mean: From :func:`push` or :func:`push_moving`.
+    is_moving: bool. Whether it is from :func:`push_moving`.
 
   Returns:
-    shape=(), dtype=float32. NaN for the mean of no number.
+    shape=(), dtype=float32. NaN for the mean of no numbers.
   """
   divisor = jnp.where(is_moving, jnp.minimum(mean.n, 1), mean.n)
   return mean.total / divisor.astype(jnp.float32)
@@ -101,11 +104,11 @@ def value(mean: Mean, is_moving: jax.typing.ArrayLike) -> jax.Array:
 def add(
   total: jax.Array, residual: jax.Array, x: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Adds ``x`` to the sum that ``total + residual`` stands for.
+  """Adds ``x`` to the sum ``total + residual``.
 
   Args:
     total: shape=(), dtype=float32.
-    residual: shape=(), dtype=float32. What ``total`` lacks of the sum.
+    residual: shape=(), dtype=float32. The rounding error of ``total``.
     x: shape=(), dtype=float32.
 
   Returns:
@@ -119,7 +122,7 @@ def add(
 def times_minus_sum(
   count: jax.Array, x: jax.Array, total: jax.Array, residual: jax.Array
 ) -> jax.Array:
-  """``count * x - (total + residual)``, with the right sign.
+  """``count * x - (total + residual)``, with the correct sign.
 
   Args:
     count: shape=(), dtype=int32. From 0 to ``MAX_COUNT``.
@@ -128,10 +131,10 @@ def times_minus_sum(
     residual: shape=(), dtype=float32.
 
   Returns:
-    shape=(), dtype=float32. Negative where ``x`` is below the mean of ``count``
-    numbers with this sum, zero where it is equal, positive where it is above;
-    scaled down where float32 would overflow; not finite where ``x`` or
-    ``total`` is not.
+    shape=(), dtype=float32. Negative if ``x`` is below the mean of ``count``
+    numbers with this sum, zero if it is equal and positive if it is above;
+    scaled down where float32 would overflow; not finite if ``x`` or ``total``
+    is not.
   """
   is_large = jnp.maximum(jnp.abs(x), jnp.abs(total)) >= LARGE
   scale = jnp.where(is_large, jnp.float32(SCALE), jnp.float32(1))
@@ -143,8 +146,8 @@ def times_minus_sum(
   x_low = x - x_high
   count_high = (count & ~0xFFF).astype(jnp.float32)
   count_low = (count & 0xFFF).astype(jnp.float32)
-  # Each factor has at most 12 significant bits, so each product is exact, also
-  # where the compiler contracts it with the addition that follows.
+  # Each factor has at most 12 significant bits, so each product is exact even
+  # if the compiler fuses it with the addition that follows.
   difference, error = _two_sum(count_high * x_high, -total)
   for term in (
     count_low * x_high,
@@ -158,7 +161,7 @@ def times_minus_sum(
 
 
 def minus(x: jax.Array, mean: jax.Array, residual: jax.Array) -> jax.Array:
-  """``x - (mean + residual)``, with the right sign.
+  """``x - (mean + residual)``, with the correct sign.
 
   Args:
     x: shape=(), dtype=float32.
@@ -176,17 +179,17 @@ def minus(x: jax.Array, mean: jax.Array, residual: jax.Array) -> jax.Array:
 def move(
   mean: jax.Array, residual: jax.Array, x: jax.Array, weight: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """Moves the mean that ``mean + residual`` stands for towards ``x``.
+  """Moves the mean ``mean + residual`` towards ``x``.
 
-  A mean that ``x`` is equal to stays as it is, and with a ``weight`` of 1 it
-  becomes ``x``: so ties stay ties, which a decayed sum divided by its weight
-  would miss by a rounding.
+  A mean equal to ``x`` does not change, and with a ``weight`` of 1 it becomes
+  ``x``. Ties therefore stay ties, which rounding would break for a decayed sum
+  divided by its weight.
 
   Args:
     mean: shape=(), dtype=float32.
-    residual: shape=(), dtype=float32. What ``mean`` lacks of the mean.
+    residual: shape=(), dtype=float32. The rounding error of ``mean``.
     x: shape=(), dtype=float32.
-    weight: shape=(), dtype=float32. Share of the way to ``x``, in [0, 1].
+    weight: shape=(), dtype=float32. The weight of ``x``, in [0, 1].
 
   Returns:
     The new ``(mean, residual)``.
@@ -195,29 +198,30 @@ def move(
 
 
 def newest_weight(count: jax.Array, decay: jax.typing.ArrayLike) -> jax.Array:
-  """The newest number's weight in a bias-corrected moving average.
+  """The weight of the newest number in a bias-corrected moving average.
 
   Args:
-    count: shape=(), dtype=int32. Numbers so far, this one included; at least 1.
-    decay: By which numbers lose weight, in (0, 1).
+    count: shape=(), dtype=int32. Numbers so far, including this one; at least
+      1.
+    decay: Factor on the weights of earlier numbers, in (0, 1).
 
   Returns:
-    shape=(), dtype=float32. ``(1 - decay) / (1 - decay**count)``, and exactly 1
-    for the first.
+    shape=(), dtype=float32. ``(1 - decay) / (1 - decay**count)``, exactly 1 for
+    the first number.
   """
-  # From 1 - decay, which float32 holds better than a decay near 1.
+  # From 1 - decay, which float32 represents better than a decay near 1.
   rest = jnp.asarray(1 - decay, jnp.float32)
   total = -jnp.expm1(count.astype(jnp.float32) * jnp.log1p(-rest))
   return jnp.where(count == 1, 1.0, rest / total)
 
 
 def _without_subnormals(x: jax.Array) -> jax.Array:
-  """Zero for what is so near to it that rounding errors would be subnormal."""
+  """Flushes numbers to zero whose rounding errors would be subnormal."""
   return jnp.where(jnp.abs(x) < SMALLEST, 0.0, x)
 
 
 def _two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """``a + b`` as its rounded value and the exact rounding error."""
+  """``a + b`` as a rounded sum and its exact rounding error."""
   rounded = a + b
   b_part = rounded - a
   return rounded, (a - (rounded - b_part)) + (b - b_part)

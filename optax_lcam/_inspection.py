@@ -1,4 +1,6 @@
-"""Reading LCAM's part of an optimizer's state."""
+"""Reads the state of LCAM from an optimizer's state."""
+
+from __future__ import annotations
 
 from typing import Any, NamedTuple
 
@@ -11,56 +13,58 @@ from optax_lcam import _loss_controlled
 
 
 class Reading(NamedTuple):
-  """What a training loop logs; see :func:`read`."""
+  """What :func:`read` returns: the state of LCAM for logging."""
 
-  momentum: jax.Array  # shape=(), dtype=float32: the next step's number.
-  phase: jax.Array  # shape=(), dtype=int32: a Phase, that of the last loss.
+  momentum: jax.Array  # shape=(), dtype=float32: of the next step.
+  phase: jax.Array  # shape=(), dtype=int32: a Phase, of the last loss.
   mean_loss: jax.Array  # shape=(), dtype=float32: NaN before the first loss.
   step: jax.Array  # shape=(), dtype=int32: steps of the epoch so far.
   last_epoch_mean: jax.Array  # shape=(), dtype=float32: NaN in the first epoch.
 
 
 def read(opt_state: Any) -> Reading:
-  """Finds LCAM's part of an optimizer's state and says where LCAM stands.
+  """Finds the state of LCAM in an optimizer's state and returns its values.
 
-  It looks through :func:`optax.chain`, :func:`optax.partition`,
+  It searches :func:`optax.chain`, :func:`optax.partition`,
   :func:`optax.inject_hyperparams`, :func:`multi_steps`, Flax's ``opt_state``
-  and any other nesting of containers that JAX knows. It moves no data and
-  waits for no computation, and works under ``jax.jit`` and on the batched
-  states of ``jax.vmap``.
+  and any other nesting of pytree containers. It transfers no data, does not
+  block, and works under ``jax.jit`` and on batched states from ``jax.vmap``.
 
   Args:
-    opt_state: A state of an optimizer that holds :func:`lcam` or, within
-      :func:`optax.inject_hyperparams`, :func:`loss_controlled`. If it holds
-      more than one, as under :func:`optax.partition`, the first is read: they
-      see the same losses, so phase, means and step are the same in all, where
-      their arguments are.
+    opt_state: The state of an optimizer that contains :func:`lcam` or, through
+      :func:`optax.inject_hyperparams`, :func:`loss_controlled`. If it contains
+      several, as with :func:`optax.partition`, the first one is read. All of
+      them see the same losses, so their phases, means and steps agree if their
+      arguments do.
 
   Returns:
-    A :class:`Reading`, a NamedTuple of scalars (of arrays of the batch's shape
-    under ``jax.vmap``):
+    A :class:`Reading`, a NamedTuple of scalars (of batched arrays under
+    ``jax.vmap``):
 
-    * ``momentum``, float32: the momentum of the next step, or the number of
-      :func:`loss_controlled`, whatever its unit (with ``reaction='current'``,
-      of the last step). Optax's ``hyperparams`` hold that of the last step.
+    * ``momentum``, float32: the momentum of the next step, or the value of
+      :func:`loss_controlled` in its own unit. With ``reaction='current'`` it is
+      that of the last step. The ``hyperparams`` of
+      :func:`optax.inject_hyperparams` always hold the value of the last step.
     * ``phase``, int32: the :class:`Phase` of the last loss.
-    * ``mean_loss``, float32, in the loss's unit: the mean of the epoch so far,
-      or the moving average with ``loss_decay``. NaN where there is no loss in
-      it, as right after the last step of an epoch.
+    * ``mean_loss``, float32, in the unit of the loss: the mean of the epoch so
+      far or, with ``loss_decay``, the moving average. NaN if there is no loss
+      yet, as directly after the last step of an epoch.
     * ``step``, int32: steps of the epoch so far, from 0 to ``steps_per_epoch -
-      1``; 0 where no epoch exists.
-    * ``last_epoch_mean``, float32, in the loss's unit: the mean of the epoch
-      that ended last, from its last step on. NaN before the first end, where
-      no loss of that epoch was finite, and where no epoch exists.
+      1``. Always 0 without epochs.
+    * ``last_epoch_mean``, float32, in the unit of the loss: the mean of the
+      last finished epoch. NaN during the first epoch, if no loss of that epoch
+      was finite, and without epochs.
 
   Raises:
-    ValueError: There is neither an :class:`LcamState` nor a
-      :class:`LossControlledState` in ``opt_state``.
+    ValueError: If ``opt_state`` contains neither an :class:`LcamState` nor a
+      :class:`LossControlledState`. A checkpoint that was restored without a
+      target contains dicts in their place: restore it with
+      ``optimizer.init(params)`` as the target.
 
   .. note::
-    ``read`` itself passes under ``jax_debug_nans``, and no state holds a NaN.
-    But that setting refuses each NaN that a jitted function returns: within
-    one, return what you need of the reading, or read outside.
+    ``read`` is compatible with ``jax_debug_nans``, and the state never contains
+    a NaN. However, ``jax_debug_nans`` rejects every NaN that a jitted function
+    returns: inside one, return only the fields that you need.
 
   Examples:
     >>> import jax.numpy as jnp, optax, optax_lcam
@@ -83,24 +87,31 @@ def read(opt_state: Any) -> Reading:
 
   References:
     Zhang et al., `A Simple Asymmetric Momentum Make SGD Greatest Again
-    <https://arxiv.org/abs/2309.02130>`_, 2023: phases in section 4,
+    <https://arxiv.org/abs/2309.02130v1>`_, 2023: phases in section 4,
     :math:`L_m(t)` in Algorithm 1.
   """
   faces = (_lcam.LcamState, _loss_controlled.LossControlledState)
   is_rule = lambda x: isinstance(x, faces)
   found = [x for x in jax.tree.leaves(opt_state, is_leaf=is_rule) if is_rule(x)]
   if not found:
-    raise ValueError(
+    problem = (
       '`opt_state` must hold the state of `optax_lcam.lcam` or'
       f' `optax_lcam.loss_controlled`, got a {type(opt_state).__name__} without'
       ' one.'
     )
+    if _holds_untyped_state(opt_state):
+      problem += (
+        " It contains the state's fields in a dict, as after a restore without"
+        ' a target: restore the checkpoint with a target, such as'
+        ' `optimizer.init(params)`.'
+      )
+    raise ValueError(problem)
   first = found[0]
   if isinstance(first, _lcam.LcamState):
     first = first._replace(trace=None)
-  # The leaves, as Flax wraps each of them.
+  # Flax NNX wraps each leaf.
   state = _loss_controlled.LossControlledState._make(jax.tree.leaves(first))
-  with jax.debug_nans(False):  # NaN is what is wanted where there is no mean
+  with jax.debug_nans(False):  # NaN is the value of a mean of no losses
     mean_loss, last_epoch_mean = _means(state)
   return Reading(
     momentum=state.number,
@@ -111,11 +122,19 @@ def read(opt_state: Any) -> Reading:
   )
 
 
-@jax.jit  # one dispatch, as training loops log often
+def _holds_untyped_state(opt_state: Any) -> bool:
+  """Whether dicts stand in place of the states, with the states' fields."""
+  fields = {*_loss_controlled.LossControlledState._fields} - {'number'}
+  is_untyped = lambda x: isinstance(x, dict) and fields <= x.keys()
+  leaves = jax.tree.leaves(opt_state, is_leaf=is_untyped)
+  return any(map(is_untyped, leaves))
+
+
+@jax.jit  # one dispatch, since training loops call it often
 def _means(
   state: _loss_controlled.LossControlledState,
 ) -> tuple[jax.Array, jax.Array]:
-  """Of the epoch so far, or the moving average; of the last epoch."""
+  """The current mean or moving average, and the mean of the last epoch."""
   mean = _exact_mean.Mean(state.loss_sum, state.loss_residual, state.loss_count)
   last = _exact_mean.Mean(
     state.last_epoch_sum,
@@ -123,7 +142,7 @@ def _means(
     state.last_epoch_count,
   )
   return (
-    # Only where no epoch exists there are losses without steps.
+    # Without epochs steps are not counted.
     _exact_mean.value(mean, is_moving=state.step_count == 0),
     _exact_mean.value(last, is_moving=False),
   )

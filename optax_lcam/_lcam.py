@@ -6,6 +6,8 @@ by Gongyue Zhang, Dinghuang Zhang, Shuwen Zhao, Donghan Liu, Carrie M. Toptan
 and Honghai Liu, 2023.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -18,9 +20,9 @@ from optax_lcam import _validation
 
 
 class LcamState(NamedTuple):
-  """State of :func:`lcam`: the trace, and 32 bytes beside it.
+  """State of :func:`lcam`: the trace and 32 bytes.
 
-  The fields of :class:`LossControlledState`, its ``number`` by the name of
+  The fields are those of :class:`LossControlledState`, with ``number`` called
   ``momentum``, and the trace.
   """
 
@@ -30,9 +32,9 @@ class LcamState(NamedTuple):
   step_count: jax.Array  # shape=(), dtype=int32: steps of the epoch so far.
   momentum: jax.Array  # shape=(), dtype=float32: beta of the next step.
   phase: jax.Array  # shape=(), dtype=int32: a Phase.
-  last_epoch_sum: jax.Array  # shape=(), dtype=float32: S at the last end.
-  last_epoch_count: jax.Array  # shape=(), dtype=int32: n at the last end.
-  trace: optax.Updates  # the parameters' structure and shapes.
+  last_epoch_sum: jax.Array  # shape=(), dtype=float32: S of the last epoch.
+  last_epoch_count: jax.Array  # shape=(), dtype=int32: n of the last epoch.
+  trace: optax.Updates  # structure and shapes of the parameters.
 
 
 def lcam(
@@ -50,82 +52,83 @@ def lcam(
 ) -> optax.GradientTransformationExtraArgs:
   r"""Momentum that switches between two values, controlled by the loss.
 
-  It stands where :func:`optax.trace` would. Each step's loss is compared with
-  the mean loss of the epoch so far; a loss at or below the mean ("horizontal
-  phase") gives the next step one momentum, a loss above it ("vertical phase")
-  the other. With batch loss :math:`L_t`, gradient :math:`g_t`, trace
-  :math:`v_t`, and :math:`S` and :math:`n` the sum and the number of the losses
-  of the current epoch,
+  It replaces :func:`optax.trace`. Each batch loss is compared with the mean
+  loss of the current epoch. After a loss at or below the mean ("horizontal
+  phase") the next step uses one momentum, after a loss above it ("vertical
+  phase") the other. With the batch loss :math:`L_t`, the gradient :math:`g_t`,
+  the trace :math:`v_t`, and the sum :math:`S` and number :math:`n` of the
+  losses of the current epoch,
 
   .. math::
 
     v_t &= \beta_t v_{t-1} + g_t \\
     S &\leftarrow S + L_t, \quad n \leftarrow n + 1 \\
-    \beta_{t+1} &= \begin{cases}
-      \beta_\mathrm{horizontal} & \text{if } L_t \le S / n \\
-      \beta_\mathrm{vertical} & \text{otherwise.}
-    \end{cases}
+    \beta_{t+1} &= \beta_\mathrm{horizontal} \ \text{if } L_t \le S / n,
+      \ \text{else } \beta_\mathrm{vertical}
 
-  The update is :math:`v_t`; the learning rate stays outside of the trace, as
+  The update is :math:`v_t`. The learning rate is applied outside the trace, as
   in :func:`optax.sgd` and PyTorch's ``SGD``. After ``steps_per_epoch`` steps
-  :math:`S` and :math:`n` go back to zero, while :math:`\beta` and :math:`v`
+  :math:`S` and :math:`n` are reset to zero, while :math:`\beta` and :math:`v`
   carry over.
 
-  The loss of the batch, a scalar of any real dtype, is passed to ``update`` as
-  ``value`` and rounded to float32. The comparison is exact: the choices are
+  The batch loss, a scalar of any real dtype, is passed to ``update`` as
+  ``value`` and rounded to float32. The comparison is exact: the choices equal
   those of float64 arithmetic on the rounded losses, without
-  ``jax_enable_x64``. (A loss nearer to zero than :math:`2^{-100}` counts as
-  zero.) It needs IEEE arithmetic, as XLA keeps it by default: with
-  ``--xla_cpu_enable_fast_math=true`` more than half of the ties come out wrong.
+  ``jax_enable_x64``. (A loss whose magnitude is below :math:`2^{-100}` is
+  treated as zero.) This requires IEEE arithmetic, which is XLA's default; with
+  ``--xla_cpu_enable_fast_math=true`` more than half of the ties are misjudged.
 
-  Where no epoch exists, as in a stream or with a language model,
-  ``loss_decay`` :math:`= d` compares the loss with the bias-corrected moving
-  average of all losses so far instead of :math:`S/n`,
+  For training without epochs, such as a data stream or a language model,
+  ``loss_decay`` :math:`= d` replaces :math:`S/n` by the bias-corrected moving
+  average of all losses so far,
 
   .. math::
 
     m_t = d\, m_{t-1} + (1 - d) L_t, \quad \hat{m}_t = m_t / (1 - d^t),
 
-  which gives a loss :math:`1/(1-d)` steps ago about a third of the newest's
-  weight. Ties are exact here too; the average is held to about six digits.
+  in which a loss :math:`1/(1-d)` steps ago has about a third of the weight of
+  the newest one. Ties are exact in this case too; the average has about six
+  significant digits.
 
   A loss that is NaN or infinite (or so large that the epoch's sum, or the
-  distance from the moving average, overflows float32) changes neither the mean
-  nor the momentum. Its step still counts towards the end of the epoch.
+  difference from the moving average, overflows float32) changes neither the
+  mean nor the momentum. Its step still counts towards the end of the epoch.
 
-  The rule is that of :func:`loss_controlled`, by which any other number of an
-  optimizer can follow the loss.
+  The rule is that of :func:`loss_controlled`, which applies it to any other
+  hyperparameter.
 
   Args:
     horizontal_momentum: The momentum after a loss at or below the mean, in
       [0, 1). May be traced.
     vertical_momentum: The momentum after a loss above the mean, in [0, 1). May
-      be below or above ``horizontal_momentum``. May be traced.
-    steps_per_epoch: Calls of ``update`` after which the mean starts afresh,
-      from 1 to 16,777,216. The default is 50,000 images in batches of 128, and
-      counts where ``loss_decay`` is not given. May be traced. ``None``: never;
-      needs ``loss_decay``.
+      be smaller or larger than ``horizontal_momentum``. May be traced.
+    steps_per_epoch: Number of calls of ``update`` after which the mean is
+      reset, from 1 to 16,777,216. The default is for 50,000 images in batches
+      of 128, and applies only if ``loss_decay`` is not given. May be traced.
+      ``None`` requires ``loss_decay``.
     initial_momentum: The momentum of the first step, before any loss is known,
-      in [0, 1). May be traced. The first trace is zero, so that it matters with
-      ``nesterov`` only, or where the first loss is not finite.
-    inclusive: Whether a loss equal to the mean is horizontal: ``True`` is
-      Algorithm 1's :math:`\le`, ``False`` the :math:`<` of the authors'
-      program. They differ at the first step of each epoch at least.
-    nesterov: Whether to return :math:`g_t + \beta_t v_t`, PyTorch's form of
-      Nesterov's momentum.
-    reaction: Which step the momentum chosen from a loss acts on: ``'next'``,
-      the one after it, as Algorithm 1 trains first and chooses afterwards; or
-      ``'current'``, the step that the loss belongs to, :math:`v_t =
-      \beta_{t+1} v_{t-1} + g_t` above, as the text of section 4 may be read.
-    loss_decay: :math:`d`, by which a loss loses weight with each step, in
-      (0, 1). Given alone, there are no epochs; beside it ``steps_per_epoch``
-      must be ``None``, its default or traced, as
-      :func:`optax.inject_hyperparams` makes it, and is not used. May be traced.
-    accumulator_dtype: Floating-point dtype of the trace. ``None``: that of the
-      parameters. The trace of a complex parameter is complex in any case.
+      in [0, 1). May be traced. The first trace is zero, so this matters only
+      with ``nesterov`` or if the first loss is not finite.
+    inclusive: Whether a loss equal to the mean is horizontal. ``True`` is the
+      :math:`\le` of Algorithm 1, ``False`` the :math:`<` of the authors'
+      program. The two differ at least at the first step of every epoch.
+    nesterov: Whether to return :math:`g_t + \beta_t v_t`, Nesterov momentum as
+      PyTorch defines it.
+    reaction: The step on which a loss acts: ``'next'``, the following step,
+      since Algorithm 1 trains first and selects the momentum afterwards; or
+      ``'current'``, the step that the loss belongs to, which replaces
+      :math:`\beta_t` above by :math:`\beta_{t+1}` (another reading of section
+      4).
+    loss_decay: The decay :math:`d` of the moving average, in (0, 1). If given,
+      there are no epochs, ``steps_per_epoch`` is not used, and it must be
+      ``None``, its default, or traced as by :func:`optax.inject_hyperparams`.
+      May be traced.
+    accumulator_dtype: Floating-point dtype of the trace. ``None`` uses the
+      dtype of the parameters. The trace of a complex parameter is always
+      complex.
     batch_axis_name: Name of a mapped axis (``jax.pmap``, ``jax.shard_map``,
-      ``jax.vmap``) to average the loss over, so that all replicas choose
-      alike. Not needed where the loss is a global mean already, as under
+      ``jax.vmap``) over which the loss is averaged, so that all replicas make
+      the same choice. Not needed if the loss is already a global mean, as under
       ``jax.jit`` with sharded arrays.
 
   Returns:
@@ -133,20 +136,24 @@ def lcam(
     :class:`LcamState` and whose updates have the gradients' dtypes.
 
   Raises:
-    ValueError: An argument is out of its range, or both ``steps_per_epoch`` and
-      ``loss_decay`` are given, or neither. Traced values are not checked.
-    ValueError: From ``update``: ``value`` is missing, ``None``, masked, not a
-      scalar or beyond float64.
-    TypeError: From ``update``: ``value`` is not a real number.
+    ValueError: If an argument is out of range, or if not exactly one of
+      ``steps_per_epoch`` and ``loss_decay`` is given. Traced values are not
+      checked.
+    ValueError: From ``update``, if ``value`` is missing, ``None``, masked, not
+      a scalar or outside the range of float64.
+    TypeError: From ``update``, if ``value`` is not a real number.
 
   .. note::
-    Wrappers that do not hand ``value`` on cannot hold this transformation. Each
-    raises. :func:`optax.lookahead`, :func:`optax.contrib.sam` and
-    :func:`optax.contrib.split_real_and_imaginary` (complex parameters need
-    none) do not know the keyword: a TypeError. Inside of :func:`optax.chain`,
-    which asks a transformation whether it takes keywords, the first and the
-    third drop it, as ``optax.MultiSteps(...).gradient_transformation()`` does:
-    the ValueError above. For gradient accumulation see :func:`multi_steps`.
+    Wrappers that do not forward ``value`` cannot contain this transformation,
+    and every one of them raises an error. :func:`optax.lookahead`,
+    :func:`optax.contrib.sam` and
+    :func:`optax.contrib.split_real_and_imaginary` (not needed for complex
+    parameters) do not accept the keyword and raise a TypeError. Inside
+    :func:`optax.chain` or :func:`optax.with_extra_args_support`, which drop
+    keywords that a transformation does not accept, the first and the third
+    raise the ValueError above, and so does
+    ``optax.MultiSteps(...).gradient_transformation()``. For gradient
+    accumulation use :func:`multi_steps`.
 
   Examples:
     >>> import jax, jax.numpy as jnp, optax, optax_lcam
@@ -172,7 +179,7 @@ def lcam(
 
   References:
     Zhang et al., `A Simple Asymmetric Momentum Make SGD Greatest Again
-    <https://arxiv.org/abs/2309.02130>`_, 2023: section 4, and Algorithm 1 in
+    <https://arxiv.org/abs/2309.02130v1>`_, 2023: section 4, and Algorithm 1 in
     section 4.3.
   """
   _validation.check_momentum('horizontal_momentum', horizontal_momentum)
@@ -200,7 +207,7 @@ def lcam(
     dtype = jnp.result_type(param)
     if accumulator_dtype is not None:
       is_complex = jnp.issubdtype(dtype, jnp.complexfloating)
-      # No float can hold the trace of a complex parameter.
+      # A real accumulator cannot store the trace of a complex parameter.
       dtype = jnp.promote_types(
         accumulator_dtype, jnp.complex64 if is_complex else accumulator_dtype
       )
@@ -229,7 +236,7 @@ def lcam(
     new_updates = _map_gradients(
       lambda g, u: u.astype(jnp.result_type(g)), updates, new_updates
     )
-    # A parameter without a gradient keeps its trace.
+    # The trace of a parameter without a gradient does not change.
     new_trace = _map_gradients(
       lambda _, t, old: t.astype(old.dtype),
       updates,
@@ -240,12 +247,12 @@ def lcam(
     return new_updates, LcamState(*after, trace=new_trace)
 
   def in_full_precision(momentum: jax.Array, dtype: jnp.dtype) -> jax.Array:
-    """The momentum in the (real) dtype of a trace."""
+    """Returns the momentum in the (real) dtype of a trace."""
     real = jnp.finfo(dtype).dtype
     if jnp.finfo(real).nmant <= jnp.finfo(jnp.float32).nmant:
       return momentum.astype(real)
-    # float32 holds 0.9 to 7 digits. A wider trace takes the digits from the
-    # argument that the momentum was chosen from.
+    # float32 represents 0.9 to 7 digits. For a wider trace, use the argument
+    # that the momentum was chosen from.
     precise = momentum.astype(real)
     for given in (initial_momentum, vertical_momentum, horizontal_momentum):
       chosen = momentum == jnp.asarray(given, jnp.float32)
@@ -261,7 +268,7 @@ def _map_gradients(
   *rest: Any,
   otherwise: Callable[..., Any] = lambda *_: None,
 ) -> Any:
-  """``jax.tree.map``; ``otherwise(*rest)`` where a gradient is ``None``."""
+  """Like ``jax.tree.map``, with ``otherwise(*rest)`` for ``None`` gradients."""
   return jax.tree.map(
     lambda g, *others: otherwise(*others) if g is None else fn(g, *others),
     updates,

@@ -1,11 +1,13 @@
-"""The rule of LCAM: which phase a loss is in, and which number it chooses.
+"""The rule of LCAM: a stateful schedule that the loss switches.
 
-Section 4 and Algorithm 1 of
+Implements section 4 and Algorithm 1 of
 "A Simple Asymmetric Momentum Make SGD Greatest Again",
 by Gongyue Zhang, Dinghuang Zhang, Shuwen Zhao, Donghan Liu, Carrie M. Toptan
 and Honghai Liu, 2023,
-as a schedule with a state, for any number that a step depends on.
+for any hyperparameter.
 """
+
+from __future__ import annotations
 
 import dataclasses
 import enum
@@ -20,10 +22,10 @@ from optax_lcam import _validation
 
 
 class Phase(enum.IntEnum):
-  """What the last finite loss was, compared with the mean.
+  """How the last finite loss compares with the mean.
 
-  The names are those of section 4 of the paper. A state and a
-  :class:`Reading` hold it as an int32.
+  The names are those of section 4 of the paper. States and :class:`Reading`
+  store the phase as an int32.
 
   Examples:
     >>> import jax.numpy as jnp, optax_lcam
@@ -39,21 +41,21 @@ class Phase(enum.IntEnum):
 class LossControlledState(NamedTuple):
   """State of :func:`loss_controlled`: 32 bytes.
 
-  The first four fields describe the current epoch and go back to zero at its
-  end; the others carry over. Where no epoch exists (``loss_decay``),
-  ``loss_sum`` and ``loss_residual`` hold the moving average itself, a sum whose
-  weights add up to 1, and the fields about steps and ended epochs stay 0. No
-  field is ever NaN or infinite.
+  The first four fields describe the current epoch and are reset to zero at its
+  end; the others carry over. Without epochs (``loss_decay``), ``loss_sum`` and
+  ``loss_residual`` hold the moving average itself, a sum whose weights add up
+  to 1, and the fields for steps and finished epochs stay 0. No field is ever
+  NaN or infinite.
   """
 
   loss_sum: jax.Array  # shape=(), dtype=float32: S, rounded to float32.
   loss_residual: jax.Array  # shape=(), dtype=float32: S - loss_sum.
   loss_count: jax.Array  # shape=(), dtype=int32: n, the losses in S.
   step_count: jax.Array  # shape=(), dtype=int32: steps of the epoch so far.
-  number: jax.Array  # shape=(), dtype=float32: that of the next step.
+  number: jax.Array  # shape=(), dtype=float32: of the next step.
   phase: jax.Array  # shape=(), dtype=int32: a Phase.
-  last_epoch_sum: jax.Array  # shape=(), dtype=float32: S at the last end.
-  last_epoch_count: jax.Array  # shape=(), dtype=int32: n at the last end.
+  last_epoch_sum: jax.Array  # shape=(), dtype=float32: S of the last epoch.
+  last_epoch_count: jax.Array  # shape=(), dtype=int32: n of the last epoch.
 
 
 def loss_controlled(
@@ -67,68 +69,66 @@ def loss_controlled(
   loss_decay: jax.typing.ArrayLike | None = None,
   batch_axis_name: str | None = None,
 ) -> optax.schedules.StatefulSchedule:
-  r"""A number that switches between two values, controlled by the loss.
+  r"""A hyperparameter that switches between two values, controlled by the loss.
 
-  A stateful schedule: with :func:`optax.inject_hyperparams`, any hyperparameter
-  of any optimizer follows the loss as the momentum of :func:`lcam` does, such
-  as ``b1`` of :func:`optax.adamw`, the learning rate of :func:`optax.sgd` or
-  the decay of :func:`optax.trace`. With batch loss :math:`L_t`, and :math:`S`
-  and :math:`n` the sum and the number of the losses of the epoch so far, that
-  of step :math:`t` included,
+  This is a stateful schedule. With :func:`optax.inject_hyperparams` any
+  hyperparameter of any optimizer can follow the loss like the momentum of
+  :func:`lcam`: ``b1`` of :func:`optax.adamw`, the learning rate of
+  :func:`optax.sgd`, the decay of :func:`optax.trace`. With the batch loss
+  :math:`L_t`, and the sum :math:`S` and number :math:`n` of the losses of the
+  current epoch, including step :math:`t`,
 
   .. math::
 
-    x_{t+1} = \begin{cases}
-      x_\mathrm{horizontal} & \text{if } L_t \le S / n \\
-      x_\mathrm{vertical} & \text{otherwise.}
-    \end{cases}
+    x_{t+1} = x_\mathrm{horizontal} \ \text{if } L_t \le S / n,
+    \ \text{else } x_\mathrm{vertical}
 
-  The choices are those of :func:`lcam`, where ties, losses that are not finite
-  and ``loss_decay`` are described. The loss goes into ``update`` of the
-  optimizer as ``value``.
+  The choices are those of :func:`lcam`, which describes ties, non-finite losses
+  and ``loss_decay``. The optimizer's ``update`` takes the loss as ``value``.
 
   Args:
-    horizontal: The number after a loss at or below the mean: finite, of any
+    horizontal: The value after a loss at or below the mean: finite, in any
       unit. May be traced.
-    vertical: The number after a loss above the mean: finite. May be below or
-      above ``horizontal``. May be traced.
+    vertical: The value after a loss above the mean: finite. May be smaller or
+      larger than ``horizontal``. May be traced.
     steps_per_epoch: See :func:`lcam`.
-    initial: The number of the first step, before any loss is known: finite. May
-      be traced. ``None``: ``vertical``.
+    initial: The value of the first step, before any loss is known: finite. May
+      be traced. ``None`` uses ``vertical``.
     inclusive: See :func:`lcam`.
-    reaction: Which step the number chosen from a loss acts on: ``'next'``, the
-      one after it, or ``'current'``, the step that the loss belongs to.
+    reaction: The step on which a loss acts: ``'next'``, the following step, or
+      ``'current'``, the step that the loss belongs to.
     loss_decay: See :func:`lcam`.
     batch_axis_name: See :func:`lcam`.
 
   Returns:
-    An :class:`optax.schedules.StatefulSchedule`: ``init()`` makes a
-    :class:`LossControlledState`; ``update(state, value=loss)`` the next one;
-    ``schedule(state)`` is the number, shape=() and dtype=float32. With
-    ``reaction='current'``, ``schedule(state, value=loss)`` is the number that
-    the loss chooses. Other keywords are ignored.
+    An :class:`optax.schedules.StatefulSchedule`: ``init()`` returns a
+    :class:`LossControlledState`, ``update(state, value=loss)`` returns the next
+    state, and ``schedule(state)`` returns the value, shape=(), dtype=float32.
+    With ``reaction='current'``, ``schedule(state, value=loss)`` returns the
+    value that the loss selects. Other keywords are ignored.
 
   Raises:
-    ValueError: An argument is out of its range, or both ``steps_per_epoch`` and
-      ``loss_decay`` are given, or neither. Traced values are not checked.
-    ValueError: From ``update``: ``value`` is missing, ``None``, masked, not a
-      scalar or beyond float64.
-    TypeError: From ``update``: ``value`` is not a real number.
+    ValueError: If an argument is out of range, or if not exactly one of
+      ``steps_per_epoch`` and ``loss_decay`` is given. Traced values are not
+      checked.
+    ValueError: From ``update``, if ``value`` is missing, ``None``, masked, not
+      a scalar or outside the range of float64.
+    TypeError: From ``update``, if ``value`` is not a real number.
 
   .. note::
-    The number is float32 for parameters of any dtype: Optax rounds plain floats
-    to the parameters' dtype, or to ``hyperparam_dtype``, but not this one. So
-    with bfloat16 or float16 parameters an optimizer computes with it in
-    float32, and its accumulators become float32 at the first step, which
-    ``jax.lax.scan`` refuses. Say which dtype they have:
-    ``accumulator_dtype`` of :func:`optax.trace` and :func:`optax.sgd`,
-    ``mu_dtype`` of :func:`optax.adamw`. Or round the number in the function
-    that is injected: ``lambda decay: optax.trace(decay.astype(jnp.bfloat16))``.
-    With float64 parameters the number is that which float32 holds: 0.93 to
-    seven digits.
+    The value is float32 for parameters of any dtype: Optax casts plain floats
+    to the parameters' dtype, or to ``hyperparam_dtype``, but not the values of
+    stateful schedules. With bfloat16 or float16 parameters an optimizer
+    therefore computes in float32 and its accumulators become float32 at the
+    first step, which ``jax.lax.scan`` rejects. Set the accumulator's dtype
+    explicitly: ``accumulator_dtype`` of :func:`optax.trace` and
+    :func:`optax.sgd`, ``mu_dtype`` of :func:`optax.adamw`. Alternatively, cast
+    the value in the injected function:
+    ``lambda decay: optax.trace(decay.astype(jnp.bfloat16))``. With float64
+    parameters the value still has float32 precision (seven digits).
 
-    What the optimizer does where a gradient is ``None`` or complex is its own
-    affair; the number depends on the loss alone.
+    How the optimizer treats gradients that are ``None`` or complex does not
+    change; the value depends on the loss only.
 
   Examples:
     AdamW whose ``b1`` is 0.93 after a loss at or below the mean, and 0.9 after
@@ -167,7 +167,7 @@ def loss_controlled(
 
   References:
     Zhang et al., `A Simple Asymmetric Momentum Make SGD Greatest Again
-    <https://arxiv.org/abs/2309.02130>`_, 2023: section 4, and Algorithm 1 in
+    <https://arxiv.org/abs/2309.02130v1>`_, 2023: section 4, and Algorithm 1 in
     section 4.3.
   """
   if initial is None:
@@ -189,13 +189,13 @@ def loss_controlled(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class LossControlled:
-  """What :func:`loss_controlled` makes, of numbers that are checked."""
+  """The schedule that :func:`loss_controlled` returns, with checked values."""
 
   horizontal: jax.typing.ArrayLike
   vertical: jax.typing.ArrayLike
   _: dataclasses.KW_ONLY
   initial: jax.typing.ArrayLike
-  steps_per_epoch: jax.typing.ArrayLike | None  # With loss_decay: unused.
+  steps_per_epoch: jax.typing.ArrayLike | None  # Unused with loss_decay.
   inclusive: bool
   reaction: Literal['next', 'current']
   loss_decay: jax.typing.ArrayLike | None
@@ -213,7 +213,7 @@ class LossControlled:
       loss_residual=jnp.zeros([], jnp.float32),
       loss_count=jnp.zeros([], jnp.int32),
       step_count=jnp.zeros([], jnp.int32),
-      # A copy: whoever donates the state keeps the argument.
+      # A copy, so that donating the state leaves the argument intact.
       number=jnp.array(self.initial, jnp.float32),
       phase=jnp.full([], int(Phase.UNKNOWN), jnp.int32),
       last_epoch_sum=jnp.zeros([], jnp.float32),
@@ -227,7 +227,7 @@ class LossControlled:
     value: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
   ) -> LossControlledState:
-    """The state after a step with this loss."""
+    """Returns the state after a step with this loss."""
     del extra_args
     loss = _validation.as_loss(value)
     if self.batch_axis_name is not None:
@@ -241,18 +241,19 @@ class LossControlled:
     value: jax.typing.ArrayLike | None = None,
     **extra_args: Any,
   ) -> jax.Array:
-    """The number of the step with this loss, to which ``state`` has led."""
+    """Returns the value of the step that follows ``state``."""
     del extra_args
     # `optax.inject_hyperparams` has no loss yet when it makes its state.
     if self.reaction == 'current' and value is not None:
       state = self.update(state, value=value)
-    # A copy: Optax keeps it beside the state, and a buffer can be donated once.
+    # A copy: Optax stores it next to the state, and a buffer can only be
+    # donated once.
     return jnp.array(state.number)
 
   def _choose(
     self, state: LossControlledState, loss: jax.Array
   ) -> LossControlledState:
-    """Adds the loss to the mean, and chooses the phase and the number."""
+    """Adds the loss to the mean and selects the phase and the value."""
     mean = _exact_mean.Mean(
       state.loss_sum, state.loss_residual, state.loss_count
     )
@@ -286,7 +287,7 @@ class LossControlled:
     )
 
   def _end_step(self, state: LossControlledState) -> LossControlledState:
-    """Counts the step, and starts the mean afresh where the epoch ends."""
+    """Counts the step, and resets the mean at the end of an epoch."""
     if self.loss_decay is not None or self.steps_per_epoch is None:
       return state
     step_count = state.step_count + 1

@@ -1,5 +1,7 @@
 """Stochastic gradient descent with loss-controlled asymmetric momentum."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -26,10 +28,10 @@ def lcam_sgd(
   accumulator_dtype: Any | None = None,
   batch_axis_name: str | None = None,
 ) -> optax.GradientTransformationExtraArgs:
-  r"""SGD whose momentum is controlled by the loss: the whole optimizer.
+  r"""SGD with loss-controlled asymmetric momentum (LCAM).
 
-  The chain of :func:`optax.add_decayed_weights`, :func:`lcam` and
-  :func:`optax.scale_by_learning_rate`: with parameters :math:`\omega`, learning
+  This is the chain of :func:`optax.add_decayed_weights`, :func:`lcam` and
+  :func:`optax.scale_by_learning_rate`. With parameters :math:`\omega`, learning
   rate :math:`\eta` and weight decay :math:`\lambda`,
 
   .. math::
@@ -37,30 +39,28 @@ def lcam_sgd(
     v_t &= \beta_t v_{t-1} + \nabla L_t(\omega_t) + \lambda \omega_t \\
     \omega_{t+1} &= \omega_t - \eta_t v_t
 
-  where :math:`\beta_t` is chosen as :func:`lcam` describes. Weight decay is
-  coupled (L2 regularisation), as in the paper's equation (3) and in PyTorch's
-  ``SGD``. The paper trains with ``learning_rate=0.1``, ``weight_decay=5e-4``
-  and batches of 128.
+  where :func:`lcam` defines :math:`\beta_t`. Weight decay is coupled (L2
+  regularization), as in equation (3) of the paper and in PyTorch's ``SGD``. The
+  paper trains with ``learning_rate=0.1``, ``weight_decay=5e-4`` and batches of
+  128.
 
-  Every number is an argument of its own, so that
-  :func:`optax.inject_hyperparams` can change or schedule it, the two momenta
-  too. It rounds them to the parameters' dtype: with half-precision parameters,
-  give it ``hyperparam_dtype=jnp.float32``. It injects ``steps_per_epoch`` with
-  or without ``loss_decay``, beside which the default is not used.
+  Every hyperparameter is a separate argument, so that
+  :func:`optax.inject_hyperparams` can change or schedule it, including the two
+  momenta. It casts them to the parameters' dtype: with half-precision
+  parameters, pass it ``hyperparam_dtype=jnp.float32``.
 
   Args:
-    learning_rate: A float or a schedule of the step, such as
-      ``optax.exponential_decay(0.1, 391, 0.99985**391, 30 * 391)``: the paper's
-      decay, by the epoch's factor because float32 holds it better.
-    horizontal_momentum: The momentum after a loss at or below the epoch's mean,
-      in [0, 1).
-    vertical_momentum: The momentum after a loss above it, in [0, 1).
-    weight_decay: Factor of the parameters that is added to the gradients, at
-      least 0.
+    learning_rate: A float or a schedule of the step. The schedule of the paper
+      is ``optax.exponential_decay(0.1, 391, 0.99985**391, 30 * 391)``, which
+      decays per epoch because float32 represents that factor better.
+    horizontal_momentum: The momentum after a loss at or below the mean loss of
+      the epoch, in [0, 1).
+    vertical_momentum: The momentum after a loss above the mean, in [0, 1).
+    weight_decay: Factor of the parameters to add to the gradients, at least 0.
     weight_decay_mask: As in :func:`optax.add_decayed_weights`: a tree of bools
-      with the parameters' structure (or a prefix of it), or a function that
-      makes one from the parameters; weights decay where it is true. ``None``:
-      everywhere.
+      with the parameters' structure (or a prefix of it), or a function from
+      parameters to such a tree. Weight decay applies where it is true. ``None``
+      applies it everywhere.
     steps_per_epoch: See :func:`lcam`.
     initial_momentum: See :func:`lcam`.
     inclusive: See :func:`lcam`.
@@ -71,11 +71,13 @@ def lcam_sgd(
     batch_axis_name: See :func:`lcam`.
 
   Returns:
-    A :class:`optax.GradientTransformationExtraArgs`. Call its ``update`` with
-    ``value=loss``, and with the parameters if weights decay.
+    A :class:`optax.GradientTransformationExtraArgs`. Its ``update`` requires
+    ``value=loss``, and the parameters if ``weight_decay`` is not 0.
 
   Raises:
-    ValueError: ``weight_decay`` is negative or not finite, or as :func:`lcam`.
+    ValueError: If ``weight_decay`` is negative or not finite, or as for
+      :func:`lcam`.
+    TypeError: From ``update``, as for :func:`lcam`.
 
   Examples:
     >>> import jax, jax.numpy as jnp, optax, optax_lcam
@@ -97,12 +99,12 @@ def lcam_sgd(
 
   References:
     Zhang et al., `A Simple Asymmetric Momentum Make SGD Greatest Again
-    <https://arxiv.org/abs/2309.02130>`_, 2023: equations (1) to (4),
+    <https://arxiv.org/abs/2309.02130v1>`_, 2023: equations (1) to (4),
     Algorithm 1.
   """
   _validation.check_weight_decay(weight_decay)
-  # The same state structure with and without weight decay, so that
-  # `optax.inject_hyperparams`, which traces it, gives the plain optimizer's.
+  # The state has the same structure with and without weight decay, so that
+  # `optax.inject_hyperparams`, which traces it, makes the same state.
   no_decay = (
     weight_decay_mask is None
     and isinstance(weight_decay, (int, float))

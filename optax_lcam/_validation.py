@@ -1,9 +1,11 @@
-"""Checks of what callers pass: one clear sentence for each mistake.
+"""Argument checks with one-sentence messages.
 
-Hyperparameters may be traced (``jax.vmap`` over momenta, or
-``optax.inject_hyperparams`` under ``jax.jit``); only concrete ones can be
+Hyperparameters may be traced (by ``jax.vmap`` over momenta, or by
+``optax.inject_hyperparams`` under ``jax.jit``). Only concrete values are
 checked.
 """
+
+from __future__ import annotations
 
 import numbers
 from typing import Any
@@ -14,7 +16,7 @@ import numpy as np
 
 from optax_lcam import _exact_mean
 
-# The default: 50,000 images in batches of 128, the last one short.
+# The default: 50,000 images in batches of 128, including a short last batch.
 STEPS_PER_EPOCH = 391
 
 
@@ -36,7 +38,7 @@ def check_number(name: str, number: Any) -> None:
 
 
 def check_weight_decay(weight_decay: Any) -> None:
-  """Raises ValueError unless it is traced, or finite and at least 0."""
+  """Raises ValueError unless it is traced, or finite and nonnegative."""
   _check_real(
     'weight_decay',
     weight_decay,
@@ -46,10 +48,10 @@ def check_weight_decay(weight_decay: Any) -> None:
 
 
 def check_averaging(steps_per_epoch: Any, loss_decay: Any) -> None:
-  """Raises ValueError unless one is given, traced or in its range.
+  """Raises ValueError unless exactly one is given, and valid or traced.
 
-  Beside ``loss_decay`` the default of ``steps_per_epoch`` is as if not given,
-  also as the array into which ``optax.inject_hyperparams`` turns it.
+  With ``loss_decay``, the default of ``steps_per_epoch`` counts as not given,
+  also as an array, which ``optax.inject_hyperparams`` makes of it.
   """
   is_given = steps_per_epoch is not None
   if loss_decay is not None and is_given:
@@ -83,7 +85,7 @@ def check_averaging(steps_per_epoch: Any, loss_decay: Any) -> None:
 
 
 def check_every_k(every_k: Any) -> None:
-  """Raises ValueError unless it is a whole number of at least 1."""
+  """Raises ValueError unless it is an integer of at least 1."""
   is_whole = isinstance(every_k, (int, np.integer))
   if not is_whole or isinstance(every_k, bool) or every_k < 1:
     raise ValueError(
@@ -99,7 +101,7 @@ def check_flag(name: str, given: Any) -> None:
 
 
 def check_choice(name: str, given: Any, allowed: tuple[str, ...]) -> None:
-  """Raises ValueError unless it is one of the allowed words."""
+  """Raises ValueError unless it is one of the allowed strings."""
   if given not in allowed:
     words = ' or '.join(repr(word) for word in allowed)
     raise ValueError(f'`{name}` must be {words}, got {given!r}.')
@@ -119,12 +121,13 @@ def check_accumulator_dtype(given: Any) -> None:
 
 
 def as_loss(value: Any) -> jax.Array:
-  """The argument ``value`` of ``update`` as a float32 scalar."""
+  """Converts the argument ``value`` of ``update`` to a float32 scalar."""
   wanted = '`value` must be the loss of the batch, one real number'
   if value is None:
     raise ValueError(
       f'{wanted}, but it is missing or None. Call'
-      ' `optimizer.update(grads, state, params, value=loss)`.'
+      ' `optimizer.update(grads, state, params, value=loss)`; with Flax Linen,'
+      ' use `optax_lcam.flax.TrainState`.'
     )
   if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
     raise ValueError(f'{wanted}, but it is masked.')
@@ -149,7 +152,7 @@ def _check_real(name: str, given: Any, is_allowed: Any, allowed: str) -> None:
     return
   try:
     valid = _is_real(given) and np.all(is_allowed(np.asarray(given)))
-  except (TypeError, OverflowError):  # for an int that no dtype can hold
+  except (TypeError, OverflowError):  # an int too large for any dtype
     valid = False
   if not valid:
     raise ValueError(f'`{name}` must be {allowed}, got {given!r}.')
@@ -162,13 +165,13 @@ def _is_default(steps_per_epoch: Any) -> bool:
 
 
 def _is_real(x: Any) -> bool:
-  """Whether x is a real number or an array of them; bools are not."""
+  """Whether x is a real number or an array of real numbers, not of bools."""
   if isinstance(x, (jax.Array, np.ndarray, np.generic)):
     if isinstance(x, np.ma.MaskedArray) and np.ma.is_masked(x):
       return False
     if jnp.issubdtype(x.dtype, np.timedelta64):  # an integer to NumPy
       return False
-    # jnp knows bfloat16 and the like as floating, NumPy does not.
+    # NumPy does not consider bfloat16 and other extension types floating.
     return jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(
       x.dtype, jnp.integer
     )

@@ -1,4 +1,6 @@
-"""For Flax Linen. Imports Flax, which ``import optax_lcam`` does not."""
+"""A Flax Linen train state. ``import optax_lcam`` does not import Flax."""
+
+from __future__ import annotations
 
 import functools
 from typing import Any
@@ -9,9 +11,10 @@ import optax
 
 
 class TrainState(train_state.TrainState):
-  """Flax's ``TrainState``, whose ``apply_gradients`` passes on the loss.
+  """Flax's ``TrainState`` with an ``apply_gradients`` that takes the loss.
 
-  Flax's own gives all keywords to ``replace``, and none to the optimizer.
+  The ``apply_gradients`` of Flax passes its keywords to ``replace``, not to the
+  optimizer. This class differs in nothing else.
 
   Examples:
     >>> from flax import linen as nn
@@ -40,22 +43,23 @@ class TrainState(train_state.TrainState):
     grads: Any,
     value: jax.typing.ArrayLike | None = None,
     **kwargs: Any,
-  ) -> 'TrainState':
-    """Applies the optimizer to gradients and loss.
+  ) -> TrainState:
+    """Updates the parameters and the optimizer's state.
 
     Args:
-      grads: Gradients, of the structure and shapes of ``params``.
-      value: shape=(). Loss of the batch; ``None`` is for optimizers that do
-        without.
+      grads: Gradients with the structure and shapes of ``params``.
+      value: The batch loss, shape=(). ``None`` is for optimizers that do not
+        need it.
       **kwargs: Other attributes to replace.
 
     Returns:
-      The state with ``step``, ``params`` and ``opt_state`` updated.
+      The state with updated ``step``, ``params`` and ``opt_state``.
 
     Raises:
-      ValueError: The optimizer is LCAM, and ``value`` is ``None`` or not a
-        scalar.
-      TypeError: The optimizer is LCAM, and ``value`` is not a real number.
+      ValueError: If the optimizer contains LCAM and ``value`` is ``None`` or
+        not a scalar.
+      TypeError: If the optimizer contains LCAM and ``value`` is not a real
+        number.
     """
     tx = optax.with_extra_args_support(self.tx)
     with_value = tx._replace(update=functools.partial(tx.update, value=value))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 import optax_lcam
@@ -158,5 +159,18 @@ def test_a_state_without_lcam_is_named(state, kind):
   with pytest.raises(
     ValueError,
     match=rf'`opt_state` must hold .*loss_controlled`, got a {kind}',
-  ):
+  ) as raised:
     optax_lcam.read(state)
+  assert 'target' not in str(raised.value)
+
+
+@pytest.mark.parametrize('optimizer', [optax_lcam.lcam, optax_lcam.lcam_sgd])
+def test_a_state_restored_without_a_target_says_so(optimizer, tmp_path):
+  params = {'w': jnp.ones(2)}
+  state = optimizer(0.1).init(params)
+  with ocp.StandardCheckpointer() as checkpointer:
+    checkpointer.save(tmp_path / 'state', {'opt_state': state})
+    checkpointer.wait_until_finished()
+    restored = checkpointer.restore(tmp_path / 'state')
+  with pytest.raises(ValueError, match='restore the checkpoint with a target'):
+    optax_lcam.read(restored['opt_state'])
