@@ -87,6 +87,7 @@ _OPCODE = re.compile(r' ?(?P<opcode>[a-z][\w\-]*)\(')
 _OPERAND = re.compile(r'%([\w.\-]+)')
 _CALLED = re.compile(r'\b(calls|to_apply|body|condition)=%?([\w.\-]+)')
 _FRAME = re.compile(r'\bstack_frame_id=(\d+)')
+_SOURCE = re.compile(r'\bsource_file="([^"]*)"')
 _OP_NAME = re.compile(r'\bop_name="((?:[^"\\]|\\.)*)"')
 # The numbers of the values that a computation's parameters stand for.
 _Bound = tuple[int, ...]
@@ -392,6 +393,9 @@ class Module:
 
   def files(self, instruction: Instruction) -> frozenset[str]:
     """The source files on the stack where JAX traced an instruction."""
+    named = _SOURCE.search(instruction.attributes)
+    if named:  # As XLA printed it before it had the tables.
+      return frozenset({named[1]})
     frame = _FRAME.search(instruction.attributes)
     return self._files.get(frame[1], frozenset()) if frame else frozenset()
 
@@ -747,9 +751,7 @@ def _files_of_frames(text: str) -> dict[str, frozenset[str]]:
   return files
 
 
-def _convolution_flops(
-  lhs: Array, rhs: Array, instruction: Instruction
-) -> int:
+def _convolution_flops(lhs: Array, rhs: Array, instruction: Instruction) -> int:
   """FLOP of a convolution as XLA describes it.
 
   Products with what pads an array, or lies between its elements, are not
