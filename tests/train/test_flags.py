@@ -347,7 +347,9 @@ def _assert_answered(line):
   if code == 2:
     assert 'Traceback' not in message
     # It names a flag, or what was given.
-    assert '--' in message or any((word or "''") in message for word in line)
+    assert '--' in message or any(
+      (word and word in message) or repr(word) in message for word in line
+    )
     if not _is_of_tyro(message):
       assert re.match('python -m train: .*\n', message, re.DOTALL)
       if all(word.isprintable() for word in line):
