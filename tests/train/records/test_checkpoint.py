@@ -19,7 +19,6 @@ from train.program.step import StepMetrics
 from train.program.step import TrainState
 from train.records import checkpoint
 
-
 # What Orbax or TensorStore could report to nobody any more.
 pytestmark = pytest.mark.filterwarnings(
   'error::pytest.PytestUnraisableExceptionWarning'
