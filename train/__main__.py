@@ -370,31 +370,29 @@ def _processes_of(flags: RunFlags) -> contextlib.AbstractContextManager[None]:
 
 
 def _check_processes(flags: RunFlags) -> None:
-  given = (flags.coordinator, flags.process_id, flags.process_count)
-  if given == (None, None, None):
+  coordinator, own, count = (
+    flags.coordinator,
+    flags.process_id,
+    flags.process_count,
+  )
+  if coordinator is own is count is None:
     return
-  if flags.distributed or None in given:
+  if flags.distributed or coordinator is None or own is None or count is None:
     raise errors.UsageError(
       '--coordinator, --process-id and --process-count belong together, or'
       ' --distributed alone where the cluster knows them.'
     )
-  assert flags.coordinator is not None
-  assert flags.process_id is not None
-  assert flags.process_count is not None
-  _, _, port = flags.coordinator.rpartition(':')
+  _, _, port = coordinator.rpartition(':')
   if not port.isdecimal() or not 0 < int(port) < 2**16:
     raise errors.UsageError(
       '--coordinator must be HOST:PORT with a port from 1 to 65535, got'
-      f' {flags.coordinator}.'
+      f' {coordinator}.'
     )
-  if flags.process_count < 1:
+  if count < 1:
+    raise errors.UsageError(f'--process-count must be at least 1, got {count}.')
+  if not 0 <= own < count:
     raise errors.UsageError(
-      f'--process-count must be at least 1, got {flags.process_count}.'
-    )
-  if not 0 <= flags.process_id < flags.process_count:
-    raise errors.UsageError(
-      f'--process-id must be from 0 to {flags.process_count - 1}, got'
-      f' {flags.process_id}.'
+      f'--process-id must be from 0 to {count - 1}, got {own}.'
     )
 
 

@@ -1,7 +1,8 @@
 """Every setting of one run: typed, checked, saved and compared.
 
 A :class:`Config` is what the command line makes. :func:`check` refuses what is
-out of range, :func:`resolve` fills in what was left open.
+out of range, :func:`resolve` fills in what was left open and makes a
+:class:`Resolved`.
 """
 
 from collections.abc import Callable, Mapping
@@ -287,6 +288,29 @@ class Config(
   """
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resolved(Config):
+  """Settings in which nothing is open that follows from others.
+
+  What may be ``None`` still says no by it: ``data_dir``, ``train_examples``,
+  ``image_size``, ``loss_decay``, ``horizontal_probability`` and
+  ``steps_per_dispatch``.
+  """
+
+  # Each without the default that it would inherit.
+  learning_rate: float = dataclasses.field()
+  decay_start: float = dataclasses.field()
+  decay_rate: float = dataclasses.field()
+  milestones: tuple[float, ...] = dataclasses.field()
+  warmup_epochs: float = dataclasses.field()
+  cycle_epochs: float = dataclasses.field()
+  init_seed: int = dataclasses.field()
+  order_seed: int = dataclasses.field()
+  augmentation_seed: int = dataclasses.field()
+  dropout_seed: int = dataclasses.field()
+  coin_seed: int = dataclasses.field()
+
+
 @dataclasses.dataclass(frozen=True)
 class Groups:
   """The settings of a run as the command line shows them, in groups."""
@@ -412,17 +436,12 @@ def check(config: Config) -> None:
   )
 
 
-def resolve(config: Config, steps_per_epoch: int) -> Config:
+def resolve(config: Config, steps_per_epoch: int) -> Resolved:
   """Fills in the defaults that depend on other settings.
 
   Args:
     config: As the command line gave it.
     steps_per_epoch: Training steps of one epoch, the short batch included.
-
-  Returns:
-    The configuration without ``None``, but for ``data_dir``,
-    ``train_examples``, ``image_size``, ``loss_decay``,
-    ``horizontal_probability`` and ``steps_per_dispatch``.
 
   Raises:
     UsageError: There are more steps than a counter can hold.
@@ -433,43 +452,27 @@ def resolve(config: Config, steps_per_epoch: int) -> Config:
       f' {steps_per_epoch} steps, got {config.epochs}.'
     )
 
-  def default(name: str, value: Any) -> Any:
-    given = getattr(config, name)
-    return value if given is None else given
-
   epochs = config.epochs
-  decay_start = default('decay_start', epochs / 5)
+  decay_start = epochs / 5 if config.decay_start is None else config.decay_start
   decay_steps = max(1.0, (epochs - decay_start) * steps_per_epoch)
-  return dataclasses.replace(
-    config,
-    learning_rate=default(
-      'learning_rate', optimizers.get(config).learning_rate
-    ),
-    decay_start=decay_start,
-    decay_rate=default(
-      'decay_rate', _PAPER_DECAY_RATE ** (_PAPER_DECAY_STEPS / decay_steps)
-    ),
-    milestones=default(
-      'milestones', (epochs / 5, 2 * epochs / 5, 3 * epochs / 5)
-    ),
-    warmup_epochs=default(
-      'warmup_epochs',
-      0.3 * epochs if config.schedule == 'one-cycle' else 0.05 * epochs,
-    ),
-    cycle_epochs=default('cycle_epochs', epochs / 5),
-    init_seed=default('init_seed', config.seed),
-    order_seed=default('order_seed', config.seed),
-    augmentation_seed=default('augmentation_seed', config.seed),
-    dropout_seed=default('dropout_seed', config.seed),
-    coin_seed=default('coin_seed', config.seed),
-  )
+  filled: dict[str, Any] = {
+    'learning_rate': optimizers.get(config).learning_rate,
+    'decay_start': decay_start,
+    'decay_rate': _PAPER_DECAY_RATE ** (_PAPER_DECAY_STEPS / decay_steps),
+    'milestones': (epochs / 5, 2 * epochs / 5, 3 * epochs / 5),
+    'warmup_epochs': (0.3 if config.schedule == 'one-cycle' else 0.05) * epochs,
+    'cycle_epochs': epochs / 5,
+    **dict.fromkeys(SEEDS, config.seed),
+  }
+  given = {k: v for k, v in as_dict(config).items() if v is not None}
+  return Resolved(**{**as_dict(config), **filled, **given})
 
 
-def notes(config: Config, examples: int) -> list[str]:
+def notes(config: Resolved, examples: int) -> list[str]:
   """What of the settings is allowed, and hardly meant.
 
   Args:
-    config: A resolved configuration.
+    config: The settings.
     examples: Images to train on.
 
   Returns:
@@ -483,7 +486,7 @@ def notes(config: Config, examples: int) -> list[str]:
     )
   late: dict[str, tuple[str, Any]] = {
     'exponential': ('decay_start', config.decay_start),
-    'steps': ('milestones', max(known(config.milestones), default=0)),
+    'steps': ('milestones', max(config.milestones, default=0)),
     'warm-up': ('warmup_epochs', config.warmup_epochs),
   }
   name, epoch = late.get(config.schedule, ('', 0))
@@ -493,12 +496,6 @@ def notes(config: Config, examples: int) -> list[str]:
       f' after --epochs {config.epochs}.'
     )
   return found
-
-
-def known(value: _T | None) -> _T:
-  """A setting that :func:`resolve` has filled in."""
-  assert value is not None
-  return value
 
 
 def as_dict(config: Config) -> dict[str, Any]:
@@ -542,6 +539,22 @@ def from_json(content: Mapping[str, Any]) -> Config:
   return Config(**settings)
 
 
+def resolved_from_json(content: Mapping[str, Any], where: str) -> Resolved:
+  """The settings of a run that has begun; see :func:`from_json`.
+
+  Args:
+    content: Checked values of all settings.
+    where: Names the run.
+
+  Raises:
+    UsageError: One is open.
+  """
+  for name in Resolved.__annotations__:
+    if content[name] is None:
+      raise errors.UsageError(f'{where} does not say the setting {name}.')
+  return Resolved(**as_dict(from_json(content)))
+
+
 # Settings that change where or how fast a run computes, not what.
 FREE_TO_CHANGE = frozenset(
   {
@@ -557,7 +570,7 @@ FREE_TO_CHANGE = frozenset(
 )
 
 
-def of_all_processes(resolved: Config) -> dict[str, Any]:
+def of_all_processes(resolved: Resolved) -> dict[str, Any]:
   """The settings by flag that must be the same in all processes of a run."""
   return {
     flag(name): value
@@ -567,7 +580,7 @@ def of_all_processes(resolved: Config) -> dict[str, Any]:
 
 
 def differences(
-  given: Config, resolved: Config, saved: dict[str, Any]
+  given: Config, resolved: Resolved, saved: dict[str, Any]
 ) -> list[str]:
   """Settings in which a configuration differs from a saved one.
 
