@@ -61,14 +61,13 @@ def _write_experiments(out: pathlib.Path) -> None:
   from train.report import paper
 
   lines = [
-    '| experiment | what it is | time of one run | the paper, % |',
+    '| experiment | what it is | time of one run | published, % |',
     '| --- | --- | --- | --: |',
   ]
   lines += [
-    f'| `{e.name}` | {e.summary} | {e.duration} |'
-    f' {paper.TABLE_1.get(e.name, "–")} |'
+    f'| `{e.name}` | {e.summary} | {e.duration} | {paper.published(e) or "–"} |'
     for e in experiments.EXPERIMENTS.values()
-    if e.scale is not experiments.SMALL
+    if e.scale in (experiments.OWN, experiments.PAPER)
   ]
   (out / 'experiments.md').write_text('\n'.join(lines) + '\n')
 
@@ -77,10 +76,6 @@ def _copy_from_repository(out: pathlib.Path) -> None:
   """Pages and pictures that have their place elsewhere."""
   for name in ('CONTRIBUTING.md', 'CHANGELOG.md'):
     shutil.copy(_REPOSITORY / name, out / name)
-  for picture in ('claims', 'small-claims', 'small-figure4'):
-    path = _REPOSITORY / 'results' / f'{picture}.png'
-    if path.exists():
-      shutil.copy(path, out / path.name)
   notebook = _REPOSITORY / 'examples' / 'one_epoch.ipynb'
   shutil.copy(notebook, _DOCS / notebook.name)
 

@@ -45,7 +45,6 @@ minute on two CPU cores and needs no files. `python -m train run --help` shows
 the flags of a run.
 """
 
-_MAIN_EXPERIMENTS = ('digits-lcam', 'digits-fixed')
 _MAIN_SEEDS = 3
 _MOST_SEEDS = 10_000
 
@@ -284,7 +283,7 @@ def _start_jax(configs: Iterable[config_lib.Config] = ()) -> None:
 
 def _main_job(argv: list[str], started: float) -> int:
   flags = command_line.parse(MainFlags, argv, 'python -m train')
-  arms = [experiments.get(name) for name in _MAIN_EXPERIMENTS]
+  arms = experiments.members(experiments.OWN, 'digits')
   _start_jax(arm.config for arm in arms)
   with interruption.importing():
     from train import report
@@ -296,7 +295,7 @@ def _main_job(argv: list[str], started: float) -> int:
     flags.run_dir,
     progress.console(),
   )
-  if len(failed) == _MAIN_SEEDS * len(_MAIN_EXPERIMENTS):
+  if len(failed) == _MAIN_SEEDS * len(arms):
     return 1  # Each has said why.
   print(report.write([flags.run_dir], flags.run_dir))
   print(

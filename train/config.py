@@ -85,6 +85,9 @@ class DataSettings:
   normalization: Literal['dataset', 'imagenet'] = 'dataset'
   """Whose channel means and deviations: imagenet is the authors' choice."""
 
+  padding: Literal['zeros', 'reflection'] = 'zeros'
+  """What a crop shows beyond the image: zeros, as the authors' program has it,
+  or the image mirrored at its edge, as the WRN paper has it."""
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
