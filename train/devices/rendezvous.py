@@ -63,17 +63,17 @@ def meet(
     'who': f'process {os.getpid()} on {socket.gethostname()}',
   }
   if process_id != 0:
-    wrong = _report(coordinator, own, seconds, deadline)
     bind = None
+    wrong = _report(coordinator, own, seconds, deadline)
   else:
     try:
       sockets, bind = _listen(coordinator, everywhere)
     except OSError as error:
       if error.errno == errno.EADDRINUSE:
         # By another process 0, which should hear of this one?
-        wrong = _ask(coordinator, own, _GREETING_SECONDS)
-        if wrong:
-          raise errors.UsageError(wrong) from error
+        told = _ask(coordinator, own, _GREETING_SECONDS)
+        if told:
+          raise errors.UsageError(told) from error
       reason = error.strerror
       if not isinstance(error, socket.gaierror):
         reason = os.strerror(error.errno or 0)  # Python adds the address.
@@ -144,7 +144,7 @@ async def _lead(
   there = {0: own}
   verdict: asyncio.Future[str] = asyncio.get_running_loop().create_future()
   all_there, closed = asyncio.Event(), asyncio.Event()
-  answers = set()
+  answers: set[asyncio.Task[None]] = set()
 
   def conclude(wrong: str) -> None:
     if len(there) == count:
@@ -170,7 +170,6 @@ async def _lead(
   async def answer(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter
   ) -> None:
-    task = asyncio.current_task()
     try:
       writer.write(_GREETING)
       try:
@@ -179,6 +178,8 @@ async def _lead(
       except (ValueError, KeyError, TypeError):
         return  # Somebody else, such as a scan of ports.
       conclude(wrong)
+      task = asyncio.current_task()
+      assert task is not None
       answers.add(task)
       told = wrong or await asyncio.shield(verdict)
       if not told:

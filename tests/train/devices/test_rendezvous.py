@@ -37,9 +37,7 @@ def _meet(port, *members, host='localhost'):
 
   def join(process, count):
     try:
-      bind = rendezvous.meet(
-        f'{host}:{port}', process, count, seconds=_SECONDS
-      )
+      bind = rendezvous.meet(f'{host}:{port}', process, count, seconds=_SECONDS)
     except errors.UsageError as error:
       return str(error)
     if process == 0:
@@ -72,9 +70,10 @@ def test_missing_processes_are_named_in_all(port):
   started = time.monotonic()
   told = _meet(port, (0, 4), (2, 4))
   assert time.monotonic() - started < _SECONDS + 2
-  assert told == [
-    '2 of 4 processes are missing after 2 seconds: --process-id 1, 3.'
-  ] * 2
+  assert (
+    told
+    == ['2 of 4 processes are missing after 2 seconds: --process-id 1, 3.'] * 2
+  )
 
 
 def test_an_id_that_is_there_twice_ends_all_at_once(port):
@@ -95,10 +94,14 @@ def test_two_first_processes_end_all_at_once(port):
 
 def test_different_counts_end_all_at_once(port):
   told = _meet(port, (0, 3), (1, 2))
-  assert told == [
-    '--process-count must be the same in all processes, but is 3 in process 0'
-    ' and 2 in process 1.'
-  ] * 2
+  assert (
+    told
+    == [
+      '--process-count must be the same in all processes, but is 3 in process 0'
+      ' and 2 in process 1.'
+    ]
+    * 2
+  )
 
 
 def _program(kind):
@@ -149,23 +152,26 @@ def test_there_is_no_first_process(port, host, why):
 
 
 def test_the_first_process_ends_meanwhile(port):
-  with socket.create_server(('localhost', port)) as listening:
-    with futures.ThreadPoolExecutor(1) as pool:
-      other = pool.submit(
-        rendezvous.meet, f'localhost:{port}', 1, 2, seconds=_SECONDS
-      )
-      connection, _ = listening.accept()
-      connection.sendall(b'optax-lcam\n')
-      connection.recv(4096)
-      connection.close()
-      with pytest.raises(errors.UsageError, match='Process 0 has ended before'):
-        other.result()
+  with (
+    socket.create_server(('localhost', port)) as listening,
+    futures.ThreadPoolExecutor(1) as pool,
+  ):
+    other = pool.submit(
+      rendezvous.meet, f'localhost:{port}', 1, 2, seconds=_SECONDS
+    )
+    connection, _ = listening.accept()
+    connection.sendall(b'optax-lcam\n')
+    connection.recv(4096)
+    connection.close()
+    with pytest.raises(errors.UsageError, match='Process 0 has ended before'):
+      other.result()
 
 
 def test_strangers_at_the_port_are_no_processes(port):
   """Scans of ports, health checks: they neither count nor disturb."""
   sent = [b'', b'\n', b'GET / HTTP/1.1\r\n\r\n', b'[1]\n', b'{"process": 1}\n',
-          b'{"process": {}, "count": 2}\n', bytes(10**5), b'[' * 10**5 + b'\n']  # fmt: skip
+          b'{"process": {}, "count": 2}\n', bytes(10**5),
+          b'[' * 10**5 + b'\n']  # fmt: skip
 
   def disturb():
     for content in sent:
