@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from typing import Any
 
 _DOCS = pathlib.Path(__file__).parent
@@ -32,7 +33,16 @@ html_theme = 'furo'
 html_title = 'optax-lcam'
 html_static_path = ['_static']
 html_css_files = ['mathml.css']
-html_theme_options = {'navigation_with_keys': True}
+html_theme_options: dict[str, Any] = {'navigation_with_keys': True}
+_pyproject = tomllib.loads((_REPOSITORY / 'pyproject.toml').read_text('utf-8'))
+if _address := _pyproject['tool']['hatch']['metadata']['hooks']['custom'][
+  'repository'
+]:
+  html_theme_options |= {
+    'source_repository': _address,
+    'source_branch': 'HEAD',
+    'source_directory': 'docs/',
+  }
 html_math_renderer = 'mathml'
 
 myst_enable_extensions = ['dollarmath', 'colon_fence', 'attrs_inline']
@@ -43,8 +53,7 @@ nb_execution_raise_on_error = True
 nb_execution_timeout = 120
 
 autodoc_member_order = 'bysource'
-autodoc_typehints = 'none'  # They stand in the signature and in Args.
-autodoc_preserve_defaults = True
+autodoc_typehints_format = 'short'
 # Signatures show these names, not the unions that they stand for.
 autodoc_type_aliases = {
   'jax.typing.ArrayLike': 'ArrayLike',

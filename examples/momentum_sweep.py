@@ -3,8 +3,8 @@
     python examples/momentum_sweep.py
 
 Both momenta may be traced, so that all pairs, with several seeds each, train in
-one program. Writes momentum_sweep.png, a heat map of the mean test errors. A few
-seconds on a CPU.
+one program. Writes momentum_sweep.png, a heat map of the mean test errors.
+Takes a few seconds on a CPU.
 """
 
 import jax

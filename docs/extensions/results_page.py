@@ -55,7 +55,9 @@ def with_results(readme: str, results: str) -> str:
   shown = '\n\n'.join(filter(None, parts))
   # Links of the results are relative to their folder.
   shown = re.sub(r'\]\((?!https?:|#)', '](results/', shown)
-  return _MARKERS.sub(lambda found: f'{found[1]}\n{shown}\n\n{found[2]}', readme)
+  return _MARKERS.sub(
+    lambda found: f'{found[1]}\n{shown}\n\n{found[2]}', readme
+  )
 
 
 def _lead(results: str) -> list[str]:
