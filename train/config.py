@@ -89,6 +89,7 @@ class DataSettings:
   """What a crop shows beyond the image: zeros, as the authors' program has it,
   or the image mirrored at its edge, as the WRN paper has it."""
 
+
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
   """What is trained."""
