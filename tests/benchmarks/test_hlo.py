@@ -92,7 +92,8 @@ def test_collectives_are_read_from_the_text():
     '%all-reduce.1 = (f32[3,3]{1,0}, bf16[8]{0:T(128)(2,1)}) all-reduce(%a,'
     ' %a), channel_id=1',
     '%x = f32[] all-reduce-start(%a), channel_id=2',
-    '%y = (f32[8]{0}, f32[64]{0}) all-gather-start(%a), dimensions={0}',
+    '%y = (f32[9]{0}, f32[64]{0}) all-gather-start(%a), dimensions={0}',
+    '%w = ((f32[9]{0}), f32[9]{0}) all-reduce-start(%a), channel_id=3',
     '%d = f32[64]{0} all-gather-done(%y)',
     'ROOT %z = f32[3,3]{1,0} add(%a, %a)',
   )
@@ -100,6 +101,7 @@ def test_collectives_are_read_from_the_text():
     ('all-reduce', 'bfloat16+float32', 36 + 16),
     ('all-reduce', 'float32', 4),
     ('all-gather', 'float32', 256),
+    ('all-reduce', 'float32', 36),
   ]
 
 
