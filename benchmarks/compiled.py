@@ -16,15 +16,13 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from typing import Any
-
-import tyro
+from typing import Annotated, Any
 
 from benchmarks import harness
 from benchmarks import targets
+from train import command_line
 from train import config as config_lib
 from train import errors
-from train import flags as flags_lib
 
 _PROG = 'python -m benchmarks.compiled'
 _REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -34,19 +32,22 @@ Settings = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags:
-  """Compile the program of a run for accelerators that need not be here, and
-  say what is in it.
+class Flags(config_lib.Groups):
+  """Compile the program of a run for a TPU or GPU that need not be present, and
+  count what it consists of.
   """
 
-  config: tyro.conf.OmitArgPrefixes[config_lib.Config]
-  target: str | None = None
-  """What to compile for, such as tpu:v5e:1x1, tpu:v5e:4x4, tpu:v6e:2x2,
-  gpu:h100 or gpu:h100:8. Default: the programs of the README."""
-  steps: int | None = None
-  """Training steps in one dispatch. Default: as many as the run has."""
-  out: pathlib.Path | None = None
-  """A JSON file to write. Default: none."""
+  target: Annotated[
+    str | None, command_line.default('the programs of the README')
+  ] = None
+  """The devices, such as tpu:v5e:1x1, tpu:v5e:4x4, tpu:v6e:2x2, gpu:h100 or
+  gpu:h100:8."""
+  steps: Annotated[
+    int | None, command_line.default('as many as the run has')
+  ] = None
+  """Training steps in one dispatch."""
+  out: Annotated[pathlib.Path | None, command_line.default('none')] = None
+  """A JSON file to write."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -460,8 +461,8 @@ def main(argv: Sequence[str]) -> int:
     if given <= {'--quick', '--out'}:
       harness.main('compiled', measure, tables)
       return 0
-    flags = flags_lib.parse(
-      Flags, argv, _PROG, default=Flags(config=config_lib.Config())
+    flags = command_line.parse(
+      Flags, argv, _PROG, default=Flags.of(config_lib.Config())
     )
     if flags.target is None:
       raise errors.UsageError(f'--target must be {targets.ALLOWED}, got none.')

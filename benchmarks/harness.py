@@ -140,9 +140,21 @@ def environment() -> dict[str, Any]:
     'python': platform.python_version(),
     'versions': versions,
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
+    **when(),
+  }
+
+
+def when() -> dict[str, str]:
+  """The date and the commit of a part of a record that is older than others."""
+  return {
     'date': datetime.date.today().isoformat(),
     'commit': _commit(),
   }
+
+
+def of(when: Mapping[str, str]) -> str:
+  """What :func:`when` gives, in words."""
+  return f'{when["date"]}, commit {when["commit"]}'
 
 
 def describe(environment: Mapping[str, Any]) -> str:

@@ -6,11 +6,15 @@ is that of the programs compiled for an H100, from the record of
 `benchmarks.compiled`; the time is that of a small network's steps here.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from benchmarks import compiled
 from benchmarks import harness
 from benchmarks import workload
 
 _REMAT = {'as it is': False, '--remat': True}
+NETWORK = 'H100, WRN-28-10, batch 128'
 _PROGRAM = 'H100, WRN-28-10'
 _PROGRAMS = {
   'float32, as it is': f'{_PROGRAM}, float32',
@@ -23,11 +27,6 @@ _READ = ('peak_bytes', 'temporary_bytes', 'argument_bytes', 'flops')
 
 def measure(quick: bool) -> harness.Results:
   """Reads the plan for each kind of step, and times some."""
-  recorded = compiled.recorded()
-  programs = {
-    title: {field: recorded[name][field] for field in _READ}
-    for title, name in _PROGRAMS.items()
-  }
   small = (10, 1, 8) if quick else (16, 2, 64)
   steps = {
     name: workload.start(workload.of_network(*small, remat=remat))
@@ -39,11 +38,24 @@ def measure(quick: bool) -> harness.Results:
     seconds=15,
   )
   return {
-    'network': 'H100, WRN-28-10, batch 128',
-    'programs': programs,
+    'network': NETWORK,
+    'programs': programs(compiled.recorded()),
+    'when': harness.when(),
     'timed_network': _name(*small),
     'seconds': {name: harness.summarize(s) for name, s in samples.items()},
     'remat_to_plain': harness.ratio(samples['--remat'], samples['as it is']),
+  }
+
+
+def programs(recorded: Mapping[str, Any]) -> dict[str, Any]:
+  """What is shown of the compiled programs.
+
+  Args:
+    recorded: See :func:`benchmarks.compiled.recorded`.
+  """
+  return {
+    title: {field: recorded[name][field] for field in _READ}
+    for title, name in _PROGRAMS.items()
   }
 
 
@@ -75,7 +87,11 @@ def tables(results: harness.Results) -> str:
     ],
   )
   times = harness.table(
-    [f'{results["timed_network"]}, float32', 'ms a step', 'to the first'],
+    [
+      f'{results["timed_network"]}, float32, {harness.of(results["when"])}',
+      'ms a step',
+      'to the first',
+    ],
     [
       ['as it is', harness.spread(results['seconds']['as it is'], 1, 1e3), '1'],
       [

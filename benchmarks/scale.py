@@ -59,18 +59,29 @@ _IMAGES = 128
 
 def measure(quick: bool) -> harness.Results:
   """Predicts steps, and times what the model needs to be held against."""
-  programs = compiled.recorded()
-  predictions: dict[str, Any] = {
+  return {
+    'model': predictions(compiled.recorded()),
+    'here': _measure_here(quick) | {'when': harness.when()},
+  }
+
+
+def predictions(programs: Mapping[str, Any]) -> dict[str, Any]:
+  """Predicted steps by network.
+
+  Args:
+    programs: Compiled ones, see :func:`benchmarks.compiled.recorded`.
+  """
+  return {
     network: [
       {'machine': machine, **prediction}
       for machine, (counts, name) in _PREDICTED.items()
+      if f'{name}, {network}' in programs
       for prediction in _predictions(
         MACHINES[machine], programs[f'{name}, {network}'], counts
       )
     ]
     for network in _NETWORKS
   }
-  return {'model': predictions, 'here': _measure_here(quick)}
 
 
 def tables(results: harness.Results) -> str:
@@ -130,7 +141,8 @@ def tables(results: harness.Results) -> str:
     ],
   )
   ceilings = (
-    f'Ceilings here: {here["flops_per_second"]["median"] / 1e9:.0f} GFLOP/s in'
+    f'Ceilings here, {harness.of(here["when"])}:'
+    f' {here["flops_per_second"]["median"] / 1e9:.0f} GFLOP/s in'
     f' a float32 product of {here["matrix"]}² matrices,'
     f' {here["bytes_per_second"]["median"] / 1e9:.1f} GB/s in a copy.'
   )

@@ -69,7 +69,6 @@ def test_a_missing_package_is_one_sentence(target, monkeypatch, capsys):
     (['--target', 'gpu:b200'], 'gpu:h100'),
     (['--target', 'gpu:h100', '--steps', '0'], '--steps must be from 1'),
     (['--target', 'gpu:h100', '--depth', '11'], '--depth must be 6n + 4'),
-    (['--target', 'gpu:h100', '--dephts', '10'], "Did you mean '--depth'"),
     (['--depth', '10'], '--target must be tpu:GENERATION'),
   ],
 )
