@@ -5,7 +5,6 @@ import pathlib
 import re
 import shutil
 import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -22,7 +21,7 @@ _TEXT = (_REPOSITORY / 'CONTRIBUTING.md').read_text()
 def changed(tmp_path_factory):
   """A copy of the program with all that the page adds to it."""
   root = tmp_path_factory.mktemp('copy')
-  for package in ('models', 'train'):
+  for package in ('models', 'optax_lcam', 'train'):
     shutil.copytree(_REPOSITORY / package, root / package)
   for diff in re.findall(r'```diff\n(.*?)```', _TEXT, re.DOTALL):
     name, *lines = diff.splitlines()
@@ -39,14 +38,7 @@ def changed(tmp_path_factory):
 
 
 def _train(root, *arguments):
-  environment = {**processes.environment(), 'PYTHONPATH': str(_REPOSITORY)}
-  return subprocess.run(
-    [sys.executable, '-m', 'train', *map(str, arguments)],
-    cwd=root,
-    env=environment,
-    capture_output=True,
-    text=True,
-  )
+  return processes.train(*arguments, cwd=root)
 
 
 def _run(root, dataset, data_dir, run_dir):

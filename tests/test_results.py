@@ -26,8 +26,8 @@ def committed_arms(committed):
   return records.group_into_arms(committed.runs)
 
 
-def test_the_report_is_what_the_program_makes(tmp_path):
-  text = report.write([_RESULTS], tmp_path, 'README.md')
+def test_the_report_is_what_the_program_makes(committed, tmp_path):
+  text = report.write_found(committed, tmp_path, 'README.md')
   assert (_RESULTS / 'README.md').read_text('utf-8') == text
   made_json = (tmp_path / 'report.json').read_text('utf-8')
   assert (_RESULTS / 'report.json').read_text('utf-8') == made_json
