@@ -3,5 +3,6 @@
 from train.data.dataset import Dataset
 from train.data.dataset import Split
 from train.data.load import load
+from train.data.load import of_run
 
-__all__ = ['Dataset', 'Split', 'load']
+__all__ = ['Dataset', 'Split', 'load', 'of_run']
