@@ -29,6 +29,7 @@ from typing import (
 
 from train import config as config_lib
 from train import errors
+from train import experiments
 
 Note = Callable[[str], object]
 """Is told of a field that this version does not know, as `FIELD of FILE`."""
@@ -59,14 +60,19 @@ _NotNegative = Annotated[float, Range((0, math.inf))]
 
 
 class EpochRow(TypedDict):
-  """A line of metrics.jsonl. ``None``: not finite, or there is none."""
+  """A line of metrics.jsonl. ``None``: not finite, or there is none.
+
+  Epochs after which nothing was tested lack the figures of tests.
+  """
 
   epoch: _Count
   step: _Count
   train_loss: float | None
   train_error: NotRequired[_Percent]
-  test_loss: float | None
-  test_error: _Percent
+  test_loss: NotRequired[float | None]
+  test_error: NotRequired[_Percent]
+  validation_loss: NotRequired[float | None]
+  validation_error: NotRequired[_Percent]
   learning_rate: _NotNegative
   horizontal_fraction: _Share | None
   mean_momentum: NotRequired[_Share | None]
@@ -500,7 +506,7 @@ def check_agreement(
   )
   if status != 'incomplete':
     last: Mapping[str, Any] = rows[-1] if rows else {'epoch': 0, 'step': 0}
-    errors_ = [row['test_error'] for row in rows]
+    errors_ = [row['test_error'] for row in rows if 'test_error' in row]
     for name, value in (
       ('epochs', last['epoch']),
       ('steps', last['step']),
@@ -512,6 +518,15 @@ def check_agreement(
         said == value,
         f'summary.json has {name} {said}, and metrics.jsonl {value}',
       )
+  if status == 'done':
+    read_off = experiments.read_off_epoch(
+      experiments.of_record(config), len(rows)
+    )
+    require(
+      'test_error' in rows[read_off - 1],
+      f'metrics.jsonl lacks the test error of epoch {read_off}, which is read'
+      ' off',
+    )
   if steps is None:
     return
   # The steps of an epoch are written before its row.
