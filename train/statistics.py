@@ -39,7 +39,6 @@ import numpy as np
 from scipy import optimize
 from scipy import stats
 from statsmodels.regression import linear_model
-from statsmodels.stats import multitest
 
 FAMILY_ERROR = 0.05
 """Probability of any false statement of one kind in a family."""
@@ -317,8 +316,7 @@ def judge(family: Sequence[Estimate]) -> list[Judgement]:
   """
   tested = [i for i, e in enumerate(family) if not math.isnan(e.error)]
   raw = [_p_value(family[i]) for i in tested]
-  holm = multitest.multipletests(raw, method='holm')[1] if tested else []
-  p_values = dict(zip(tested, map(float, holm), strict=True))
+  p_values = dict(zip(tested, _holm(raw), strict=True))
   judged = []
   for i, estimate in enumerate(family):
     p = p_values.get(i, math.nan)
@@ -330,6 +328,16 @@ def judge(family: Sequence[Estimate]) -> list[Judgement]:
     verdict = decide(estimate.difference, p, low, high, estimate.margin)
     judged.append(Judgement(estimate, low, high, p, verdict, len(tested)))
   return judged
+
+
+def _holm(p_values: Sequence[float]) -> list[float]:
+  # statsmodels' multipletests collects all garbage at each call, which took a
+  # third of the time of a report.
+  order = np.argsort(p_values)
+  steps = np.take(p_values, order) * np.arange(len(order), 0, -1)
+  adjusted = np.empty(len(order))
+  adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+  return [float(p) for p in adjusted]
 
 
 def _p_value(estimate: Estimate) -> float:

@@ -102,7 +102,7 @@ class Program:
   single run has no such axis: `jax.vmap` makes convolutions slower on a CPU.
 
   Args:
-    configs: The resolved settings of the members, see :func:`can_share`.
+    configs: The settings of the members, see :func:`can_share`.
     dataset: Their images.
     devices: The devices that a batch is spread over. Default: all.
     optimizer: In place of the one that the settings name.
@@ -116,7 +116,7 @@ class Program:
 
   def __init__(
     self,
-    configs: Sequence[config_lib.Config],
+    configs: Sequence[config_lib.Resolved],
     dataset: dataset_lib.Dataset,
     *,
     devices: Sequence[jax.Device] | None = None,
