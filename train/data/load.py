@@ -37,7 +37,7 @@ def load(
   """
   reader = importlib.import_module(f'train.data.{sources.get(name).reader}')
   splits: dataset.Splits = reader.load(name, data_dir)
-  return prepare(name, splits, train_examples, image_size)
+  return prepare(name, splits, train_examples, image_size, validation_examples)
 
 
 def prepare(
@@ -45,6 +45,7 @@ def prepare(
   splits: dataset.Splits,
   train_examples: int | None = None,
   image_size: int | None = None,
+  validation_examples: int | None = None,
 ) -> dataset.Dataset:
   """The data set that :func:`load` makes of what a reader gave."""
   source = sources.get(name)

@@ -173,6 +173,9 @@ class _Interval(TypedDict):
 class _ProbedPair(TypedDict):
   name: str
   role: Literal['fixed', 'horizontal', 'vertical']
+  horizontal_momentum: float
+  vertical_momentum: float
+  horizontal_fraction: float
   errors: list[float | None]
   error: _Interval | None
 
@@ -197,6 +200,8 @@ class _TractionSettings(TypedDict):
   quick_curvature: float
   slow_curvature: float
   coupling: float
+  learning_rate: float
+  noise: float
 
 
 class _TractionArm(TypedDict):
@@ -227,12 +232,37 @@ class _TractionComparison(TypedDict):
   slow_distance: _Coupling
 
 
+class _OtherArm(TypedDict):
+  kind: str
+  horizontal: float
+  vertical: float
+  coupled: bool
+  speed_correlation_to: _Estimate
+  speed_correlation_from: _Estimate
+
+
+class _OtherComparison(TypedDict):
+  pair: str
+  control: Literal['coin', 'fixed']
+  quick_movement: NotRequired[_Coupling]
+  slow_movement: NotRequired[_Coupling]
+  quick_distance: NotRequired[_Coupling]
+  slow_distance: NotRequired[_Coupling]
+
+
+class _TractionOther(TypedDict):
+  changes: dict[str, float]
+  arms: list[_OtherArm]
+  comparisons: list[_OtherComparison]
+
+
 class Traction(TypedDict):
   """traction.json, as far as the report reads it."""
 
   settings: _TractionSettings
   arms: list[_TractionArm]
   comparisons: list[_TractionComparison]
+  others: NotRequired[list[_TractionOther]]
   paths: dict[str, list[list[float]]]
 
 
