@@ -41,8 +41,8 @@ class Network:
   """Whether ``build`` also takes ``conv_general_dilated``, a function with the
   signature of :func:`jax.lax.conv_general_dilated`."""
   normalizes: bool = False
-  """Whether ``build`` also takes ``batch_norm_parts``, the number of equal parts
-  of the batch that batch norm takes separate statistics of."""
+  """Whether ``build`` also takes ``batch_norm_parts``, the number of equal
+  parts of the batch that batch norm takes separate statistics of."""
 
   def build(self, **arguments: Any) -> Any:
     return self._load().build(**arguments)

@@ -102,7 +102,7 @@ class Program:
   single run has no such axis: `jax.vmap` makes convolutions slower on a CPU.
 
   Args:
-    configs: The resolved settings of the members, see :func:`can_share`.
+    configs: The settings of the members, see :func:`can_share`.
     dataset: Their images.
     devices: The devices that a batch is spread over. Default: all.
     optimizer: In place of the one that the settings name.
@@ -116,7 +116,7 @@ class Program:
 
   def __init__(
     self,
-    configs: Sequence[config_lib.Config],
+    configs: Sequence[config_lib.Resolved],
     dataset: dataset_lib.Dataset,
     *,
     devices: Sequence[jax.Device] | None = None,
@@ -160,6 +160,7 @@ class Program:
         examples=self.examples,
         crop_padding=dataset.crop_padding,
         flip=dataset.flip,
+        reflect=config.padding == 'reflection',
         deterministic=config.deterministic,
         members=len(configs),
         devices=self.devices,
@@ -522,6 +523,7 @@ class _Structure:
   examples: int
   crop_padding: int
   flip: bool
+  reflect: bool
   deterministic: bool
   members: int
   devices: tuple[jax.Device, ...]
@@ -555,6 +557,7 @@ class _Functions:
       image_shape=structure.image_shape,
       crop_padding=structure.crop_padding,
       flip=structure.flip,
+      reflect=structure.reflect,
       batch_sharding=by_batch,
     )
     over_members = functools.partial(_over_members, structure.members)
