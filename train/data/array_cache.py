@@ -1,9 +1,9 @@
 """Decoded arrays on disk, with checksums.
 
 An entry is a folder of .npy files and a manifest with the SHA-256 of each. It
-is complete or absent: it is written elsewhere and renamed into place, so two
-programs that build it at once do no harm to each other. An entry that does not
-match its manifest is built again.
+is complete or absent: it is written elsewhere and renamed into place, so that
+concurrent builds are safe. An entry that does not match its manifest is built
+again.
 """
 
 from collections.abc import Callable
@@ -23,11 +23,11 @@ _MANIFEST = 'manifest.json'
 
 
 def load_or_build(key: str, build: Callable[[], Arrays]) -> Arrays:
-  """The arrays of an entry, built and kept where it is absent or damaged.
+  """Returns the arrays of an entry; builds it if it is absent or damaged.
 
   Args:
     key: Name of the entry; it must change with the source of the arrays.
-    build: Makes the arrays.
+    build: Computes the arrays.
 
   Returns:
     Arrays by name.
@@ -41,7 +41,7 @@ def load_or_build(key: str, build: Callable[[], Arrays]) -> Arrays:
 
 
 def root() -> pathlib.Path:
-  """The folder of all entries, in the user's cache folder."""
+  """The folder of all entries, in the user's cache directory."""
   return platformdirs.user_cache_path('optax-lcam') / 'arrays'
 
 
@@ -64,7 +64,7 @@ def _write(entry: pathlib.Path, arrays: Arrays) -> None:
     entry.parent.mkdir(parents=True, exist_ok=True)
     unfinished = pathlib.Path(tempfile.mkdtemp(dir=entry.parent))
   except OSError:
-    return  # Nowhere to keep them: the next run decodes again.
+    return  # The cache cannot be written: the next run decodes again.
   try:
     manifest = {}
     for name, array in arrays.items():
@@ -75,7 +75,7 @@ def _write(entry: pathlib.Path, arrays: Arrays) -> None:
       json.dumps(manifest, indent=1), encoding='utf-8', newline='\n'
     )
     if entry.exists():
-      # Damaged, or finished by another program in the meantime.
+      # Damaged, or completed by another process in the meantime.
       os.replace(entry, unfinished.with_suffix('.old'))
     os.replace(unfinished, entry)
   except OSError:
