@@ -85,14 +85,13 @@ def _write_experiments(out: pathlib.Path) -> None:
   from train.report import paper
 
   lines = [
-    '| experiment | what it is | time of one run | the paper, % |',
+    '| experiment | what it is | time of one run | published, % |',
     '| --- | --- | --- | --: |',
   ]
   lines += [
-    f'| `{e.name}` | {e.summary} | {e.duration} |'
-    f' {paper.TABLE_1.get(e.name, "–")} |'
+    f'| `{e.name}` | {e.summary} | {e.duration} | {paper.published(e) or "–"} |'
     for e in experiments.EXPERIMENTS.values()
-    if e.scale is not experiments.SMALL
+    if e.scale in (experiments.OWN, experiments.PAPER)
   ]
   (out / 'experiments.md').write_text('\n'.join(lines) + '\n')
 

@@ -18,13 +18,13 @@ import os
 import pathlib
 import sys
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
+from train import command_line
 from train import config as config_lib
 from train import experiments
-from train import flags as flags_lib
 from train import progress
 from train import sources
 from train import studies
@@ -45,7 +45,6 @@ minute on two CPU cores and needs no files. `python -m train run --help` shows
 the flags of a run.
 """
 
-_MAIN_EXPERIMENTS = ('digits-lcam', 'digits-fixed')
 _MAIN_SEEDS = 3
 _MOST_SEEDS = 10_000
 
@@ -59,63 +58,67 @@ class MainFlags:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFlags:
+class RunFlags(config_lib.Groups):
   """Train one network."""
 
-  config: tyro.conf.OmitArgPrefixes[config_lib.Config]
-  run_dir: pathlib.Path | None = None
+  run_dir: Annotated[
+    pathlib.Path | None, command_line.default('runs/NAME/seed-N')
+  ] = None
   """Where the run is written. The same command with the same directory goes on
-  from the last checkpoint. Default: runs/NAME/seed-N."""
+  from the last checkpoint."""
   distributed: bool = False
   """This is one of several processes, which SLURM, Open MPI, Kubernetes or a
   TPU pod has started."""
-  coordinator: str | None = None
+  coordinator: Annotated[str | None, command_line.default('none')] = None
   """HOST:PORT at which process 0 of several listens, where they were started in
   another way."""
-  process_id: int | None = None
+  process_id: Annotated[int | None, command_line.default('none')] = None
   """Which of the processes this is, from 0."""
-  process_count: int | None = None
+  process_count: Annotated[int | None, command_line.default('none')] = None
   """How many processes there are."""
-  wandb: str | None = None
+  wandb: Annotated[str | None, command_line.default('none')] = None
   """Project on Weights & Biases that shows the curves live. Needs `pip install
-  wandb`. Default: nothing is sent."""
+  wandb`."""
 
 
 @dataclasses.dataclass(frozen=True)
-class SweepFlags:
+class SweepFlags(config_lib.Groups):
   """Run experiments with several seeds each. The same command goes on where it
-  was interrupted.
+  was interrupted. Settings that are given are in place of the experiment's own.
   """
 
-  experiments: tyro.conf.Positional[tuple[str, ...]]
+  experiments: Annotated[
+    tyro.conf.Positional[tuple[str, ...]], command_line.REQUIRED
+  ] = ()
   """Names or groups from `python -m train list`, such as small-figure2 or
   small-figure4-cifar10."""
-  config: tyro.conf.OmitArgPrefixes[config_lib.Config]
-  """Settings of every run, in place of the experiment's own."""
   seeds: int = 3
   """Runs of each experiment."""
   first_seed: int = 0
   """Their seeds are this one and those after it."""
-  grid: tuple[str, ...] = ()
+  grid: Annotated[tuple[str, ...], command_line.default('none')] = ()
   """Run each experiment under every combination of some settings, such as
   `horizontal_momentum=0.9,0.93 learning_rate=0.05,0.1`. Of two momenta the
   report draws a heat map."""
   run_dir: pathlib.Path = pathlib.Path('runs')
   """Each run is written to RUN_DIR/NAME/seed-N."""
-  runs_together: int | None = None
-  """Most runs in one vmapped program. Default: 1 on a CPU, where one after
-  another is faster; on a GPU or TPU 8 of networks up to the size of WRN-16-4,
-  and 1 of larger ones."""
-  wandb: str | None = None
+  runs_together: Annotated[
+    int | None,
+    command_line.default('1 on a CPU and of more than WRN-16-4, else 8'),
+  ] = None
+  """Most runs in one vmapped program. On a CPU one after another is faster."""
+  wandb: Annotated[str | None, command_line.default('none')] = None
   """Project on Weights & Biases that shows the curves live. Needs `pip install
-  wandb`. Default: nothing is sent."""
+  wandb`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ListFlags:
   """Show the experiments: groups, which `sweep` accepts, and their members."""
 
-  words: tyro.conf.Positional[tuple[str, ...]] = ()
+  words: Annotated[
+    tyro.conf.Positional[tuple[str, ...]], command_line.default('all')
+  ] = ()
   """Show only experiments with all of these words in name or summary."""
 
 
@@ -123,7 +126,9 @@ class ListFlags:
 class ReportFlags:
   """Draw figures and tables from finished runs."""
 
-  directories: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+  directories: Annotated[
+    tyro.conf.Positional[tuple[pathlib.Path, ...]], command_line.REQUIRED
+  ] = ()
   """Run directories, or directories that hold them at any depth."""
   out: pathlib.Path = pathlib.Path('report')
   """Where the report and its pictures are written."""
@@ -138,7 +143,9 @@ class ReportFlags:
 class PackFlags:
   """Make a few tables of many run directories, which report reads as well."""
 
-  directories: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+  directories: Annotated[
+    tyro.conf.Positional[tuple[pathlib.Path, ...]], command_line.REQUIRED
+  ] = ()
   """Run directories, or directories that hold them at any depth."""
   out: pathlib.Path = pathlib.Path('packed')
   """Where the tables are written."""
@@ -152,6 +159,8 @@ def main(argv: list[str]) -> int:
       return _answer(first, argv)
     finally:
       sys.stdout.flush()
+  except SystemExit as stop:  # tyro has written its message or the help.
+    return int(stop.code or 0)
   except errors.UsageError as error:
     _tell(error)
     return 2
@@ -273,8 +282,8 @@ def _start_jax(configs: Iterable[config_lib.Config] = ()) -> None:
 
 
 def _main_job(argv: list[str], started: float) -> int:
-  flags = flags_lib.parse(MainFlags, argv, 'python -m train')
-  arms = [experiments.get(name) for name in _MAIN_EXPERIMENTS]
+  flags = command_line.parse(MainFlags, argv, 'python -m train')
+  arms = experiments.members(experiments.OWN, 'digits')
   _start_jax(arm.config for arm in arms)
   with interruption.importing():
     from train import report
@@ -286,7 +295,7 @@ def _main_job(argv: list[str], started: float) -> int:
     flags.run_dir,
     progress.console(),
   )
-  if len(failed) == _MAIN_SEEDS * len(_MAIN_EXPERIMENTS):
+  if len(failed) == _MAIN_SEEDS * len(arms):
     return 1  # Each has said why.
   print(report.write([flags.run_dir], flags.run_dir))
   print(
@@ -302,11 +311,11 @@ def _run(argv: list[str]) -> int:
   if argv and not argv[0].startswith('-'):
     experiment = experiments.get(argv[0])
     default, argv = experiment.config, argv[1:]
-  flags = flags_lib.parse(
+  flags = command_line.parse(
     RunFlags,
     argv,
     'python -m train run [EXPERIMENT]',
-    default=RunFlags(config=default),
+    default=RunFlags.of(default),
   )
   if experiment is not None:
     changed = experiment.change(config_lib.as_dict(flags.config))
@@ -360,41 +369,35 @@ def _processes_of(flags: RunFlags) -> contextlib.AbstractContextManager[None]:
 
 
 def _check_processes(flags: RunFlags) -> None:
-  given = (flags.coordinator, flags.process_id, flags.process_count)
-  if given == (None, None, None):
+  coordinator, own, count = (
+    flags.coordinator,
+    flags.process_id,
+    flags.process_count,
+  )
+  if coordinator is own is count is None:
     return
-  if flags.distributed or None in given:
+  if flags.distributed or coordinator is None or own is None or count is None:
     raise errors.UsageError(
       '--coordinator, --process-id and --process-count belong together, or'
       ' --distributed alone where the cluster knows them.'
     )
-  assert flags.coordinator is not None
-  assert flags.process_id is not None
-  assert flags.process_count is not None
-  _, _, port = flags.coordinator.rpartition(':')
+  _, _, port = coordinator.rpartition(':')
   if not port.isdecimal() or not 0 < int(port) < 2**16:
     raise errors.UsageError(
       '--coordinator must be HOST:PORT with a port from 1 to 65535, got'
-      f' {flags.coordinator}.'
+      f' {coordinator}.'
     )
-  if flags.process_count < 1:
+  if count < 1:
+    raise errors.UsageError(f'--process-count must be at least 1, got {count}.')
+  if not 0 <= own < count:
     raise errors.UsageError(
-      f'--process-count must be at least 1, got {flags.process_count}.'
-    )
-  if not 0 <= flags.process_id < flags.process_count:
-    raise errors.UsageError(
-      f'--process-id must be from 0 to {flags.process_count - 1}, got'
-      f' {flags.process_id}.'
+      f'--process-id must be from 0 to {count - 1}, got {own}.'
     )
 
 
 def _sweep(argv: list[str]) -> int:
-  flags = flags_lib.parse(
-    SweepFlags,
-    argv,
-    'python -m train sweep',
-    default=SweepFlags(experiments=(), config=config_lib.Config()),
-  )
+  flags = command_line.parse(SweepFlags, argv, 'python -m train sweep')
+  config = flags.config
   if not flags.experiments:
     raise errors.UsageError('sweep needs the name of at least one experiment.')
   if not 1 <= flags.seeds <= _MOST_SEEDS:
@@ -417,14 +420,14 @@ def _sweep(argv: list[str]) -> int:
     for name in flags.experiments
     for experiment in experiments.select(name)
   }
-  given = flags_lib.given(argv, config_lib.Config)
+  given = command_line.given(argv, config_lib.Config)
   for seed in config_lib.SEEDS:
     if seed in given:
       raise errors.UsageError(
         f'{config_lib.flag(seed)} is not for a sweep, whose runs have the'
         ' seeds from --first-seed on.'
       )
-  settings = {name: getattr(flags.config, name) for name in given}
+  settings = {name: getattr(config, name) for name in given}
   axes = _axes(flags.grid)
   arms = [
     arm
@@ -476,11 +479,8 @@ def _axes(given: tuple[str, ...]) -> dict[str, list[Any]]:
     flag = config_lib.flag(name)
     axes[name] = [
       getattr(
-        flags_lib.parse(
-          config_lib.Config,
-          [flag, value],
-          'python -m train run',
-          default=config_lib.Config(),
+        command_line.parse(
+          config_lib.Config, [flag, value], 'python -m train run'
         ),
         name,
       )
@@ -494,7 +494,7 @@ def _axes(given: tuple[str, ...]) -> dict[str, list[Any]]:
 
 
 def _list(argv: list[str]) -> int:
-  flags = flags_lib.parse(ListFlags, argv, 'python -m train list')
+  flags = command_line.parse(ListFlags, argv, 'python -m train list')
   shown = 0
   for group, members in experiments.groups().items():
     found = [
@@ -526,7 +526,7 @@ def _list(argv: list[str]) -> int:
 
 
 def _report(argv: list[str]) -> int:
-  flags = flags_lib.parse(ReportFlags, argv, 'python -m train report')
+  flags = command_line.parse(ReportFlags, argv, 'python -m train report')
   if not flags.directories:
     raise errors.UsageError('report needs at least one run directory.')
   with interruption.importing():
@@ -540,7 +540,7 @@ def _report(argv: list[str]) -> int:
 
 
 def _pack(argv: list[str]) -> int:
-  flags = flags_lib.parse(PackFlags, argv, 'python -m train pack')
+  flags = command_line.parse(PackFlags, argv, 'python -m train pack')
   if not flags.directories:
     raise errors.UsageError('pack needs at least one directory.')
   with interruption.importing():
@@ -558,7 +558,7 @@ def _pack(argv: list[str]) -> int:
 
 
 def _study(study: studies.Study, argv: list[str]) -> int:
-  flags: Any = flags_lib.parse(
+  flags: Any = command_line.parse(
     study.flags, argv, f'python -m train {study.name}'
   )
   _start_jax()

@@ -1,16 +1,20 @@
 """Every setting of one run: typed, checked, saved and compared.
 
 A :class:`Config` is what the command line makes. :func:`check` refuses what is
-out of range, :func:`resolve` fills in what was left open.
+out of range, :func:`resolve` fills in what was left open and makes a
+:class:`Resolved`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 import dataclasses
 import math
 import pathlib
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar, cast
+
+import tyro
 
 import models
+from train import command_line
 from train import errors
 from train import sources
 from train.program import optimizers
@@ -39,6 +43,10 @@ Schedule = Literal[
   'constant',
 ]
 
+DataDir = Annotated[
+  pathlib.Path | None, command_line.default("TensorFlow Datasets' own")
+]
+
 # The paper's final runs decay by 0.99985 a step (section 4.3). The authors run
 # 150 epochs of 391 steps, the last 120 of which decay.
 _PAPER_DECAY_RATE = 0.99985
@@ -59,24 +67,32 @@ SEEDS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-  """Train one network on one data set with one seed."""
+class DataSettings:
+  """The images."""
 
   dataset: Dataset = 'digits'
   """The images: digits is scikit-learn's and needs no files."""
 
-  data_dir: pathlib.Path | None = None
-  """Directory of the data set's files. Default: for CIFAR, that of TensorFlow
-  Datasets."""
+  data_dir: DataDir = None
+  """Directory of the data set's files."""
 
-  train_examples: int | None = None
-  """Train on the first N examples only. Default: all."""
+  train_examples: Annotated[int | None, command_line.default('all')] = None
+  """Train on the first N examples only."""
 
-  image_size: int | None = None
-  """Shrink the images to N x N by averaging. Default: as they are."""
+  image_size: Annotated[int | None, command_line.default('as they are')] = None
+  """Shrink the images to N x N by averaging."""
 
   normalization: Literal['dataset', 'imagenet'] = 'dataset'
   """Whose channel means and deviations: imagenet is the authors' choice."""
+
+  padding: Literal['zeros', 'reflection'] = 'zeros'
+  """What a crop shows beyond the image: zeros, as the authors' program has it,
+  or the image mirrored at its edge, as the WRN paper has it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkSettings:
+  """What is trained."""
 
   model: Model = 'wrn'
   """The network: a Wide ResNet, or a small multilayer perceptron."""
@@ -113,6 +129,11 @@ class Config:
   """wrn: compute the activations of a block again for the gradients, instead of
   keeping them. Less memory, slower."""
 
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+  """How it is trained."""
+
   epochs: int = 20
   """Passes over the training set."""
 
@@ -122,9 +143,10 @@ class Config:
   optimizer: Optimizer = 'lcam'
   """Method of optimization."""
 
-  learning_rate: float | None = None
-  """Initial learning rate. Default: that of the optimizer, 0.1 for momentum
-  SGD."""
+  learning_rate: Annotated[
+    float | None, command_line.default('of the optimizer, 0.1 for momentum SGD')
+  ] = None
+  """Initial learning rate."""
 
   weight_decay: float = 5e-4
   """Factor of the parameters that is added to the gradients (adamw: to the
@@ -148,11 +170,14 @@ class Config:
   reaction: Literal['next', 'current'] = 'next'
   """lcam: which step a loss chooses the momentum of. next is Algorithm 1."""
 
-  loss_decay: float | None = None
-  """lcam: compare with a moving average that forgets by this factor a step.
-  Default: the mean of the epoch, as in the paper."""
+  loss_decay: Annotated[
+    float | None, command_line.default('no, the mean of the epoch')
+  ] = None
+  """lcam: compare with a moving average that forgets by this factor a step."""
 
-  horizontal_probability: tuple[float, ...] | None = None
+  horizontal_probability: Annotated[
+    tuple[float, ...] | None, command_line.default('none; coin needs it')
+  ] = None
   """coin: probability of the horizontal momentum at each step, whatever the
   loss. One for the run, or one for each epoch, the last for all that follow."""
 
@@ -162,31 +187,45 @@ class Config:
   nesterov: bool = False
   """lcam, coin, sgd: Nesterov's momentum."""
 
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleSettings:
+  """The learning rate over time, from --learning-rate on."""
+
   schedule: Schedule = 'exponential'
   """Learning rate over time. exponential is the paper's per-step decay."""
 
-  decay_start: float | None = None
-  """exponential: epochs before the decay. Default: a fifth of the run, 30 of
-  the authors' 150."""
+  decay_start: Annotated[
+    float | None, command_line.default('a fifth of the run')
+  ] = None
+  """exponential: epochs before the decay; 30 of the authors' 150."""
 
-  decay_rate: float | None = None
-  """exponential: factor a step. Default: what ends at the same fraction of the
-  initial rate as the authors' 150 epochs of 0.99985 do."""
+  decay_rate: Annotated[
+    float | None,
+    command_line.default("to end at the fraction of the authors' 150"),
+  ] = None
+  """exponential: factor a step; 0.99985 in the authors' program."""
 
-  milestones: tuple[float, ...] | None = None
-  """steps: epochs after which the rate drops. Default: 1/5, 2/5 and 3/5 of the
-  run, 30, 60 and 90 of the authors' 150."""
+  milestones: Annotated[
+    tuple[float, ...] | None,
+    command_line.default('1/5, 2/5 and 3/5 of the run'),
+  ] = None
+  """steps: epochs after which the rate drops; 30, 60 and 90 of the authors'
+  150."""
 
   milestone_factor: float = 0.2
   """steps: factor at each milestone."""
 
-  warmup_epochs: float | None = None
-  """warm-up: epochs of linear increase. one-cycle: epochs until the peak.
-  Default: 5 and 30 percent of the run."""
+  warmup_epochs: Annotated[
+    float | None, command_line.default('5 and 30 percent of the run')
+  ] = None
+  """warm-up: epochs of linear increase. one-cycle: epochs until the peak."""
 
-  cycle_epochs: float | None = None
+  cycle_epochs: Annotated[
+    float | None, command_line.default('a fifth of the run')
+  ] = None
   """warm-restarts: epochs of the first cycle, each next is twice as long.
-  cyclical: epochs of each cycle. Default: a fifth of the run."""
+  cyclical: epochs of each cycle."""
 
   polynomial_power: float = 1.0
   """polynomial: power of the decay."""
@@ -195,30 +234,39 @@ class Config:
   """cosine, warm-restarts, polynomial: the rate at the end. cyclical: the
   lowest rate."""
 
+
+@dataclasses.dataclass(frozen=True)
+class RunSettings:
+  """Seeds, tests, checkpoints and speed."""
+
   seed: int = 0
   """Seed of everything that has no seed of its own."""
 
-  init_seed: int | None = None
+  init_seed: Annotated[int | None, command_line.default('--seed')] = None
   """Seed of the initial parameters."""
 
-  order_seed: int | None = None
+  order_seed: Annotated[int | None, command_line.default('--seed')] = None
   """Seed of the order of the training images."""
 
-  augmentation_seed: int | None = None
+  augmentation_seed: Annotated[int | None, command_line.default('--seed')] = (
+    None
+  )
   """Seed of crops and flips."""
 
-  dropout_seed: int | None = None
+  dropout_seed: Annotated[int | None, command_line.default('--seed')] = None
   """Seed of the dropout masks."""
 
-  coin_seed: int | None = None
+  coin_seed: Annotated[int | None, command_line.default('--seed')] = None
   """Seed of the coin."""
 
   eval_batch_size: int = 500
   """Images a step when testing. Changes speed and memory only."""
 
-  steps_per_dispatch: int | None = None
-  """Most training steps in one compiled program. Default: 1 on a CPU, where
-  convolutions inside of a loop are slow, else 100."""
+  steps_per_dispatch: Annotated[
+    int | None, command_line.default('1 on a CPU, else 100')
+  ] = None
+  """Most training steps in one compiled program. On a CPU convolutions are slow
+  inside a loop."""
 
   deterministic: bool = False
   """GPU: only operations that give the same bits each time. Slower."""
@@ -228,6 +276,75 @@ class Config:
 
   checkpoint_seconds: float = 600.0
   """Seconds after which a checkpoint is written within an epoch too."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(
+  RunSettings,
+  ScheduleSettings,
+  OptimizerSettings,
+  NetworkSettings,
+  DataSettings,
+):
+  """Train one network on one data set with one seed.
+
+  The fields are in the order of the groups, from the data on.
+  """
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Resolved(Config):
+  """Settings in which nothing is open that follows from others.
+
+  What may be ``None`` still says no by it: ``data_dir``, ``train_examples``,
+  ``image_size``, ``loss_decay``, ``horizontal_probability`` and
+  ``steps_per_dispatch``.
+  """
+
+  # Each without the default that it would inherit.
+  learning_rate: float = dataclasses.field()
+  decay_start: float = dataclasses.field()
+  decay_rate: float = dataclasses.field()
+  milestones: tuple[float, ...] = dataclasses.field()
+  warmup_epochs: float = dataclasses.field()
+  cycle_epochs: float = dataclasses.field()
+  init_seed: int = dataclasses.field()
+  order_seed: int = dataclasses.field()
+  augmentation_seed: int = dataclasses.field()
+  dropout_seed: int = dataclasses.field()
+  coin_seed: int = dataclasses.field()
+
+
+@dataclasses.dataclass(frozen=True)
+class Groups:
+  """The settings of a run as the command line shows them, in groups."""
+
+  data: tyro.conf.OmitArgPrefixes[DataSettings] = DataSettings()
+  network: tyro.conf.OmitArgPrefixes[NetworkSettings] = NetworkSettings()
+  optimizer: tyro.conf.OmitArgPrefixes[OptimizerSettings] = OptimizerSettings()
+  schedule: tyro.conf.OmitArgPrefixes[ScheduleSettings] = ScheduleSettings()
+  run: tyro.conf.OmitArgPrefixes[RunSettings] = RunSettings()
+
+  @classmethod
+  def of(cls, config: Config) -> Self:
+    """These settings, and the defaults of all other flags."""
+
+    def part(kind: Callable[..., _T]) -> _T:
+      names = [field.name for field in dataclasses.fields(cast(Any, kind))]
+      return kind(**{name: getattr(config, name) for name in names})
+
+    return cls(
+      part(DataSettings),
+      part(NetworkSettings),
+      part(OptimizerSettings),
+      part(ScheduleSettings),
+      part(RunSettings),
+    )
+
+  @property
+  def config(self) -> Config:
+    groups = (self.data, self.network, self.optimizer, self.schedule, self.run)
+    return Config(**{k: v for group in groups for k, v in vars(group).items()})
 
 
 def check(config: Config) -> None:
@@ -323,17 +440,12 @@ def check(config: Config) -> None:
   )
 
 
-def resolve(config: Config, steps_per_epoch: int) -> Config:
+def resolve(config: Config, steps_per_epoch: int) -> Resolved:
   """Fills in the defaults that depend on other settings.
 
   Args:
     config: As the command line gave it.
     steps_per_epoch: Training steps of one epoch, the short batch included.
-
-  Returns:
-    The configuration without ``None``, but for ``data_dir``,
-    ``train_examples``, ``image_size``, ``loss_decay``,
-    ``horizontal_probability`` and ``steps_per_dispatch``.
 
   Raises:
     UsageError: There are more steps than a counter can hold.
@@ -344,43 +456,27 @@ def resolve(config: Config, steps_per_epoch: int) -> Config:
       f' {steps_per_epoch} steps, got {config.epochs}.'
     )
 
-  def default(name: str, value: Any) -> Any:
-    given = getattr(config, name)
-    return value if given is None else given
-
   epochs = config.epochs
-  decay_start = default('decay_start', epochs / 5)
+  decay_start = epochs / 5 if config.decay_start is None else config.decay_start
   decay_steps = max(1.0, (epochs - decay_start) * steps_per_epoch)
-  return dataclasses.replace(
-    config,
-    learning_rate=default(
-      'learning_rate', optimizers.get(config).learning_rate
-    ),
-    decay_start=decay_start,
-    decay_rate=default(
-      'decay_rate', _PAPER_DECAY_RATE ** (_PAPER_DECAY_STEPS / decay_steps)
-    ),
-    milestones=default(
-      'milestones', (epochs / 5, 2 * epochs / 5, 3 * epochs / 5)
-    ),
-    warmup_epochs=default(
-      'warmup_epochs',
-      0.3 * epochs if config.schedule == 'one-cycle' else 0.05 * epochs,
-    ),
-    cycle_epochs=default('cycle_epochs', epochs / 5),
-    init_seed=default('init_seed', config.seed),
-    order_seed=default('order_seed', config.seed),
-    augmentation_seed=default('augmentation_seed', config.seed),
-    dropout_seed=default('dropout_seed', config.seed),
-    coin_seed=default('coin_seed', config.seed),
-  )
+  filled: dict[str, Any] = {
+    'learning_rate': optimizers.get(config).learning_rate,
+    'decay_start': decay_start,
+    'decay_rate': _PAPER_DECAY_RATE ** (_PAPER_DECAY_STEPS / decay_steps),
+    'milestones': (epochs / 5, 2 * epochs / 5, 3 * epochs / 5),
+    'warmup_epochs': (0.3 if config.schedule == 'one-cycle' else 0.05) * epochs,
+    'cycle_epochs': epochs / 5,
+    **dict.fromkeys(SEEDS, config.seed),
+  }
+  given = {k: v for k, v in as_dict(config).items() if v is not None}
+  return Resolved(**{**as_dict(config), **filled, **given})
 
 
-def notes(config: Config, examples: int) -> list[str]:
+def notes(config: Resolved, examples: int) -> list[str]:
   """What of the settings is allowed, and hardly meant.
 
   Args:
-    config: A resolved configuration.
+    config: The settings.
     examples: Images to train on.
 
   Returns:
@@ -394,7 +490,7 @@ def notes(config: Config, examples: int) -> list[str]:
     )
   late: dict[str, tuple[str, Any]] = {
     'exponential': ('decay_start', config.decay_start),
-    'steps': ('milestones', max(known(config.milestones), default=0)),
+    'steps': ('milestones', max(config.milestones, default=0)),
     'warm-up': ('warmup_epochs', config.warmup_epochs),
   }
   name, epoch = late.get(config.schedule, ('', 0))
@@ -404,12 +500,6 @@ def notes(config: Config, examples: int) -> list[str]:
       f' after --epochs {config.epochs}.'
     )
   return found
-
-
-def known(value: _T | None) -> _T:
-  """A setting that :func:`resolve` has filled in."""
-  assert value is not None
-  return value
 
 
 def as_dict(config: Config) -> dict[str, Any]:
@@ -453,6 +543,22 @@ def from_json(content: Mapping[str, Any]) -> Config:
   return Config(**settings)
 
 
+def resolved_from_json(content: Mapping[str, Any], where: str) -> Resolved:
+  """The settings of a run that has begun; see :func:`from_json`.
+
+  Args:
+    content: Checked values of all settings.
+    where: Names the run.
+
+  Raises:
+    UsageError: One is open.
+  """
+  for name in Resolved.__annotations__:
+    if content[name] is None:
+      raise errors.UsageError(f'{where} does not say the setting {name}.')
+  return Resolved(**as_dict(from_json(content)))
+
+
 # Settings that change where or how fast a run computes, not what.
 FREE_TO_CHANGE = frozenset(
   {
@@ -468,7 +574,7 @@ FREE_TO_CHANGE = frozenset(
 )
 
 
-def of_all_processes(resolved: Config) -> dict[str, Any]:
+def of_all_processes(resolved: Resolved) -> dict[str, Any]:
   """The settings by flag that must be the same in all processes of a run."""
   return {
     flag(name): value
@@ -478,7 +584,7 @@ def of_all_processes(resolved: Config) -> dict[str, Any]:
 
 
 def differences(
-  given: Config, resolved: Config, saved: dict[str, Any]
+  given: Config, resolved: Resolved, saved: dict[str, Any]
 ) -> list[str]:
   """Settings in which a configuration differs from a saved one.
 

@@ -18,21 +18,20 @@ from typing import Any
 from train import errors
 
 
-def from_user(path: pathlib.Path, flag: str = '') -> pathlib.Path:
+def from_user(path: pathlib.Path) -> pathlib.Path:
   """Expands `~` in a path that a user gave, and checks the path.
 
   Args:
     path: The path as given.
-    flag: The flag that it was given with, if any.
 
   Raises:
     UsageError: If it is not a path of the local file system.
 
   Examples:
-    >>> from_user(pathlib.Path('gs://bucket/runs'), '--run-dir')
+    >>> from_user(pathlib.Path('gs://bucket/runs'))
     Traceback (most recent call last):
-    train.errors.UsageError: --run-dir gs://bucket/runs is not a path of this \
-machine. Mount the place, or copy what is there.
+    train.errors.UsageError: gs://bucket/runs is not a path of this machine. \
+Mount the place, or copy what is there.
   """
   shown = str(path)
   # pathlib merges two slashes.
@@ -51,7 +50,7 @@ machine. Mount the place, or copy what is there.
       wrong = f'is not UTF-8: {error.reason}'
     except RuntimeError:
       wrong = f'cannot be found: there is no home directory {path.parts[0]}'
-  raise errors.UsageError(f'{flag} {shown} {wrong}.'.lstrip())
+  raise errors.UsageError(f'{shown} {wrong}.')
 
 
 def read_bytes(path: pathlib.Path) -> bytes:

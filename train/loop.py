@@ -221,7 +221,7 @@ def _run_together(
       )
       for i, ended in zip(open_runs, made, strict=True):
         summaries[i] = ended
-    return [config_lib.known(summary) for summary in summaries]
+    return [summary for summary in summaries if summary is not None]
 
   # --------------------------------------------------------- data and network
   runs = range(len(configs))
@@ -406,7 +406,7 @@ def _run_together(
 def _draw(
   directory: run_directory.RunDirectory,
   log: metrics.MetricsLog,
-  config: config_lib.Config,
+  config: config_lib.Resolved,
   title: str,
   say: Callable[[str], Any],
 ) -> None:

@@ -110,5 +110,7 @@ def _mount(*arguments):
 
 
 def _largest_file(directory):
-  files = [path for path in directory.rglob('*') if path.is_file()]
+  # Orbax has the arrays in folders of this name; what is beside them may be
+  # larger, and of no account.
+  files = [path for path in directory.rglob('d/*') if path.is_file()]
   return max(files, key=lambda path: path.stat().st_size)

@@ -1,6 +1,7 @@
 """The commands, as a person gives them."""
 
 import json
+import re
 
 import pytest
 
@@ -40,6 +41,29 @@ def test_help_names_every_flag():
   ):  # fmt: skip
     assert flag in finished.stdout
   assert 'python -m train run' in processes.train('--help').stdout
+
+
+def test_help_is_in_groups_and_says_each_default_once():
+  shown = processes.train('run', 'figure4-cifar100-lcam', '--help').stdout
+  lines = [line.strip('│ ') for line in shown.splitlines()]
+  titles = [line for line in lines if line.startswith('╭─')]
+  assert [title.split()[1] for title in titles] == [
+    'options', 'data', 'network', 'optimizer', 'schedule', 'run',
+  ]  # fmt: skip
+  assert '{None}' not in shown and 'default: None' not in shown
+  text = ' '.join(lines)
+  for name, default in (
+    ('depth', '28'),
+    ('decay-start', '30'),
+    ('milestones', '30 60 90'),
+    ('train-examples', 'all'),
+    ('cycle-epochs', 'a fifth of the run'),
+    ('order-seed', '--seed'),
+  ):
+    of_flag = re.search(rf' --{name} [A-Z].*?\(default: (.*?)\)', text)
+    assert of_flag is not None
+    assert of_flag[1] == default
+    assert of_flag[0].lower().count('default') == 1
 
 
 def test_list_shows_groups_and_a_line_for_each_experiment():

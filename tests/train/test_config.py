@@ -2,6 +2,7 @@
 
 import dataclasses
 import pathlib
+from typing import get_type_hints
 
 from hypothesis import given
 from hypothesis import settings
@@ -148,9 +149,10 @@ def _values(field):
   """Values of the type of a setting, sensible and not."""
   if field.name == 'data_dir':
     return st.none()
-  kind = str(field.type)
-  if hasattr(field.type, '__args__') and 'Literal' in kind:
-    return st.sampled_from(field.type.__args__)
+  type_ = get_type_hints(config_lib.Config)[field.name]
+  kind = str(type_)
+  if hasattr(type_, '__args__') and 'Literal' in kind:
+    return st.sampled_from(type_.__args__)
   values = {'tuple': st.lists(_FLOATS, max_size=3).map(tuple)}
   for name, strategy in (('int', _INTEGERS), ('float', _FLOATS)):
     values[name] = strategy

@@ -1,6 +1,10 @@
-"""Wrong command lines: one sentence each, exit code 2, nothing left behind."""
+"""Wrong command lines: exit code 2, nothing left behind, and a message.
+
+That is tyro's own where it cannot read a flag, and else one sentence.
+"""
 
 import contextlib
+import dataclasses
 import io
 import re
 
@@ -11,9 +15,9 @@ import jax
 import pytest
 
 from train import __main__ as program
+from train import command_line
 from train import config as config_lib
 from train import experiments
-from train import flags
 from train import loop
 from train import report
 from train import studies
@@ -49,19 +53,19 @@ _WRONG = [
   ('list --all', ['--all']),
   # The main job.
   ('--epochs 3', ['--epochs', '--help']),
-  ('--run-dri x', ['--run-dri', "'--run-dir'"]),
+  ('--run-dri x', ['--run-dri', '--run-dir PATH']),
   ('--run-dir', ['--run-dir']),
   # Names.
   ('run digits-lcm', ["'digits-lcm'", "'digits-lcam'"]),
   ('run digits-lcam extra', ['extra']),
-  ('run --datset digits', ['--datset', "'--dataset'"]),
-  ('run --learningrate 1', ['--learningrate', "'--learning-rate'"]),
-  ('run --epochss=3', ['--epochss', "'--epochs'"]),
+  ('run --datset digits', ['--datset', '--dataset {digits']),
+  ('run --learningrate 1', ['--learningrate', '--learning-rate FLOAT']),
+  ('run --epochss=3', ['--epochss', '--epochs INT']),
   ('run -x', ['-x', '--help']),
   ('run --dataset mnist', ["'mnist'", '--dataset', "'cifar10'"]),
   ('run --dataset cifar', ["'cifar'", "'cifar10'"]),
-  ('run --optimizer sdg', ["'sdg'", '--optimizer', "mean 'sgd'"]),
-  ('run --schedule step', ["'step'", '--schedule', "mean 'steps'"]),
+  ('run --optimizer sdg', ["'sdg'", '--optimizer', "'sgd'"]),
+  ('run --schedule step', ["'step'", '--schedule', "'steps'"]),
   ('run --dtype float16', ["'float16'", '--dtype', "'float32'"]),
   ('run --normalization none', ["'none'", '--normalization', "'dataset'"]),
   ('run --reaction last', ["'last'", '--reaction', "'next'"]),
@@ -69,7 +73,8 @@ _WRONG = [
   ('run --epochs many', ['--epochs', "'many'", 'INT']),
   ('run --epochs 2.5', ['--epochs', "'2.5'", 'INT']),
   ('run --epochs', ['--epochs', 'Missing value']),
-  ('run --learning-rate fast', ['--learning-rate', 'fast', 'FLOAT']),
+  ('run --epochs 1 2', ['options: 2']),
+  ('run --learning-rate fast', ['--learning-rate', "'fast'", 'FLOAT']),
   ('run --weight-decay 1e', ['--weight-decay', "'1e'", 'FLOAT']),
   ('run --milestones 1 x', ['--milestones', "'x'", 'FLOAT']),
   ('run --inclusive maybe', ['maybe']),
@@ -149,11 +154,11 @@ _WRONG = [
   ('probe --out /dev/null/x', ['--out /dev/null/x cannot be made']),
   ('movement absent --out /dev/null/x', ['--out /dev/null/x cannot be made']),
   ('traction --out /dev/null/x', ['--out /dev/null/x cannot be made']),
-  ('run --run-dir gs://b/x', ['--run-dir gs://b/x is not a path', 'Mount']),
-  ('run --data-dir s3://b/x', ['--data-dir s3://b/x is not a path']),
-  ('report gs://b', ['train: gs://b is not a path of this machine']),
+  ('run --run-dir gs://b/x', ['--run-dir: gs://b/x is not a path', 'Mount']),
+  ('run --data-dir s3://b/x', ['--data-dir: s3://b/x is not a path']),
+  ('report gs://b', ['PATH', ': gs://b is not a path of this machine']),
   ('report x --out ~nobody-is-called-so/x', ['home directory ~nobody-is']),
-  ('run --run-dir \udcff', ['--run-dir \\xff is not UTF-8']),
+  ('run --run-dir \udcff', ['--run-dir: \\xff is not UTF-8']),
   ('movement absent --out /dev/null', ['--out', 'not a directory']),
   ('report absent --out /dev/null', ['--out', 'not a directory']),
   # Other commands.
@@ -162,7 +167,7 @@ _WRONG = [
   ('sweep digits --seeds 0', ['--seeds', 'got 0']),
   ('sweep digits --seeds 10001', ['--seeds', 'at most 10000']),
   ('sweep digits --seeds two', ['--seeds', "'two'", 'INT']),
-  ('sweep digits --sedes 3', ['--sedes', "'--seeds'"]),
+  ('sweep digits --sedes 3', ['--sedes', '--seeds INT']),
   ('sweep digits --runs-together 0', ['--runs-together', '0']),
   ('report', ['directory']),
   ('report absent', ['absent']),
@@ -182,13 +187,15 @@ _WRONG = [
   ('movement', ['at least one']),
   ('movement absent', ['absent']),
   ('movement absent --epochs 0', ['--epochs', 'got 0', 'at least 1']),
-  ('movement absent --epoch 3', ['--epoch', "'--epochs'"]),
+  ('movement absent --epoch 3', ['--epoch', '--epochs INT']),
 ]
 
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
+  # Wide enough that tyro breaks no line.
+  monkeypatch.setenv('COLUMNS', '500')
   # JAX runs by now.
   monkeypatch.setattr(jax_environment, 'prepare', lambda: [])
 
@@ -205,11 +212,19 @@ def _run(arguments):
 def test_a_wrong_command_line(line, parts, tmp_path):
   code, message = _run(line.split())
   assert code == 2
-  assert message.startswith('python -m train: ')
-  assert len(message.splitlines()) == 1
+  if not _is_of_tyro(message):
+    assert message.startswith('python -m train: ')
+    assert len(message.splitlines()) == 1
   for part in parts:
     assert part in message
   assert list(tmp_path.iterdir()) == []
+
+
+def _is_of_tyro(message):
+  """Whether it is in a frame, which is of blanks where nothing is known of the
+  encoding.
+  """
+  return message.startswith(('╭─ ', ' ')) and len(message.splitlines()) > 2
 
 
 @pytest.mark.parametrize(
@@ -222,7 +237,7 @@ def test_a_wrong_command_line(line, parts, tmp_path):
 )
 def test_a_home_directory(command, line, name, tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
-  path = getattr(flags.parse(command, line.split(), 'train'), name)
+  path = getattr(command_line.parse(command, line.split(), 'train'), name)
   assert path in (tmp_path / 'a', (tmp_path / 'a',))
 
 
@@ -269,14 +284,15 @@ def test_there_are_enough_of_them():
 
 _ALL_FLAGS = sorted(
   {
-    name
+    config_lib.flag(field.name)
     for command in (
+      config_lib.Config,
       program.RunFlags,
       program.SweepFlags,
       program.ReportFlags,
       *(study.flags for study in studies.STUDIES.values()),
     )
-    for name in flags.names(command)
+    for field in dataclasses.fields(command)
   }
 )
 _COMMANDS = ('run', 'sweep', 'report', *studies.STUDIES)
@@ -324,21 +340,20 @@ def _assert_answered(line):
   # Python never gives a program more than this: no NUL, and bytes as such.
   line = [word.replace('\0', '') for word in line]
   with contextlib.redirect_stdout(io.StringIO()) as said:
-    try:
-      code, message = _run(line)
-    except SystemExit as stop:
-      if stop.code != 0:
-        raise
-      assert 'usage' in said.getvalue()
-      return 0
+    code, message = _run(line)
   assert code in (0, 2)
+  if {'-h', '--help'} & {*line} and code == 0:
+    assert 'usage' in said.getvalue()
   if code == 2:
-    assert re.match('python -m train: .*\n', message, re.DOTALL)
     assert 'Traceback' not in message
     # It names a flag, or what was given.
-    assert '--' in message or any(word in message for word in line if word)
-    if all(word.isprintable() for word in line):
-      assert len(message.splitlines()) == 1
+    assert '--' in message or any(
+      (word and word in message) or repr(word) in message for word in line
+    )
+    if not _is_of_tyro(message):
+      assert re.match('python -m train: .*\n', message, re.DOTALL)
+      if all(word.isprintable() for word in line):
+        assert len(message.splitlines()) == 1
   return code
 
 

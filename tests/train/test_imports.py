@@ -13,6 +13,7 @@ _ROOT = pathlib.Path(__file__).parents[2]
 _LAYERS = (
   (
     'train.errors',
+    'train.command_line',
     'train.config',
     'train.experiments',
     'train.statistics',

@@ -2,6 +2,8 @@
 
 from train.data.dataset import Dataset
 from train.data.dataset import Split
+from train.data.dataset import Splits
 from train.data.load import load
+from train.data.load import prepare
 
-__all__ = ['Dataset', 'Split', 'load']
+__all__ = ['Dataset', 'Split', 'Splits', 'load', 'prepare']

@@ -31,9 +31,19 @@ def load(
     UsageError: If the data cannot be loaded, is invalid, has fewer training
       examples, or has images whose size is not a multiple of ``image_size``.
   """
-  source = sources.get(name)
-  reader = importlib.import_module(f'train.data.{source.reader}')
+  reader = importlib.import_module(f'train.data.{sources.get(name).reader}')
   splits: dataset.Splits = reader.load(name, data_dir)
+  return prepare(name, splits, train_examples, image_size)
+
+
+def prepare(
+  name: str,
+  splits: dataset.Splits,
+  train_examples: int | None = None,
+  image_size: int | None = None,
+) -> dataset.Dataset:
+  """The data set that :func:`load` makes of what a reader gave."""
+  source = sources.get(name)
   try:
     dataset.check(splits, source.channels)
   except ValueError as error:

@@ -1,7 +1,8 @@
 """Crop, flip and normalization: pure functions inside the jitted step.
 
 As in the authors' program: zero padding, a random crop of the original size, a
-horizontal flip with probability 1/2, and per-channel normalization.
+horizontal flip with probability 1/2, and per-channel normalization. The WRN
+paper uses reflection padding.
 """
 
 import jax
@@ -13,16 +14,24 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def crop_and_flip(
-  key: jax.Array, images: jax.Array, *, padding: int, flip: bool
+  key: jax.Array,
+  images: jax.Array,
+  *,
+  padding: int,
+  flip: bool,
+  reflect: bool = False,
 ) -> jax.Array:
   """Crops each padded image at random and flips it with probability 1/2.
 
   Args:
     key: A PRNG key.
     images: shape=(batch, height, width, channels), dtype=uint8.
-    padding: Zeros on each side, in pixels. The offsets of the crop are
-      uniform from -padding to padding.
+    padding: Pixels added on each side. The offsets of the crop are uniform from
+      -padding to padding.
     flip: Whether to flip horizontally.
+    reflect: Whether to pad by reflection, without repeating the outermost
+      pixels; ``padding`` must be less than the width and height. Default: zero
+      padding.
 
   Returns:
     Images of the same shape and dtype.
@@ -32,8 +41,8 @@ def crop_and_flip(
   offsets = jax.random.randint(offset_key, (batch, 2), 0, 2 * padding + 1)
   # Shift rows of bytes, along the width first: the fastest order on a CPU.
   cropped = images.reshape(batch, height, width * channels)
-  cropped = _shift(cropped, offsets[:, 1], 2, channels, padding)
-  cropped = _shift(cropped, offsets[:, 0], 1, 1, padding)
+  cropped = _shift(cropped, offsets[:, 1], 2, channels, padding, reflect)
+  cropped = _shift(cropped, offsets[:, 0], 1, 1, padding, reflect)
   cropped = cropped.reshape(images.shape)
   if not flip:
     return cropped
@@ -42,9 +51,14 @@ def crop_and_flip(
 
 
 def _shift(
-  images: jax.Array, offsets: jax.Array, axis: int, pixel: int, padding: int
+  images: jax.Array,
+  offsets: jax.Array,
+  axis: int,
+  pixel: int,
+  padding: int,
+  reflect: bool,
 ) -> jax.Array:
-  """Shifts each image along one axis and fills with zeros.
+  """Shifts each image along one axis, with padding.
 
   Selects among all shifts: on a TPU a separate slice per image becomes a loop
   over the batch, which takes as long as the rest of a WRN-10-1 step.
@@ -56,14 +70,18 @@ def _shift(
     axis: 1 or 2.
     pixel: Array elements per pixel along the axis.
     padding: The largest shift, in pixels.
+    reflect: Whether to pad with reflections instead of zeros.
 
   Returns:
     Images of the same shape.
   """
   size = images.shape[axis]
-  pads = [(0, 0)] * 3
-  pads[axis] = (padding * pixel, padding * pixel)
-  padded = jnp.pad(images, pads)
+  if reflect:
+    padded = _reflect(images, axis, pixel, padding)
+  else:
+    pads = [(0, 0)] * 3
+    pads[axis] = (padding * pixel, padding * pixel)
+    padded = jnp.pad(images, pads)
 
   def from_(offset: int) -> jax.Array:
     start = offset * pixel
@@ -74,6 +92,18 @@ def _shift(
     chosen = (offsets == offset)[:, None, None]
     shifted = jnp.where(chosen, from_(offset), shifted)
   return shifted
+
+
+def _reflect(
+  images: jax.Array, axis: int, pixel: int, padding: int
+) -> jax.Array:
+  """Pads one axis with the pixels next to its ends, nearest first."""
+  before, after = images.shape[:axis], images.shape[axis + 1 :]
+  pixels = images.reshape(*before, -1, pixel, *after)
+  pads = [(0, 0)] * pixels.ndim
+  pads[axis] = (padding, padding)
+  padded = jnp.pad(pixels, pads, mode='reflect')
+  return padded.reshape(*before, -1, *after)
 
 
 def normalize(

@@ -103,7 +103,7 @@ class Program:
   single run has no such axis, because `jax.vmap` slows convolutions on a CPU.
 
   Args:
-    configs: The resolved settings of the members, see :func:`can_share`.
+    configs: The settings of the members, see :func:`can_share`.
     dataset: Their images.
     devices: The devices over which a batch is sharded. Default: all.
     optimizer: Replaces the optimizer in the settings.
@@ -117,7 +117,7 @@ class Program:
 
   def __init__(
     self,
-    configs: Sequence[config_lib.Config],
+    configs: Sequence[config_lib.Resolved],
     dataset: dataset_lib.Dataset,
     *,
     devices: Sequence[jax.Device] | None = None,
@@ -161,6 +161,7 @@ class Program:
         examples=self.examples,
         crop_padding=dataset.crop_padding,
         flip=dataset.flip,
+        reflect=config.padding == 'reflection',
         deterministic=config.deterministic,
         members=len(configs),
         devices=self.devices,
@@ -524,6 +525,7 @@ class _Structure:
   examples: int
   crop_padding: int
   flip: bool
+  reflect: bool
   deterministic: bool
   members: int
   devices: tuple[jax.Device, ...]
@@ -557,6 +559,7 @@ class _Functions:
       image_shape=structure.image_shape,
       crop_padding=structure.crop_padding,
       flip=structure.flip,
+      reflect=structure.reflect,
       batch_sharding=by_batch,
     )
     over_members = functools.partial(_over_members, structure.members)

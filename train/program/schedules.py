@@ -10,21 +10,21 @@ from train import config as config_lib
 
 
 def learning_rates(
-  config: config_lib.Config,
+  config: config_lib.Resolved,
   steps_per_epoch: int,
   steps: np.typing.ArrayLike,
 ) -> np.ndarray:
   """The learning rates of a run at the given steps.
 
   Args:
-    config: A resolved configuration.
+    config: The settings of the run.
     steps_per_epoch: Training steps of one epoch.
     steps: Steps since the start of the run, counted from 0, of any shape.
 
   Returns:
     The rates, with the shape of ``steps``, dtype=float64.
   """
-  peak = config_lib.known(config.learning_rate)
+  peak = config.learning_rate
   final = config.final_learning_rate
   total = config.epochs * steps_per_epoch
   step = np.asarray(steps, np.float64)
@@ -38,32 +38,32 @@ def learning_rates(
       return np.full_like(step, peak)
     case 'exponential':
       # Section 4.3. The first step of the decay still uses the full rate.
-      start = to_steps(config_lib.known(config.decay_start))
-      decay_rate = config_lib.known(config.decay_rate)
+      start = to_steps(config.decay_start)
+      decay_rate = config.decay_rate
       return peak * decay_rate ** np.maximum(step - start, 0)
     case 'steps':
       # Section 4: times 0.2 after epochs 30, 60 and 90.
-      drops = [to_steps(m) for m in config_lib.known(config.milestones)]
+      drops = [to_steps(m) for m in config.milestones]
       passed = np.searchsorted(drops, step, side='right')
       return peak * config.milestone_factor**passed
     case 'cosine':
       return _cosine(peak, final, step / total)
     case 'warm-restarts':
-      cycle = to_steps(config_lib.known(config.cycle_epochs))
+      cycle = to_steps(config.cycle_epochs)
       return _warm_restarts(peak, final, max(1, cycle), step)
     case 'one-cycle':
-      warmup = config_lib.known(config.warmup_epochs)
+      warmup = config.warmup_epochs
       return _one_cycle(peak, warmup / config.epochs, total, step)
     case 'polynomial':
       left = 1 - np.minimum(step / total, 1)
       return final + (peak - final) * left**config.polynomial_power
     case 'cyclical':
       # Smith, 2017: linear increase and decrease.
-      half = max(1, to_steps(config_lib.known(config.cycle_epochs)) // 2)
+      half = max(1, to_steps(config.cycle_epochs) // 2)
       distance = np.abs((step + half) % (2 * half) - half) / half
       return final + (peak - final) * distance
     case 'warm-up':
-      warmup_steps = to_steps(config_lib.known(config.warmup_epochs))
+      warmup_steps = to_steps(config.warmup_epochs)
       if warmup_steps == 0:
         return np.full_like(step, peak)
       return peak * np.minimum(step / warmup_steps, 1)

@@ -170,6 +170,7 @@ def make_train_step(
   image_shape: tuple[int, ...],
   crop_padding: int,
   flip: bool,
+  reflect: bool,
   batch_sharding: jax.sharding.Sharding,
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
   """Builds the training step of a run.
@@ -181,6 +182,7 @@ def make_train_step(
     image_shape: Height, width and channels.
     crop_padding: See :func:`augmentation.crop_and_flip`.
     flip: See :func:`augmentation.crop_and_flip`.
+    reflect: See :func:`augmentation.crop_and_flip`.
     batch_sharding: The sharding of a batch.
 
   Returns:
@@ -207,6 +209,7 @@ def make_train_step(
       images,
       padding=crop_padding,
       flip=flip,
+      reflect=reflect,
     )
     images = augmentation.normalize(images, data.mean, data.std)
     dropout_key = seeds.dropout_key(state.step)

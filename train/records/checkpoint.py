@@ -4,10 +4,14 @@ The state is the same on all devices. Of several processes the first alone
 writes and reads it, and tells the others, which need no common file system.
 
 Orbax writes a checkpoint elsewhere and renames it into place, so that one is
-complete or absent. What a disk or a person does to it later is found by the
-checksums that are saved with it, and by the step, which its folder is named
-after. One that is not what was saved is set aside under another name. One that
-cannot be read at the moment stays, and the run stops.
+complete or absent. It holds one array of bytes: a SHA-256, and what it is of,
+the arrays by name in the safetensors format. Of several arrays, Orbax stops at
+the first that fails, and TensorStore reports the others to nobody.
+
+What a disk or a person does to a checkpoint later is found by the SHA-256, and
+by the step, which its folder is named after. One that is not what was saved is
+set aside under another name. One that cannot be read at the moment stays, and
+the run stops.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,13 +23,14 @@ import pathlib
 import re
 import shutil
 import stat
-import sys
 import tempfile
 from typing import Any
 
 import jax
 import numpy as np
 from orbax import checkpoint as ocp
+import safetensors
+from safetensors import numpy as safetensors_numpy
 
 from train import errors
 from train import files
@@ -35,8 +40,10 @@ from train.program.step import TrainState
 
 _KEEP = 2
 
-# Bytes of names, shapes and checksums.
+# Bytes of Orbax's own files.
 _ROOM_FOR_THE_REST = 1_000_000
+
+_DIGEST_SIZE = hashlib.sha256().digest_size
 
 _STEP = re.compile('0|[1-9][0-9]*')
 
@@ -82,7 +89,6 @@ class Checkpoints:
     # wrong is said below.
     for name in ('absl', 'asyncio'):
       logging.getLogger(name).setLevel(logging.CRITICAL)
-    sys.unraisablehook = _ignore_closed_loops
     with files.writing(self.directory):
       self.directory.mkdir(exist_ok=True)
     # Not Orbax's CheckpointManager: it asks for the owners of files, who may
@@ -113,16 +119,14 @@ class Checkpoints:
     """
     if not processes.is_first():
       return
-    leaves = {**jax.device_get(_by_name(state)), **self._pad(measured)}
-    checksums = {name: _sha256(leaf) for name, leaf in leaves.items()}
+    content = _to_bytes(
+      {**jax.device_get(_by_name(state)), **self._pad(measured)}
+    )
     try:
-      self._reserve(sum(leaf.nbytes for leaf in leaves.values()))
+      self._reserve(content.nbytes)
       self._orbax.save(
         self._path(step),
-        args=ocp.args.Composite(
-          state=ocp.args.StandardSave(leaves),
-          checksums=ocp.args.JsonSave(checksums),
-        ),
+        args=ocp.args.Composite(state=ocp.args.StandardSave([content])),
       )
     except Exception as error:
       raise errors.RunError(
@@ -172,15 +176,18 @@ class Checkpoints:
       RunError: They cannot be read at the moment.
     """
     path = self._path(step)
-    abstract = self.blank(like)
+    if (path / 'checksums').is_dir():
+      raise errors.UsageError(
+        f'The checkpoint {path} is of an earlier version, which can go on from'
+        ' it; this one cannot.'
+      )
+    blank = self.blank(like)
+    expected = _to_bytes(blank)
     try:
       _read_all(path)
       restored = self._orbax.restore(
         path,
-        args=ocp.args.Composite(
-          state=ocp.args.StandardRestore(abstract),
-          checksums=ocp.args.JsonRestore(),
-        ),
+        args=ocp.args.Composite(state=ocp.args.StandardRestore([expected])),
       )
     except Exception as error:
       reason = _why_not_now(error)
@@ -190,10 +197,19 @@ class Checkpoints:
         f'The checkpoint {path} cannot be read: {reason}. Nothing was changed;'
         ' once it can be, the same command goes on.'
       ) from error
-    leaves, checksums = restored['state'], restored['checksums']
-    for name, leaf in leaves.items():
-      if _sha256(leaf) != checksums.get(name):
-        raise DamagedError(f'{name} is not what was saved')
+    content = restored['state'][0]
+    if _digest(content) != content[:_DIGEST_SIZE].tobytes():
+      raise DamagedError('its SHA-256 is another one')
+    if _head(content) != _head(expected):
+      raise DamagedError('it holds other arrays')
+    leaves = {
+      name: np.frombuffer(of_name['data'], blank[name].dtype).reshape(
+        of_name['shape']
+      )
+      for name, of_name in safetensors.deserialize(
+        content[_DIGEST_SIZE:].tobytes()
+      )
+    }
     if int(leaves['step']) != step:
       raise DamagedError(f'it holds step {int(leaves["step"])}')
     return leaves
@@ -396,17 +412,11 @@ def _first_line(error: BaseException) -> str:
   return (str(error).splitlines() or [type(error).__name__])[0].rstrip('.')
 
 
-def _ignore_closed_loops(unraisable: Any) -> None:
-  """TensorStore tells of its later failures a loop that Orbax has closed."""
-  if str(unraisable.exc_value) != 'Event loop is closed':
-    sys.__unraisablehook__(unraisable)
-
-
 def _by_name(state: TrainState) -> dict[str, jax.Array]:
   """The leaves by their path.
 
-  Orbax then knows nothing of the classes that hold them, and a checkpoint can
-  be read without this program.
+  A checkpoint then knows nothing of the classes that hold them, and can be read
+  without this program.
   """
   return {
     jax.tree_util.keystr(path, simple=True, separator='.'): leaf
@@ -414,8 +424,21 @@ def _by_name(state: TrainState) -> dict[str, jax.Array]:
   }
 
 
-def _sha256(leaf: Any) -> str:
-  array = np.asarray(leaf)
-  digest = hashlib.sha256(f'{array.shape} {array.dtype}'.encode())
-  digest.update(array.tobytes())
-  return digest.hexdigest()
+def _to_bytes(leaves: dict[str, np.ndarray]) -> np.ndarray:
+  """Arrays by name as bytes: their SHA-256, and what it is of."""
+  content = safetensors_numpy.save(
+    {name: np.asarray(leaf, order='C') for name, leaf in leaves.items()}
+  )
+  return np.frombuffer(hashlib.sha256(content).digest() + content, np.uint8)
+
+
+def _digest(content: np.ndarray) -> bytes:
+  """The SHA-256 of what :func:`_to_bytes` has put behind one."""
+  return hashlib.sha256(content[_DIGEST_SIZE:].data).digest()
+
+
+def _head(content: np.ndarray) -> bytes:
+  """The names, shapes and dtypes in what :func:`_to_bytes` has made."""
+  content = content[_DIGEST_SIZE:]
+  size = int.from_bytes(content[:8].tobytes(), 'little')
+  return content[: 8 + size].tobytes()

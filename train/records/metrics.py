@@ -1,6 +1,7 @@
 """Computes the metrics of each epoch from those of its steps, and logs them."""
 
 from collections.abc import Callable, Mapping, Sequence
+import functools
 import json
 import os
 import pathlib
@@ -198,7 +199,8 @@ class MetricsLog:
       UsageError: If one of them is missing.
     """
     self._directory = directory
-    self._events: Any = None
+    self._close_events = lambda: None
+    self._write: Callable[[Any, int], None] = lambda *_: None
 
     def reopen() -> list[EpochRow]:
       path = directory.path
@@ -222,7 +224,9 @@ class MetricsLog:
           old.unlink()
         # Not SummaryWriter: its thread dies silently if the disk is full, and
         # closing it then blocks forever.
-        self._events = _EventsWriter(str(tensorboard / _EVENTS))
+        events = _EventsWriter(str(tensorboard / _EVENTS))
+        self._close_events = events.close
+        self._write = functools.partial(_write, events)
         self._write(_summary.custom_scalars(_LAYOUT), 0)
         for row in rows:
           self._add_events(row)
@@ -250,8 +254,7 @@ class MetricsLog:
     return min((row['test_error'] for row in self.rows), default=None)
 
   def close(self) -> None:
-    if self._events is not None:
-      self._events.close()
+    self._close_events()
 
   def _add_events(self, row: EpochRow) -> None:
     values: Mapping[str, Any] = row
@@ -259,12 +262,11 @@ class MetricsLog:
       if values.get(name) is not None:
         self._write(_summary.scalar(name, values[name]), row['epoch'])
 
-  def _write(self, content: Any, epoch: int) -> None:
-    assert self._events is not None
-    self._events.write_event(
-      _Event(wall_time=time.time(), step=epoch, summary=content)
-    )
-    self._events.flush()
+
+def _write(events: Any, content: Any, epoch: int) -> None:
+  """Writes an event, and has it on the disk."""
+  events.write_event(_Event(wall_time=time.time(), step=epoch, summary=content))
+  events.flush()
 
 
 def _cut(

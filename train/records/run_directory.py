@@ -84,7 +84,7 @@ class RunDirectory:
   def claim(
     self,
     given: config_lib.Config,
-    resolved: config_lib.Config,
+    resolved: config_lib.Resolved,
     devices: Sequence[jax.Device] | None = None,
     **facts: Any,
   ) -> None:

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal, Protocol, cast
 import rich.console
 import tyro
 
+from train import command_line
 from train import config as config_lib
 from train import sources
 
@@ -105,25 +106,32 @@ class MovementFlags:
   phase.
   """
 
-  runs: tyro.conf.Positional[tuple[pathlib.Path, ...]]
+  runs: Annotated[
+    tyro.conf.Positional[tuple[pathlib.Path, ...]], command_line.REQUIRED
+  ] = ()
   """Directories of finished runs."""
   epochs: int = 3
   """Measured epochs."""
-  learning_rate: float | None = None
-  """Constant learning rate. Default: a tenth of each run's initial one."""
-  data_dir: pathlib.Path | None = None
-  """Directory of the data set's files. Default: the run's."""
+  learning_rate: Annotated[
+    float | None, command_line.default("a tenth of each run's initial one")
+  ] = None
+  """Constant learning rate."""
+  data_dir: Annotated[
+    pathlib.Path | None, command_line.default("the run's")
+  ] = None
+  """Directory of the data set's files."""
   out: pathlib.Path = pathlib.Path('runs/movement')
   """Where movement.json and movement.png are written."""
 
 
-def _probes_default(meaning: str, size: str) -> Any:
-  """Help of a flag whose default is that of the data set."""
-  numbers = ', '.join(
-    f'{name} {getattr(source.probe, size):,}'
-    for name, source in sources.SOURCES.items()
+def _probes_default(size: str) -> Any:
+  """Says in the help what each data set's own default is."""
+  return command_line.default(
+    ', '.join(
+      f'{name} {getattr(source.probe, size):,}'
+      for name, source in sources.SOURCES.items()
+    )
   )
-  return tyro.conf.arg(help=f'{meaning} Default: {numbers}.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,29 +142,28 @@ class ProbeFlags:
 
   dataset: config_lib.Dataset = 'digits'
   """The images."""
-  data_dir: pathlib.Path | None = None
-  """Directory of the data set's files. Default: for CIFAR, that of TensorFlow
-  Datasets."""
+  data_dir: config_lib.DataDir = None
+  """Directory of the data set's files."""
   seeds: int = 5
   """Runs of each pair of momenta."""
   accelerated: tuple[float, ...] = (0.95,)
   """The larger momenta to try, beside 0.9."""
-  epochs: Annotated[
-    int | None, _probes_default('Passes over the training images.', 'epochs')
-  ] = None
-  train_examples: Annotated[
-    int | None, _probes_default('Images to train on.', 'train_examples')
-  ] = None
+  epochs: Annotated[int | None, _probes_default('epochs')] = None
+  """Passes over the training images."""
+  train_examples: Annotated[int | None, _probes_default('train_examples')] = (
+    None
+  )
+  """Images to train on."""
   validation_examples: Annotated[
-    int | None,
-    _probes_default('Training images held out.', 'validation_examples'),
+    int | None, _probes_default('validation_examples')
   ] = None
-  image_size: Annotated[
-    int | None, _probes_default('Shrink the images to N x N.', 'image_size')
+  """Training images held out."""
+  image_size: Annotated[int | None, _probes_default('image_size')] = None
+  """Shrink the images to N x N."""
+  out: Annotated[
+    pathlib.Path | None, command_line.default('runs/probe-DATASET')
   ] = None
-  out: pathlib.Path | None = None
-  """Where probe.json and probe.png are written. Default:
-  runs/probe-DATASET."""
+  """Where probe.json and probe.png are written."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,22 +174,26 @@ class BatchesFlags:
 
   dataset: config_lib.Dataset = 'cifar10'
   """The images: a data set of the paper."""
-  data_dir: pathlib.Path | None = None
-  """Directory of the data set's files. Default: that of TensorFlow Datasets."""
+  data_dir: config_lib.DataDir = None
+  """Directory of the data set's files."""
   scale: Literal['small', 'medium'] = 'small'
   """Network and images, as the experiments have them."""
   batch_sizes: tuple[int, ...] = (32, 128)
   """Images a step."""
   repeats: int = 3
   """Pairs of networks for each batch size."""
-  epochs: int | None = None
-  """Train for the first N epochs of the run only. Default: up to where the
-  paper reads off."""
-  train_examples: int | None = None
-  """Train on the first N images only. Default: those of the scale."""
-  out: pathlib.Path | None = None
-  """Where batches.json and batches.png are written. Default:
-  runs/batches-DATASET."""
+  epochs: Annotated[
+    int | None, command_line.default('up to where the paper reads off')
+  ] = None
+  """Train for the first N epochs of the run only."""
+  train_examples: Annotated[
+    int | None, command_line.default('those of the scale')
+  ] = None
+  """Train on the first N images only."""
+  out: Annotated[
+    pathlib.Path | None, command_line.default('runs/batches-DATASET')
+  ] = None
+  """Where batches.json and batches.png are written."""
 
 
 # ------------------------------------------------------------------- register

@@ -285,7 +285,7 @@ def _measure_size(
 
 
 def _train(
-  config: config_lib.Config, images: dataset_lib.Dataset, epochs: int
+  config: config_lib.Resolved, images: dataset_lib.Dataset, epochs: int
 ) -> _Run:
   """Trains one network, and lets it stand still for the last epoch as well."""
   # A CPU trains one network at a time fastest.

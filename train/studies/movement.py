@@ -127,7 +127,7 @@ class _Run(NamedTuple):
   """A finished run on disk."""
 
   path: pathlib.Path
-  config: config_lib.Config
+  config: config_lib.Resolved
   dtype: config_lib.Dtype
   """That of the network's arithmetic."""
 
@@ -144,7 +144,7 @@ def _read_run(path: pathlib.Path) -> _Run:
   if not directory.checkpoints.is_dir():
     raise _no_checkpoint(path)
   saved = directory.read_config()
-  config = config_lib.from_json(saved)
+  config = config_lib.resolved_from_json(saved, str(path))
   return _Run(path, config, saved.get('compute_dtype', config.dtype))
 
 
@@ -180,8 +180,8 @@ def _measure_run(
 ) -> dict[str, Any]:
   config = run.config
   if learning_rate is None:
-    initial = config_lib.known(config.learning_rate)
-    learning_rate = (initial if config.optimizer in _LIKE_SGD else 0.1) / 10
+    is_like_sgd = config.optimizer in _LIKE_SGD
+    learning_rate = (config.learning_rate if is_like_sgd else 0.1) / 10
   program, layers = _prepare(run, learning_rate, data_dir)
   steps_per_epoch = program.steps_per_epoch
   arms, speed = {}, {}
@@ -326,7 +326,7 @@ def _one_device() -> list[jax.Device]:
 
 def _as_lcam(
   run: _Run, learning_rate: float, batch_size: int
-) -> config_lib.Config:
+) -> config_lib.Resolved:
   """The settings of a run, trained on by LCAM with batches of its own."""
   # Not the batches that the run has seen.
   own = np.random.SeedSequence((run.config.seed, run.config.epochs))

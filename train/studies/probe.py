@@ -212,7 +212,7 @@ class _Measured(NamedTuple):
 
 
 def _train(
-  configs: Sequence[config_lib.Config],
+  configs: Sequence[config_lib.Resolved],
   dataset: dataset_lib.Dataset,
   say: Callable[[str], None],
   together: int | None = None,
@@ -502,7 +502,8 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
       for arm in of_role
     }
   )
-  assert estimate is not None
+  if estimate is None:
+    raise ValueError('Seeds that all arms have an error of must be compared.')
   (judged,) = statistics.judge([estimate])
   answer = _ANSWERS[judged.verdict]
   mean, margin = estimate.difference, estimate.margin

@@ -19,6 +19,11 @@ from train.program.step import StepMetrics
 from train.program.step import TrainState
 from train.records import checkpoint
 
+# What Orbax or TensorStore could report to nobody any more.
+pytestmark = pytest.mark.filterwarnings(
+  'error::pytest.PytestUnraisableExceptionWarning'
+)
+
 
 def _state(devices, scale=1.0, step=None):
   mesh = jax.make_mesh(
@@ -119,7 +124,7 @@ def test_whichever_file_is_damaged_what_comes_back_was_saved(harm, tmp_path):
     checkpoints.save(step, _state(1, scale=step), [_measured(step)])
   checkpoints.close()
   files = [path for path in (whole / '2').rglob('*') if path.is_file()]
-  assert len(files) > 10
+  assert len(files) > 5
   found = []
   for i, path in enumerate(files):
     damaged = tmp_path / str(i)
@@ -257,6 +262,26 @@ def test_a_checkpoint_under_the_name_of_another_step(tmp_path):
   assert step == 1
   _assert_equal(restored[0][0], _state(1, scale=1))
   assert 'it holds step 2' in said[0]
+
+
+def test_what_an_earlier_version_has_saved_is_refused(tmp_path):
+  _save(tmp_path / 'c', 1)
+  # It had the checksums beside the arrays.
+  (tmp_path / 'c' / '1' / 'checksums').mkdir()
+  with pytest.raises(errors.UsageError, match=r'c/1 is of an earlier version'):
+    _restore(tmp_path / 'c')
+  assert _names(tmp_path / 'c') == {'1'}
+
+
+def test_a_checkpoint_of_other_arrays_is_not_used(tmp_path):
+  _save(tmp_path / 'c', 1)
+  other = _state(1)._replace(batch_stats={'mean': np.zeros(4, np.int32)})
+  said = []
+  checkpoints = checkpoint.Checkpoints(tmp_path / 'c', 4)
+  with pytest.raises(errors.UsageError, match='other arrays'):
+    checkpoint.restore_newest([checkpoints], other, said.append)
+  checkpoints.close()
+  assert len(said) == 1
 
 
 def test_what_is_damaged_is_set_aside_whole(tmp_path):
