@@ -60,9 +60,7 @@ def inspect(
   from benchmarks import workload
 
   devices = target.devices()
-  program = workload.of_run(
-    config, workload.blank(config), devices=devices
-  )
+  program = workload.of_run(config, workload.blank(config), devices=devices)
   size, planned = next(program.plan())
   steps = steps or planned
   started, cpu = time.perf_counter(), _cpu_seconds()
@@ -210,7 +208,9 @@ def _limits(kernels: list[hlo.Kernel], chip: targets.Chip) -> dict[str, Any]:
     'seconds': total,
     'convolution_seconds': sum(seconds(k) for k in kernels if k.convolves),
     'bound_by_bytes_seconds': sum(
-      seconds(k) for k in kernels if k.bytes / chip.memory > k.flops / chip.flops
+      seconds(k)
+      for k in kernels
+      if k.bytes / chip.memory > k.flops / chip.flops
     ),
     'cycles': sum(cycles) if cycles else None,
     'convolution_cycles': sum(k.cycles or 0 for k in kernels if k.convolves)

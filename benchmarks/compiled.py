@@ -220,9 +220,7 @@ def tables(results: harness.Results) -> str:
       for name, version in sorted(
         {
           **versions,
-          **{
-            n: v for p in programs.values() for n, v in p['versions'].items()
-          },
+          **{n: v for p in programs.values() for n, v in p['versions'].items()},
         }.items()
       )
     )
@@ -241,9 +239,7 @@ def _before() -> dict[str, dict[str, Any]]:
   return json.loads(path.read_text(encoding='utf-8'))['results']['programs']
 
 
-def _memory(
-  programs: Mapping[str, Any], before: Mapping[str, Any]
-) -> str:
+def _memory(programs: Mapping[str, Any], before: Mapping[str, Any]) -> str:
   rows: list[list[object]] = []
   for name, program in programs.items():
     for title, p in ((f'{name}, before', before.get(name)), (name, program)):
@@ -331,8 +327,7 @@ def _collectives(programs: Mapping[str, Any]) -> str:
         sum(c['count'] for c in norms),
         f'{sum(c["count"] * c["bytes"] for c in norms) / 1e3:.0f}',
         ', '.join(
-          f'{c["count"]} {c["dtype"]} {c["bytes"] / 1e6:.2f} MB'
-          for c in others
+          f'{c["count"]} {c["dtype"]} {c["bytes"] / 1e6:.2f} MB' for c in others
         ),
         ', '.join(sorted({c['kind'] for c in p['collectives']})),
       ]
@@ -354,7 +349,13 @@ def _convolutions(programs: Mapping[str, Any]) -> str:
   return harness.table(
     ['convolutions and products', 'call', 'dtype', 'number', 'GFLOP'],
     [
-      [name, f'`{c["call"]}`', c['dtype'], c['count'], f'{c["flops"] / 1e9:,.1f}']
+      [
+        name,
+        f'`{c["call"]}`',
+        c['dtype'],
+        c['count'],
+        f'{c["flops"] / 1e9:,.1f}',
+      ]
       for name, p in programs.items()
       for c in p['convolutions']
     ],
@@ -454,7 +455,9 @@ def main(argv: Sequence[str]) -> int:
     if not any(word.partition('=')[0] == '--target' for word in argv):
       given = [w for w in argv if w.startswith('--')]
       if not {w.partition('=')[0] for w in given} <= {
-        '--quick', '--out', '--help'
+        '--quick',
+        '--out',
+        '--help',
       }:
         raise errors.UsageError(
           f'--target must be given with the settings of a run, got'

@@ -747,9 +747,7 @@ def _files_of_frames(text: str) -> dict[str, frozenset[str]]:
   return files
 
 
-def _convolution_flops(
-  lhs: Array, rhs: Array, instruction: Instruction
-) -> int:
+def _convolution_flops(lhs: Array, rhs: Array, instruction: Instruction) -> int:
   """FLOP of a convolution as XLA describes it.
 
   Products with what pads an array, or lies between its elements, are not

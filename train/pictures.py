@@ -70,17 +70,23 @@ def draw_run(
   has_phases = any(row['horizontal_fraction'] is not None for row in rows)
   with drawing():
     figure, axes = make_panels(4 if has_phases else 3, title)
-    epochs = [row['epoch'] for row in rows]
 
     def curve(axis: mpl_axes.Axes, name: str, label: str, i: int) -> None:
-      values = np.asarray([row.get(name) for row in rows], np.float64)
-      draw_line(axis, epochs, values, label, i)
+      # Not every epoch is tested.
+      own = [row for row in rows if name in row]
+      epochs = [row['epoch'] for row in own]
+      draw_line(axis, epochs, [_number(row[name]) for row in own], label, i)
 
+    has_validation = any('validation_error' in row for row in rows)
     curve(axes[0], 'test_error', 'test', 0)
     curve(axes[0], 'train_error', 'training', 1)
+    if has_validation:
+      curve(axes[0], 'validation_error', 'validation', 2)
     label_axis(axes[0], 'error (%)', from_zero=True)
     curve(axes[1], 'test_loss', 'test', 0)
     curve(axes[1], 'train_loss', 'training', 1)
+    if has_validation:
+      curve(axes[1], 'validation_loss', 'validation', 2)
     label_axis(axes[1], 'loss', from_zero=True)
     curve(axes[2], 'learning_rate', 'learning rate', 0)
     label_axis(axes[2], 'learning rate')
@@ -186,6 +192,10 @@ def draw_phases(
 # In one panel: as many epochs as have so many steps, at least one.
 _STEPS_SHOWN = 400
 _STEPS_ENLARGED = 40
+
+
+def _number(value: float | None) -> float:
+  return np.nan if value is None else value
 
 
 def _numbers(row: Mapping[str, Any], name: str) -> Any:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+_HELD_OUT_SEED = 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Split:
@@ -70,11 +72,13 @@ class Dataset:
   """Zeros around an image before the random crop, in pixels."""
   flip: bool
   """Whether a mirror image is another example of the same class."""
+  validation: Split | None = None
+  """Training images that are held out, and in no other split."""
 
   def sha256(self) -> str:
     """Tells whether two processes have the same images and labels."""
     digest = hashlib.sha256()
-    for split in (self.train, self.test):
+    for split in filter(None, (self.train, self.test, self.validation)):
       digest.update(split.images.tobytes())
       digest.update(split.labels.tobytes())
     return digest.hexdigest()
@@ -95,6 +99,27 @@ class Dataset:
     mean = weights @ values
     deviation = np.sqrt(weights @ values**2 - mean**2)
     return mean.astype(np.float32), deviation.astype(np.float32)
+
+
+def hold_out(whole: Dataset, examples: int) -> Dataset:
+  """The data set with some of the training images as a validation split.
+
+  They are drawn at random, as files may be sorted, and always the same.
+
+  Args:
+    whole: A data set of more training images than that.
+    examples: Images to hold out.
+  """
+  order = np.random.default_rng(_HELD_OUT_SEED).permutation(len(whole.train))
+  chosen = np.zeros(len(order), bool)
+  chosen[order[:examples]] = True
+
+  def part(where: np.ndarray) -> Split:
+    return Split(whole.train.images[where], whole.train.labels[where])
+
+  return dataclasses.replace(
+    whole, train=part(~chosen), validation=part(chosen)
+  )
 
 
 def shrink(whole: Dataset, factor: int) -> Dataset:
@@ -120,5 +145,6 @@ def shrink(whole: Dataset, factor: int) -> Dataset:
     whole,
     train=smaller(whole.train),
     test=smaller(whole.test),
+    validation=whole.validation and smaller(whole.validation),
     crop_padding=round(whole.crop_padding / factor),
   )

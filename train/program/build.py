@@ -111,7 +111,7 @@ class Program:
   Raises:
     ValueError: The runs cannot be one program.
     UsageError: ``--convolutions onednn`` or ``--batch-norm device`` is not
-      possible here.
+      possible here, or ``--normalization imagenet`` with these images.
   """
 
   def __init__(
@@ -140,6 +140,12 @@ class Program:
       self.dtype = 'float32' if self._on_cpu else 'bfloat16'
     self._optimizers = [optimizer or optimizers.get(c) for c in configs]
     network = models.NETWORKS[config.model]
+    channels = dataset.train.images.shape[-1]
+    if config.normalization == 'imagenet' and channels != 3:
+      raise errors.UsageError(
+        f'--normalization must be dataset for {dataset.name}, whose images have'
+        f' {channels} channel, got imagenet.'
+      )
     self.title = network.title_of(config)
     self.convolutions = _choose_convolutions(config, network, self.devices)
     self._of = _functions(
@@ -161,12 +167,15 @@ class Program:
         crop_padding=dataset.crop_padding,
         flip=dataset.flip,
         reflect=config.padding == 'reflection',
+        label_smoothing=config.label_smoothing,
+        ema_decay=config.ema_decay,
         deterministic=config.deterministic,
         members=len(configs),
         devices=self.devices,
       )
     )
     self.replicated = self._of.replicated
+    self._starts: dict[int, list[jax.Array]] = {}
 
   # ------------------------------------------------------------------- inputs
 
@@ -179,15 +188,32 @@ class Program:
       dataset: In place of the program's own, with images of the same shape.
     """
     dataset = dataset or self.dataset
-    mean, std = dataset.channel_statistics()
-    if self.configs[0].normalization == 'imagenet':
-      mean = np.asarray(augmentation.IMAGENET_MEAN, np.float32)
-      std = np.asarray(augmentation.IMAGENET_STD, np.float32)
-    train, test = (
-      Images(_as_rows(split.images), split.labels, mean, std)
-      for split in (dataset.train, dataset.test)
+    return self._place(dataset.train, dataset), self._place(
+      dataset.test, dataset
     )
-    return processes.replicate((train, test), self.replicated)
+
+  def place_validation(self) -> Images | None:
+    """Puts the images that are held out on the devices, if there are any."""
+    held_out = self.dataset.validation
+    return None if held_out is None else self._place(held_out, self.dataset)
+
+  def normalization(
+    self, dataset: dataset_lib.Dataset | None = None
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """What is taken out of the pixels, in 0 to 1: mean and std by channel."""
+    if self.configs[0].normalization == 'imagenet':
+      return (
+        np.asarray(augmentation.IMAGENET_MEAN, np.float32),
+        np.asarray(augmentation.IMAGENET_STD, np.float32),
+      )
+    return (dataset or self.dataset).channel_statistics()
+
+  def _place(
+    self, split: dataset_lib.Split, dataset: dataset_lib.Dataset
+  ) -> Images:
+    mean, std = self.normalization(dataset)
+    images = Images(_as_rows(split.images), split.labels, mean, std)
+    return processes.replicate(images, self.replicated)
 
   @functools.cached_property
   def seeds(self) -> Seeds:
@@ -333,17 +359,25 @@ class Program:
     return state, jax.tree.map(lambda *x: np.concatenate(x, -1), *fetched)
 
   def evaluate(self, state: TrainState, data: Images) -> list[EvalMetrics]:
-    """Sums over the images of each evaluation step, of shape=(members,)."""
-    compiled = self.compile_eval()
+    """Sums over the images of each evaluation step, of shape=(members,).
+
+    With ``--ema-decay`` they are of the average of the weights.
+    """
+    examples = len(data.labels)
+    compiled = self.compile_eval(examples)
+    params, batch_stats = state.evaluated
     return [
-      compiled(state.params, state.batch_stats, data, start)
-      for start in self._eval_starts
+      compiled(params, batch_stats, data, start)
+      for start in self._eval_starts(examples)
     ]
 
-  @functools.cached_property
-  def _eval_starts(self) -> list[jax.Array]:
-    starts = range(0, len(self.dataset.test), self.configs[0].eval_batch_size)
-    return processes.replicate([np.int32(x) for x in starts], self.replicated)
+  def _eval_starts(self, examples: int) -> list[jax.Array]:
+    if examples not in self._starts:
+      starts = range(0, examples, self.configs[0].eval_batch_size)
+      self._starts[examples] = processes.replicate(
+        [np.int32(x) for x in starts], self.replicated
+      )
+    return self._starts[examples]
 
   def are_finite(self, state: TrainState) -> np.ndarray:
     """shape=(members,), dtype=bool: whether all their parameters are finite."""
@@ -385,6 +419,8 @@ class Program:
     for size, steps in {*self.plan(), *self.plan(steps_done)}:
       self.compile_train(size, steps)
     self.compile_eval()
+    if self.dataset.validation is not None:
+      self.compile_eval(len(self.dataset.validation))
     self._compile_order()
     self._compile_are_finite()
 
@@ -395,10 +431,15 @@ class Program:
     key = ('train', size, steps, self._data_shapes())
     return self._of.compile(key, lambda: self.lower_train(size, steps))
 
-  def compile_eval(self) -> Any:
-    """The compiled evaluation step ``(params, batch_stats, data, start)``."""
-    key = ('eval', self._data_shapes())
-    return self._of.compile(key, self.lower_eval)
+  def compile_eval(self, examples: int | None = None) -> Any:
+    """The compiled evaluation step ``(params, batch_stats, data, start)``.
+
+    Args:
+      examples: Of the split. Default: those of the test split.
+    """
+    examples = examples or len(self.dataset.test)
+    key = ('eval', examples)
+    return self._of.compile(key, lambda: self.lower_eval(examples))
 
   def lower_train(
     self, size: int | None = None, steps: int = 1, *, donate: bool = True
@@ -415,11 +456,20 @@ class Program:
       state, train, seeds, epoch
     )
 
-  def lower_eval(self) -> Any:
-    """The lowered evaluation step."""
+  def lower_eval(self, examples: int | None = None) -> Any:
+    """The lowered evaluation step, see :meth:`compile_eval`."""
     state, _, test, *_ = self._shapes()
+
+    def resize(shape: Any) -> Any:
+      return shape.update(shape=(examples, *shape.shape[1:]))
+
+    data = test
+    if examples is not None:
+      data = test._replace(
+        images=resize(test.images), labels=resize(test.labels)
+      )
     return self._of.jit(self._of.eval_step).lower(
-      state.params, state.batch_stats, test, self._shape_number()
+      state.params, state.batch_stats, data, self._shape_number()
     )
 
   def _compile_order(self) -> Any:
@@ -524,6 +574,8 @@ class _Structure:
   crop_padding: int
   flip: bool
   reflect: bool
+  label_smoothing: float
+  ema_decay: float | None
   deterministic: bool
   members: int
   devices: tuple[jax.Device, ...]
@@ -558,6 +610,8 @@ class _Functions:
       crop_padding=structure.crop_padding,
       flip=structure.flip,
       reflect=structure.reflect,
+      label_smoothing=structure.label_smoothing,
+      ema_decay=structure.ema_decay,
       batch_sharding=by_batch,
     )
     over_members = functools.partial(_over_members, structure.members)
@@ -663,6 +717,9 @@ class _Functions:
       params=params,
       batch_stats=batch_stats,
       opt_state=optimizer.init(params),
+      average=None
+      if self._structure.ema_decay is None
+      else (params, batch_stats),
     )
 
   def _order(self, seeds: Seeds, epoch: jax.Array) -> jax.Array:

@@ -29,6 +29,13 @@ class TrainState(NamedTuple):
   params: Any  # nnx.State of the model's nnx.Param.
   batch_stats: Any  # nnx.State of the model's nnx.BatchStat.
   opt_state: Any
+  # The parameters and statistics averaged over the steps, with --ema-decay.
+  average: tuple[Any, Any] | None = None
+
+  @property
+  def evaluated(self) -> tuple[Any, Any]:
+    """The parameters and statistics that count."""
+    return self.average or (self.params, self.batch_stats)
 
 
 class Images(NamedTuple):
@@ -172,6 +179,8 @@ def make_train_step(
   flip: bool,
   reflect: bool,
   batch_sharding: jax.sharding.Sharding,
+  label_smoothing: float = 0.0,
+  ema_decay: float | None = None,
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
   """Builds the training step of a run.
 
@@ -184,6 +193,8 @@ def make_train_step(
     flip: See :func:`augmentation.crop_and_flip`.
     reflect: See :func:`augmentation.crop_and_flip`.
     batch_sharding: How a batch is spread over the devices.
+    label_smoothing: Part of each label that is spread over all classes.
+    ema_decay: Factor a step by which the average of the weights forgets.
 
   Returns:
     A function ``(state, data, seeds, epoch, size) -> (state, metrics)`` of
@@ -218,7 +229,7 @@ def make_train_step(
       model = network.merge(params, state.batch_stats)
       model.train()
       logits = model(images, rngs=nnx.Rngs(dropout=dropout_key))
-      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      losses = _cross_entropy(logits, labels, label_smoothing)
       return losses.mean(), (logits, nnx.state(model, nnx.BatchStat))
 
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(
@@ -229,11 +240,18 @@ def make_train_step(
       grads, state.opt_state, state.params, value=loss
     )
     momentum, horizontal = rule.log(state.opt_state, opt_state, epoch.numbers)
+    params = optax.apply_updates(state.params, updates)
+    average = state.average
+    if ema_decay is not None:
+      average = _average(
+        average, (params, batch_stats), ema_decay, state.step + 1
+      )
     new_state = TrainState(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
+      average=average,
     )
     metrics = StepMetrics(
       loss=loss,
@@ -244,6 +262,34 @@ def make_train_step(
     return new_state, metrics
 
   return train_step
+
+
+def _cross_entropy(
+  logits: jax.Array, labels: jax.Array, smoothing: float
+) -> jax.Array:
+  if not smoothing:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+  return optax.softmax_cross_entropy(
+    logits, optax.smooth_labels(one_hot, smoothing)
+  )
+
+
+def _average(average: Any, newest: Any, decay: float, step: jax.Array) -> Any:
+  """The moving average after a step, counted from 1.
+
+  In the first steps it forgets faster, as TensorFlow's does, so that little of
+  the initial weights is left.
+  """
+  now = step.astype(jnp.float32)
+  decay_now = jnp.minimum(decay, (1 + now) / (10 + now))
+  return jax.tree.map(
+    lambda old, new: (decay_now * old + (1 - decay_now) * new).astype(
+      old.dtype
+    ),
+    average,
+    newest,
+  )
 
 
 def repeat(

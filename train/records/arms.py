@@ -49,7 +49,7 @@ class Arm:
 
   def best_errors(self) -> dict[Seeds, float]:
     """Best test error of any epoch in percent by seeds, likewise."""
-    return {run.seeds: min(run.test_errors) for run in self.finished}
+    return {run.seeds: min(run.test_errors.values()) for run in self.finished}
 
 
 def group_into_arms(runs: Iterable[Run]) -> list[Arm]:

@@ -54,6 +54,8 @@ CURVES = (
   'train_error',
   'test_loss',
   'test_error',
+  'validation_loss',
+  'validation_error',
   'learning_rate',
   'horizontal_fraction',
   'mean_momentum',
@@ -118,13 +120,14 @@ def first_not_finite(steps: Sequence[StepMetrics], otherwise: int) -> int:
 
 
 def summarize_test(
-  steps: Sequence[EvalMetrics], examples: int
+  steps: Sequence[EvalMetrics], examples: int, split: str = 'test'
 ) -> dict[str, float]:
   """Figures of one evaluation from those of its steps.
 
   Args:
     steps: Metrics of the evaluation steps.
-    examples: Images of the test set.
+    examples: Images of the split.
+    split: What the figures are called after.
 
   Returns:
     ``test_loss``, the mean, and ``test_error`` in percent.
@@ -132,8 +135,8 @@ def summarize_test(
   loss = sum(float(step.loss) for step in steps)
   correct = sum(int(step.correct) for step in steps)
   return {
-    'test_loss': loss / examples,
-    'test_error': 100 * (examples - correct) / examples,
+    f'{split}_loss': loss / examples,
+    f'{split}_error': 100 * (examples - correct) / examples,
   }
 
 
@@ -251,7 +254,10 @@ class MetricsLog:
 
   def best_test_error(self) -> float | None:
     """The lowest test error of any epoch, in percent."""
-    return min((row['test_error'] for row in self.rows), default=None)
+    return min(
+      (row['test_error'] for row in self.rows if 'test_error' in row),
+      default=None,
+    )
 
   def close(self) -> None:
     self._close_events()

@@ -48,9 +48,13 @@ class Run:
     return self.summary['status'] == 'done'
 
   @property
-  def test_errors(self) -> list[float]:
-    """In percent, after each epoch."""
-    return [row['test_error'] for row in self.rows]
+  def test_errors(self) -> dict[int, float]:
+    """In percent, by the epochs after which there was a test."""
+    return {
+      row['epoch']: row['test_error']
+      for row in self.rows
+      if 'test_error' in row
+    }
 
   @property
   def read_off_error(self) -> float:
@@ -58,7 +62,7 @@ class Run:
     epoch = experiments.read_off_epoch(
       experiments.of_record(self.config), len(self.rows)
     )
-    return self.test_errors[epoch - 1]
+    return self.test_errors[epoch]
 
   @property
   def steps(self) -> list[StepsRow]:

@@ -29,6 +29,7 @@ from typing import (
 
 from train import config as config_lib
 from train import errors
+from train import experiments
 
 Note = Callable[[str], object]
 """Is told of a field that this version does not know, as `FIELD of FILE`."""
@@ -59,14 +60,19 @@ _NotNegative = Annotated[float, Range((0, math.inf))]
 
 
 class EpochRow(TypedDict):
-  """A line of metrics.jsonl. ``None``: not finite, or there is none."""
+  """A line of metrics.jsonl. ``None``: not finite, or there is none.
+
+  Epochs after which nothing was tested lack the figures of tests.
+  """
 
   epoch: _Count
   step: _Count
   train_loss: float | None
   train_error: NotRequired[_Percent]
-  test_loss: float | None
-  test_error: _Percent
+  test_loss: NotRequired[float | None]
+  test_error: NotRequired[_Percent]
+  validation_loss: NotRequired[float | None]
+  validation_error: NotRequired[_Percent]
   learning_rate: _NotNegative
   horizontal_fraction: _Share | None
   mean_momentum: NotRequired[_Share | None]
@@ -167,6 +173,9 @@ class _Interval(TypedDict):
 class _ProbedPair(TypedDict):
   name: str
   role: Literal['fixed', 'horizontal', 'vertical']
+  horizontal_momentum: float
+  vertical_momentum: float
+  horizontal_fraction: float
   errors: list[float | None]
   error: _Interval | None
 
@@ -191,6 +200,8 @@ class _TractionSettings(TypedDict):
   quick_curvature: float
   slow_curvature: float
   coupling: float
+  learning_rate: float
+  noise: float
 
 
 class _TractionArm(TypedDict):
@@ -221,12 +232,37 @@ class _TractionComparison(TypedDict):
   slow_distance: _Coupling
 
 
+class _OtherArm(TypedDict):
+  kind: str
+  horizontal: float
+  vertical: float
+  coupled: bool
+  speed_correlation_to: _Estimate
+  speed_correlation_from: _Estimate
+
+
+class _OtherComparison(TypedDict):
+  pair: str
+  control: Literal['coin', 'fixed']
+  quick_movement: NotRequired[_Coupling]
+  slow_movement: NotRequired[_Coupling]
+  quick_distance: NotRequired[_Coupling]
+  slow_distance: NotRequired[_Coupling]
+
+
+class _TractionOther(TypedDict):
+  changes: dict[str, float]
+  arms: list[_OtherArm]
+  comparisons: list[_OtherComparison]
+
+
 class Traction(TypedDict):
   """traction.json, as far as the report reads it."""
 
   settings: _TractionSettings
   arms: list[_TractionArm]
   comparisons: list[_TractionComparison]
+  others: NotRequired[list[_TractionOther]]
   paths: dict[str, list[list[float]]]
 
 
@@ -500,7 +536,7 @@ def check_agreement(
   )
   if status != 'incomplete':
     last: Mapping[str, Any] = rows[-1] if rows else {'epoch': 0, 'step': 0}
-    errors_ = [row['test_error'] for row in rows]
+    errors_ = [row['test_error'] for row in rows if 'test_error' in row]
     for name, value in (
       ('epochs', last['epoch']),
       ('steps', last['step']),
@@ -512,6 +548,15 @@ def check_agreement(
         said == value,
         f'summary.json has {name} {said}, and metrics.jsonl {value}',
       )
+  if status == 'done':
+    read_off = experiments.read_off_epoch(
+      experiments.of_record(config), len(rows)
+    )
+    require(
+      'test_error' in rows[read_off - 1],
+      f'metrics.jsonl lacks the test error of epoch {read_off}, which is read'
+      ' off',
+    )
   if steps is None:
     return
   # The steps of an epoch are written before its row.

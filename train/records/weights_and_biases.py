@@ -171,7 +171,7 @@ class _Run:
       self._record['epochs_sent'] = row['epoch']
       files.write_json(self._path, self._record)
       curves = {
-        name: row[name] for name in metrics.CURVES if row[name] is not None
+        name: row[name] for name in metrics.CURVES if row.get(name) is not None
       }
       self._run.log(curves, step=row['epoch'])
 
