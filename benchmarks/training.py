@@ -1,11 +1,16 @@
 """Training steps of small Wide ResNets, beside PyTorch's.
 
 The whole step of both: images by the epoch's order, crop and flip, normalise,
-forward, backward, weight decay and momentum. Then each kind of layer alone.
-Without PyTorch only the project's own figures are measured.
+forward, backward, weight decay and momentum, with XLA's convolutions and
+oneDNN's, with the C library as it comes and told to keep freed memory, in
+float32 and, on a processor that multiplies it, bfloat16. Each candidate has a
+process of its own. Then each kind of layer alone. Without PyTorch only the
+project's own figures are measured. PyTorch's threads spin beside other work:
+measure at a load below 3.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+import functools
 import importlib.util
 import math
 from typing import Any
@@ -18,157 +23,209 @@ import numpy as np
 from benchmarks import harness
 from benchmarks import torch_step
 from benchmarks import workload
+from benchmarks.training_process import Candidate
+from benchmarks.training_process import Case
+from benchmarks.training_process import Process
 import models
-from train import config as config_lib
+from train import onednn
+from train.onednn import convolution
 from train.program import augmentation
 
 _SIZE = 32
 _PADDING = 4
-_OURS = 'optax-lcam'
-_THEIRS = 'PyTorch'
+_XLA, _OURS, _THEIRS = 'XLA', 'oneDNN', 'PyTorch'
 
 # A training step of a layer: what it takes and gives is made before.
 _Call = Callable[[], object]
 
 
 def measure(quick: bool) -> harness.Results:
-  """Times whole steps and single layers of two networks."""
+  """Times whole steps of some networks, and the layers of two of them."""
   if quick:
-    cases = [(10, 1, 8)]
+    cases = [Case(10, 1, 8, 8)]
   else:
-    cases = [(16, 1, 128), (16, 4, 64)]
-  return {
-    f'WRN-{depth}-{widen_factor}, batch {batch_size}': _measure_case(
-      depth, widen_factor, batch_size, quick
-    )
-    for depth, widen_factor, batch_size in cases
-  }
+    cases = [Case(16, 1, 128), Case(16, 4, 64), Case(10, 1, 32, 16)]
+  return {case.name: _measure_case(case, quick) for case in cases}
 
 
 def tables(results: harness.Results) -> str:
   """The results as Markdown."""
-  compared = all(_THEIRS in case['steps'] for case in results.values())
-  header = ['whole step', 'images/s']
-  rows = []
-  for name, case in results.items():
-    rows.append([name, harness.spread(case['steps'][_OURS], 1)])
-    if compared:
-      rows[-1] += [
-        harness.spread(case['steps'][_THEIRS], 1),
-        harness.spread(case['speed_to_torch'], 2),
-      ]
-  if compared:
-    header = [header[0], f'{_OURS} images/s', f'{_THEIRS} images/s', 'ratio']
-  parts = [harness.table(header, rows)]
-  for name, case in results.items():
-    parts.append(_parts_table(name, case))
+  parts = [_steps_table(name, case) for name, case in results.items()]
+  parts += [
+    _parts_table(name, case) for name, case in results.items() if case['parts']
+  ]
   return '\n\n'.join(parts)
 
 
+def _steps_table(name: str, case: harness.Results) -> str:
+  header = [
+    name,
+    'ms a step',
+    'images/s',
+    'CPU ms a step',
+    'page faults a step',
+  ]
+  header += [
+    'peak MB',
+    *(f'speed to {other}' for other in case['compared_with']),
+  ]
+  rows = []
+  for candidate, row in case['steps'].items():
+    line = [candidate, harness.spread(row['seconds'], 1, 1e3)]
+    line.append(harness.spread(row['images_per_second'], 0))
+    line.append(harness.spread(row['cpu_seconds'], 0, 1e3))
+    line.append(f'{row["page_faults"]["median"]:,.0f}')
+    line.append(f'{row["peak_bytes"]["median"] / 1e6:,.0f}')
+    line += [
+      harness.spread(row['speed_to'][other], 2)
+      for other in case['compared_with']
+    ]
+    rows.append(line)
+  return harness.table(header, rows)
+
+
 def _parts_table(name: str, case: harness.Results) -> str:
-  compared = _THEIRS in case['steps']
-  header = [name, 'times', 'forward ms', 'with backward ms']
+  who = list(case['parts_seconds'])
+  header = [name, 'times']
+  for one in who:
+    header += [f'{one}: forward ms', f'{one}: with backward ms']
+  compared = _THEIRS in who and _OURS in who
   if compared:
-    header += ['PyTorch', 'PyTorch', 'ms lost a step']
+    header.append(f'{_OURS}: ms lost a step')
   rows = []
   for part, row in case['parts'].items():
-    ours = row[_OURS]
     line = [part, row['times']]
-    line += [_ms(ours.get('forward')), _ms(ours['whole'])]
+    for one in who:
+      line += [_ms(row[one].get('forward')), _ms(row[one]['whole'])]
     if compared:
-      theirs = row[_THEIRS]
-      line += [_ms(theirs.get('forward')), _ms(theirs['whole'])]
-      line.append(f'{1e3 * row["seconds_lost"]:+,.1f}')
+      line.append(f'{1e3 * _lost(row):+,.1f}')
     rows.append(line)
-  total = ['sum of these', '', '', f'{1e3 * case["parts_seconds"][_OURS]:,.1f}']
+  total: list[object] = ['sum of these', '']
+  for one in who:
+    total += ['', f'{1e3 * case["parts_seconds"][one]:,.1f}']
   if compared:
-    theirs_total = case['parts_seconds'][_THEIRS]
-    lost = case['parts_seconds'][_OURS] - theirs_total
-    total += ['', f'{1e3 * theirs_total:,.1f}', f'{1e3 * lost:+,.1f}']
-  step = ['whole step', '', '', f'{1e3 * case["step_seconds"][_OURS]:,.1f}']
-  if compared:
-    theirs_step = case['step_seconds'][_THEIRS]
-    lost = case['step_seconds'][_OURS] - theirs_step
-    step += ['', f'{1e3 * theirs_step:,.1f}', f'{1e3 * lost:+,.1f}']
-  return harness.table(header, [*rows, total, step])
+    lost = sum(map(_lost, case['parts'].values()))
+    total.append(f'{1e3 * lost:+,.1f}')
+  return harness.table(header, [*rows, total])
+
+
+def _lost(row: Mapping[str, Any]) -> float:
+  """Seconds that the layers of a kind take longer than PyTorch's in a step."""
+  ours, theirs = (row[who]['whole']['median'] for who in (_OURS, _THEIRS))
+  return float(row['times'] * (ours - theirs))
 
 
 def _ms(summary: dict[str, float] | None) -> str:
   return '' if summary is None else harness.spread(summary, 2, 1e3)
 
 
-def _measure_case(
-  depth: int, widen_factor: int, batch_size: int, quick: bool
-) -> harness.Results:
-  dataset = workload.noise(4 * batch_size if quick else 8192)
-  config = config_lib.Config(
-    dataset='cifar10',
-    depth=depth,
-    widen_factor=widen_factor,
-    batch_size=batch_size,
-    # PyTorch has no LCAM of its own; benchmarks.optimizer_step compares those.
-    optimizer='lcam',
+def _candidates() -> list[Candidate]:
+  found = [
+    Candidate('jax', 'xla', keeps_memory=False),
+    Candidate('jax', 'xla'),
+  ]
+  with_torch = importlib.util.find_spec('torch') is not None
+  if onednn.is_available():
+    found += [Candidate('jax', keeps_memory=False), Candidate('jax')]
+  if with_torch:
+    found += [Candidate('torch', keeps_memory=False), Candidate('torch')]
+  if _multiplies_bfloat16():
+    found.append(Candidate('jax', dtype='bfloat16'))
+    if with_torch:
+      found.append(Candidate('torch', dtype='bfloat16'))
+  return found
+
+
+def _multiplies_bfloat16() -> bool:
+  """Whether oneDNN computes in bfloat16 here; elsewhere nobody does well."""
+  return onednn.is_available() and jnp.bfloat16 in convolution.register().dtypes
+
+
+def _measure_case(case: Case, quick: bool) -> harness.Results:
+  # A turn takes about half a second.
+  steps = (
+    1
+    if quick
+    else {(16, 1): 4, (16, 4): 1, (10, 1): 40}[case.depth, case.widen_factor]
   )
-  steps = 1 if quick else 4
-  advance = workload.start(workload.of_run(config, dataset))
-  candidates: dict[str, _Call] = {_OURS: lambda: advance(steps)}
+  candidates = _candidates()
+  processes = {c.name: Process(c, case) for c in candidates}
+  try:
+    samples = harness.interleave(
+      {
+        name: functools.partial(process.advance, steps)
+        for name, process in processes.items()
+      },
+      rounds=3 if quick else 15,
+      seconds=240,
+    )
+  finally:
+    for process in processes.values():
+      process.close()
+  compared_with = [c.name for c in candidates if c.is_reference]
+  rows: dict[str, Any] = {}
+  for name, process in processes.items():
+    # The first was not counted.
+    answers = process.answers[1:]
+    rows[name] = {
+      kind: harness.summarize([answer[kind] for answer in answers])
+      for kind in ('seconds', 'cpu_seconds', 'page_faults', 'peak_bytes')
+    }
+    rows[name]['images_per_second'] = harness.rate(
+      case.batch_size, [answer['seconds'] for answer in answers]
+    )
+    rows[name]['speed_to'] = {
+      other: harness.ratio(samples[other], samples[name])
+      for other in compared_with
+    }
+  measured: harness.Results = {
+    'steps': rows,
+    'compared_with': compared_with,
+    'parts': {},
+    'parts_seconds': {},
+  }
+  if case.image_size == _SIZE or quick:
+    measured |= _measure_parts(case, quick)
+  return measured
+
+
+def _measure_parts(case: Case, quick: bool) -> harness.Results:
+  networks: dict[str, Any] = {_XLA: None}
+  if onednn.is_available():
+    networks[_OURS] = onednn.conv_general_dilated
+  shown = {
+    name: models.WideResNet(
+      case.depth,
+      case.widen_factor,
+      rngs=nnx.Rngs(0),
+      **({} if convolve is None else {'conv_general_dilated': convolve}),
+    )
+    for name, convolve in networks.items()
+  }
   torch_model = None
   if importlib.util.find_spec('torch') is not None:
-    torch_model = torch_step.make_model(depth, widen_factor)
-    torch_advance = torch_step.make_steps(
-      torch_model, dataset.train, batch_size
-    )
-    candidates[_THEIRS] = lambda: torch_advance(steps)
-  samples = harness.interleave(
-    candidates, rounds=3 if quick else 9, seconds=120
-  )
-  images = steps * batch_size
-  case: dict[str, Any] = {
-    'steps': {
-      name: harness.rate(images, taken) for name, taken in samples.items()
-    },
-    'step_seconds': {
-      name: harness.summarize(taken)['median'] / steps
-      for name, taken in samples.items()
-    },
-  }
-  if torch_model is not None:
-    case['speed_to_torch'] = harness.ratio(samples[_THEIRS], samples[_OURS])
-  case |= _measure_parts(depth, widen_factor, batch_size, torch_model, quick)
-  return case
-
-
-def _measure_parts(
-  depth: int,
-  widen_factor: int,
-  batch_size: int,
-  torch_model: Any,
-  quick: bool,
-) -> harness.Results:
-  model = models.WideResNet(depth, widen_factor, rngs=nnx.Rngs(0))
-  model.train()
+    torch_model = torch_step.make_model(case.depth, case.widen_factor)
   kinds: dict[str, list[tuple[str, tuple[int, ...]]]] = {}
-  for label, path, shape in _layers(model):
+  for label, path, shape in _layers(shown[_XLA], case.image_size):
     kinds.setdefault(label, []).append((path, shape))
   parts: dict[str, Any] = {}
   for label, layers in kinds.items():
     path, image_shape = layers[0]
-    shape = (batch_size, *image_shape)
-    calls = {
-      (_OURS, kind): call
-      for kind, call in _jax_layer(_at(model, path), shape, label).items()
-    }
+    shape = (case.batch_size, *image_shape)
+    calls = {}
+    for name, model in shown.items():
+      model.train()
+      for kind, call in _jax_layer(_at(model, path), shape, label).items():
+        calls[name, kind] = call
     if torch_model is not None:
-      calls |= {
-        (_THEIRS, kind): call
-        for kind, call in _torch_layer(
-          _at(torch_model, path), shape, label
-        ).items()
-      }
+      layer = _at(torch_model, path)
+      for kind, call in _torch_layer(layer, shape, label).items():
+        calls[_THEIRS, kind] = call
     parts[label] = _measure_part(calls, len(layers), quick)
-  calls = {(_OURS, 'whole'): _jax_augmentation(batch_size)}
+  augmentation_call = _jax_augmentation(case.batch_size)
+  calls = {(name, 'whole'): augmentation_call for name in shown}
   if torch_model is not None:
-    calls[_THEIRS, 'whole'] = _torch_augmentation(batch_size)
+    calls[_THEIRS, 'whole'] = _torch_augmentation(case.batch_size)
   parts['images by order, crop, flip, normalise'] = _measure_part(
     calls, 1, quick
   )
@@ -176,7 +233,7 @@ def _measure_parts(
     who: sum(
       row['times'] * row[who]['whole']['median'] for row in parts.values()
     )
-    for who in ([_OURS] if torch_model is None else [_OURS, _THEIRS])
+    for who in [*shown, *([] if torch_model is None else [_THEIRS])]
   }
   return {'parts': parts, 'parts_seconds': sums}
 
@@ -189,21 +246,19 @@ def _measure_part(
     {name: calls[key] for name, key in names.items()},
     rounds=3 if quick else 9,
     calls=1 if quick else 3,
-    seconds=6,
+    seconds=3,
   )
   row: dict[str, Any] = {'times': times}
   for name, (who, kind) in names.items():
     row.setdefault(who, {})[kind] = harness.summarize(samples[name])
-  if _THEIRS in row:
-    row['seconds_lost'] = times * (
-      row[_OURS]['whole']['median'] - row[_THEIRS]['whole']['median']
-    )
   return row
 
 
-def _layers(model: models.WideResNet) -> list[tuple[str, str, tuple[int, ...]]]:
+def _layers(
+  model: models.WideResNet, size: int
+) -> list[tuple[str, str, tuple[int, ...]]]:
   """Label, attribute path and input shape of each layer that takes time."""
-  size, channels = _SIZE, model.in_channels
+  channels = model.in_channels
   layers: list[tuple[str, str, tuple[int, ...]]] = []
 
   def conv(path: str) -> tuple[int, int]:
@@ -245,7 +300,8 @@ def _at(model: Any, path: str) -> Any:
 def _jax_layer(
   layer: nnx.Module, shape: tuple[int, ...], label: str
 ) -> dict[str, _Call]:
-  graphdef, params, rest = nnx.split(layer, nnx.Param, ...)
+  parts: Any = nnx.split(layer, nnx.Param, ...)
+  graphdef, params, rest = parts
   with_relu = 'ReLU' in label
 
   def forward(params: Any, x: jax.Array) -> jax.Array:

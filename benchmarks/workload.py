@@ -15,6 +15,8 @@ from train import config as config_lib
 from train import data
 from train.program import build
 
+_CIFAR_CLASSES = {'cifar10': 10, 'cifar100': 100}
+
 
 def noise(
   examples: int, size: int = 32, channels: int = 3, padding: int = 4
@@ -37,6 +39,26 @@ def noise(
     crop_padding=padding,
     flip=True,
   )
+
+
+def blank(config: config_lib.Config) -> data.Dataset:
+  """Images in the number and shape of a run's, all black.
+
+  CIFAR's files need not be there. Nothing is read of the pages of black images,
+  so that they take no memory.
+  """
+  classes = _CIFAR_CLASSES.get(config.dataset)
+  limits = (config.train_examples, config.image_size)
+  if classes is None:
+    return data.load(config.dataset, config.data_dir, *limits)
+
+  def split(count: int) -> data.Split:
+    return data.Split(
+      np.zeros((count, 32, 32, 3), np.uint8), np.zeros(count, np.int32)
+    )
+
+  splits = data.Splits(classes, split(50_000), split(10_000))
+  return data.prepare(config.dataset, splits, *limits)
 
 
 def of_network(

@@ -1,5 +1,7 @@
 """Loss-Controlled Asymmetric Momentum (LCAM) for Optax."""
 
+from importlib import metadata as _metadata
+
 from optax_lcam._accumulation import MultiStepsState
 from optax_lcam._accumulation import multi_steps
 from optax_lcam._inspection import Reading
@@ -10,6 +12,11 @@ from optax_lcam._loss_controlled import LossControlledState
 from optax_lcam._loss_controlled import Phase
 from optax_lcam._loss_controlled import loss_controlled
 from optax_lcam._optimizer import lcam_sgd
+
+try:
+  __version__: str = _metadata.version('optax-lcam')
+except _metadata.PackageNotFoundError:  # a copy of the source on the path
+  __version__ = '0.0.0'
 
 __all__ = [
   'LcamState',
@@ -23,3 +30,8 @@ __all__ = [
   'multi_steps',
   'read',
 ]
+
+try:
+  __version__ = _metadata.version('optax-lcam')
+except _metadata.PackageNotFoundError:  # Not installed, but on the path.
+  __version__ = '0.0.0'

@@ -126,9 +126,35 @@ def test_help_and_messages_know_them(changed):
   assert "Did you mean 'flowers'?" in refused.stderr
 
 
-def test_every_file_of_the_map_exists():
+def _map():
   rows = [line for line in _TEXT.splitlines() if line.startswith('| ')]
-  names = re.findall(r'`([\w/]+(?:\.py|/))`', ''.join(rows))
-  assert len(names) > 20
-  for name in names:
+  return set(re.findall(r'`([\w/]+(?:\.py|/))`', ''.join(rows)))
+
+
+def test_every_file_of_the_map_exists():
+  assert len(_map()) > 20
+  for name in _map():
     assert (_REPOSITORY / name).exists(), name
+
+
+def test_every_module_is_on_the_map():
+  named = _map()
+  for package in ('optax_lcam', 'models', 'train'):
+    for path in (_REPOSITORY / package).rglob('*.py'):
+      name = path.relative_to(_REPOSITORY).as_posix()
+      folders = {
+        f'{folder}/' for folder in path.relative_to(_REPOSITORY).parents
+      }
+      if path.name != '__init__.py':
+        assert name in named or folders & named, name
+
+
+def test_the_quick_checks_name_files_that_exist():
+  printed = subprocess.run(
+    [_REPOSITORY / '.ci' / 'quick', '--tests'],
+    capture_output=True, text=True, check=True,
+  )  # fmt: skip
+  files = printed.stdout.split()
+  assert len(files) >= 5
+  for file in files:
+    assert (_REPOSITORY / file).is_file(), file

@@ -3,6 +3,9 @@
 import pathlib
 import runpy
 
+from flax import nnx
+import jax
+import jax.numpy as jnp
 import matplotlib as mpl
 import matplotlib.image
 import nbclient
@@ -10,7 +13,11 @@ import nbformat
 import numpy as np
 import pytest
 
+import optax_lcam
 from tests.references import lcam_float64
+from train import config as config_lib
+from train import data
+from train.program import build
 
 _EXAMPLES = pathlib.Path(__file__).parents[1] / 'examples'
 
@@ -69,6 +76,81 @@ def test_devices_choose_as_one(run):
   assert len(names['devices']) > 1
   np.testing.assert_array_equal(names['many'], names['one'])
   assert len(set(names['one'])) == 2
+
+
+def test_keras_learns_the_digits(run, monkeypatch):
+  pytest.importorskip('keras', reason='needs Keras')
+  monkeypatch.setenv('KERAS_BACKEND', 'jax')
+  assert run('with_keras.py')['test_error'] < 0.08
+
+
+def test_the_paper_in_one_file_takes_the_steps_of_the_program():
+  """The first steps of `python -m train`, at a small size, in float32."""
+  example = runpy.run_path(str(_EXAMPLES / 'paper_run.py'))
+  rng = np.random.default_rng(0)
+  split = data.Split(
+    rng.integers(0, 256, (28, 16, 16, 3)).astype(np.uint8),
+    rng.integers(0, 10, 28).astype(np.int32),
+  )
+  dataset = data.Dataset('noise', 10, split, split, crop_padding=4, flip=True)
+  config = config_lib.resolve(
+    config_lib.Config(
+      depth=10, widen_factor=1, batch_size=8, learning_rate=0.1,
+      weight_decay=5e-4, epochs=150, schedule='exponential', decay_start=30,
+      decay_rate=0.99985, optimizer='lcam', horizontal_momentum=0.93,
+      vertical_momentum=0.9, convolutions='xla',
+    ),
+    steps_per_epoch=4,
+  )  # fmt: skip
+  program = build.Program([config], dataset, devices=jax.devices()[:1])
+  state = program.init()
+  start = program.fetch(state)[0]
+  images, _ = program.place()
+  epoch = program.epoch(1)
+  order, seeds = np.asarray(epoch.order[0]), program.seeds
+  seeds = jax.tree.map(lambda seed: seed[0], seeds)
+  mean, std = dataset.channel_statistics()
+
+  model = example['WideResNet'](10, 1, 10, jnp.float32, nnx.Rngs(0))
+  nnx.update(model, start.params, start.batch_stats)
+  model.train()
+  optimizer = example['make_optimizer'](model, steps_per_epoch=4)
+  losses, phases = [], set()
+  for step, size in enumerate((8, 8, 8, 4)):  # the last batch is short
+    batch = order[8 * step : 8 * step + size]
+    loss = example['train_step'](
+      model, optimizer, seeds.augmentation_key(step),
+      split.images[batch], split.labels[batch], mean, std,
+    )  # fmt: skip
+    state, metrics = program.train(state, images, epoch, size)
+    np.testing.assert_allclose(loss, metrics.loss[0, 0], rtol=1e-4)
+    losses.append(float(loss))
+    phases.add(int(optax_lcam.read(optimizer.opt_state).phase))
+  assert len(phases) == 2 and len(set(losses)) == 4
+  np.testing.assert_allclose(
+    optax_lcam.read(optimizer.opt_state).momentum,
+    optax_lcam.read(state.opt_state).momentum[0],
+  )
+  end = program.fetch(state)[0]
+  for ours, theirs in (
+    (nnx.state(model, nnx.Param), end.params),
+    (nnx.state(model, nnx.BatchStat), end.batch_stats),
+  ):
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-4),
+      jax.tree.leaves(ours),
+      jax.tree.leaves(theirs),
+    )
+
+
+def test_the_paper_in_one_file_has_the_papers_size_and_schedule():
+  example = runpy.run_path(str(_EXAMPLES / 'paper_run.py'))
+  model = nnx.eval_shape(
+    lambda: example['WideResNet'](28, 10, 100, jnp.bfloat16, nnx.Rngs(0))
+  )
+  params = nnx.state(model, nnx.Param)
+  assert sum(x.size for x in jax.tree.leaves(params)) == 36_536_884
+  assert example['EPOCHS'] == 150
 
 
 def test_the_notebook_runs_from_top_to_bottom():

@@ -1,7 +1,9 @@
 """The package as users get it: what it holds, what it loads, what it shows."""
 
+import importlib.metadata
 import pathlib
 import re
+import runpy
 import socket
 import subprocess
 import sys
@@ -11,7 +13,10 @@ import zipfile
 
 import pytest
 
+import optax_lcam
 from tests.train import processes
+from train import experiments
+from train import studies
 
 _REPOSITORY = pathlib.Path(__file__).parents[1]
 _README = (_REPOSITORY / 'README.md').read_text()
@@ -31,11 +36,34 @@ def test_the_readme_has_both_commands():
   assert "pip install -e '.[train,test]' && python -m pytest" in _README
 
 
-def test_the_readmes_pictures_are_there():
-  pictures = re.findall(r'!\[.+?\]\((.+?)\)', _README)
-  assert pictures
-  for picture in pictures:
-    assert (_REPOSITORY / picture).is_file()
+def test_the_readme_is_short():
+  assert len(_README.splitlines()) <= 150
+
+
+def test_the_readmes_links_and_pictures_are_there():
+  links = re.findall(r'\]\((?!https?:|#)(.+?)\)', _README)
+  assert any(link.endswith('.png') for link in links)
+  assert len(links) > 15
+  for link in links:
+    assert (_REPOSITORY / link).exists(), link
+
+
+def test_the_readmes_commands_name_what_is_there():
+  """Experiments exist, and a folder that is read was written before."""
+  blocks = re.findall(r'```bash\n(.*?)```', _README, re.DOTALL)
+  lines = [line.split('#')[0] for line in ''.join(blocks).splitlines()]
+  commands = [line.split('python -m train', 1)[1].split()
+              for line in lines if 'python -m train' in line]  # fmt: skip
+  assert len(commands) >= 6
+  written = set()
+  for command, *arguments in filter(None, commands):
+    assert command in ('run', 'sweep', 'report', *studies.STUDIES)
+    if command in ('run', 'sweep'):
+      for experiment in experiments.select(arguments[0]):
+        written.add(f'runs/{experiment.name}')
+    elif arguments[0].startswith('runs'):
+      folder = arguments[0].removesuffix('/seed-*')
+      assert any(path.startswith(folder) for path in written), folder
 
 
 def test_the_extras_are_those_promised():
@@ -86,6 +114,26 @@ def test_the_network_would_be_noticed():
     socket.getaddrinfo('example.org', 80)
 
 
+def test_the_published_readme_has_no_link_that_breaks():
+  """Without an address links become text; with one they are absolute."""
+  published = runpy.run_path(str(_REPOSITORY / 'hatch_build.py'))['published']
+  relative = re.compile(r'\]\((?!https?:|#)')
+  assert relative.search(_README)
+  for address in ('', 'https://example.org/lcam'):
+    assert not relative.search(published(_README, address))
+  text = 'See [the map](docs/map.md), [all](docs/) and ![a plot](docs/a.png).'
+  assert published(text, '') == 'See the map, all and .'
+  assert published(text, 'https://e.org/r') == (
+    'See [the map](https://e.org/r/blob/HEAD/docs/map.md),'
+    ' [all](https://e.org/r/tree/HEAD/docs/) and'
+    ' ![a plot](https://e.org/r/raw/HEAD/docs/a.png).'
+  )
+
+
+def test_the_version_is_that_of_the_package():
+  assert optax_lcam.__version__ == importlib.metadata.version('optax-lcam')
+
+
 def test_the_wheel_holds_the_optimizer_alone(tmp_path):
   subprocess.run(
     [sys.executable, '-m', 'hatchling', 'build', '-t', 'wheel', '-d', tmp_path],
@@ -100,6 +148,11 @@ def test_the_wheel_holds_the_optimizer_alone(tmp_path):
   }
   assert 'optax_lcam/py.typed' in names
   assert any(name.endswith('licenses/LICENSE') for name in names)
+  (metadata,) = [name for name in names if name.endswith('/METADATA')]
+  text = zipfile.ZipFile(wheel).read(metadata).decode()
+  assert 'Loss-Controlled Asymmetric Momentum (LCAM) for [Optax]' in text
+  assert 'Project-URL: Paper' in text
+  assert not re.search(r'\]\((?!https?:|#)', text)
 
 
 def test_the_source_distribution_is_small_and_builds_a_wheel(tmp_path):

@@ -2,8 +2,10 @@
 
 import json
 import pathlib
+import runpy
 
 import matplotlib.image
+import numpy as np
 import pytest
 
 from train import records
@@ -81,10 +83,53 @@ def test_every_arm_is_finished(committed_arms, family, arms, seeds):
     assert {run.config['git_commit'] for run in arm.runs} != {None}
 
 
-def test_the_readme_says_what_the_results_say():
-  readme = (_RESULTS.parent / 'README.md').read_text('utf-8').splitlines()
-  shown = [line for line in readme if line.startswith('| CIFAR-')]
-  assert len(shown) == 10
-  assert set(shown) <= set(
-    (_RESULTS / 'README.md').read_text('utf-8').splitlines()
+def _results_page():
+  """docs/extensions/results_page.py, which is no package."""
+  path = _RESULTS.parent / 'docs' / 'extensions' / 'results_page.py'
+  return runpy.run_path(str(path))
+
+
+def test_the_readme_shows_what_the_results_show():
+  readme = (_RESULTS.parent / 'README.md').read_text('utf-8')
+  results = (_RESULTS / 'README.md').read_text('utf-8')
+  page = _results_page()
+  assert page['with_results'](readme, results) == readme
+  shown = readme.split('<!-- results -->')[1].split('<!-- /results -->')[0]
+  rows = [line for line in shown.splitlines() if line.startswith('| CIFAR-')]
+  assert len(rows) == 6
+  assert set(rows) <= set(results.splitlines())
+
+
+def test_the_first_section_of_the_results_is_the_short_answer():
+  page = _results_page()
+  results = (
+    '# Report\n\n![Plot](forest.png)\n\nLCAM is undecided.\n\n'
+    '| row | points |\n| --- | --: |\n| P1 | +0.1 |\n\n## The rest\n\nMore.\n'
   )
+  assert page['verdict'](results) == 'LCAM is undecided.'
+  readme = page['with_results'](
+    'Top\n<!-- results -->\nold\n<!-- /results -->\nEnd\n', results
+  )
+  assert 'old' not in readme and 'More.' not in readme
+  assert '![Plot](results/forest.png)' in readme
+  assert '| P1 | +0.1 |' in readme
+
+
+def test_the_pages_state_the_shares_of_the_phases(committed_arms):
+  """As docs/choosing_momenta.md and docs/faq.md say them, of five seeds."""
+  docs = _RESULTS.parent / 'docs'
+  choosing = ' '.join((docs / 'choosing_momenta.md').read_text().split())
+  faq = ' '.join((docs / 'faq.md').read_text().split())
+  for dataset, title in (('cifar10', 'CIFAR-10'), ('cifar100', 'CIFAR-100')):
+    (arm,) = [
+      a for a in committed_arms if a.name == f'small-figure4-{dataset}-lcam'
+    ]
+    runs = [run for run in arm.finished if run.seed < 5]
+    shares = np.mean(
+      [[row['horizontal_fraction'] for row in run.rows] for run in runs], 0
+    )
+    assert len(runs) == 5 and abs(shares[0] - 0.8) < 0.02
+    low, high = shares[3:].min(), shares[3:].max()
+    assert f'{100 * low:.0f} to {100 * high:.0f} % on {title}' in choosing
+    low, high = shares[5:].min(), shares[5:].max()
+    assert f'{100 * low:.0f} to {100 * high:.0f} % on {title}' in faq

@@ -39,7 +39,6 @@ import numpy as np
 from scipy import optimize
 from scipy import stats
 from statsmodels.regression import linear_model
-from statsmodels.stats import multitest
 
 FAMILY_ERROR = 0.05
 """Probability of any false statement of one kind in a family."""
@@ -47,8 +46,9 @@ FAMILY_ERROR = 0.05
 POWER = 0.8
 
 RELATIVE_MARGIN = 0.02
-"""Of equivalence, as a part of the error of the control: about what the paper
-claims to gain, from 19.58 to 19.22."""
+"""Of equivalence, as a part of the error of the control, or of what it gets
+right where that is less: about what the paper claims to gain, from 19.58 to
+19.22."""
 
 
 class Verdict(enum.StrEnum):
@@ -214,7 +214,7 @@ class BlockDesign:
       weights: By arm; they add up to zero. What has a negative one is the
         control.
       relative_margin: Margin of equivalence as a part of the control's mean
-        error.
+        error in percent, or of its distance to 100 where that is less.
 
     Returns:
       The estimate, or ``None`` where an arm has no error, or no seed is common
@@ -241,7 +241,8 @@ class BlockDesign:
       w * float(np.mean([*self._errors[arm].values()]))
       for arm, w in control.items()
     ) / sum(control.values())
-    return Estimate(n, difference, error, self.freedom, relative_margin * level)
+    margin = relative_margin * min(level, 100 - level)
+    return Estimate(n, difference, error, self.freedom, margin)
 
   def spreads(self) -> dict[str, float]:
     """The residual's standard deviation arm by arm, which should be alike.
@@ -315,8 +316,7 @@ def judge(family: Sequence[Estimate]) -> list[Judgement]:
   """
   tested = [i for i, e in enumerate(family) if not math.isnan(e.error)]
   raw = [_p_value(family[i]) for i in tested]
-  holm = multitest.multipletests(raw, method='holm')[1] if tested else []
-  p_values = dict(zip(tested, map(float, holm), strict=True))
+  p_values = dict(zip(tested, _holm(raw), strict=True))
   judged = []
   for i, estimate in enumerate(family):
     p = p_values.get(i, math.nan)
@@ -328,6 +328,16 @@ def judge(family: Sequence[Estimate]) -> list[Judgement]:
     verdict = decide(estimate.difference, p, low, high, estimate.margin)
     judged.append(Judgement(estimate, low, high, p, verdict, len(tested)))
   return judged
+
+
+def _holm(p_values: Sequence[float]) -> list[float]:
+  # statsmodels' multipletests collects all garbage at each call, which took a
+  # third of the time of a report.
+  order = np.argsort(p_values)
+  steps = np.take(p_values, order) * np.arange(len(order), 0, -1)
+  adjusted = np.empty(len(order))
+  adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1)
+  return [float(p) for p in adjusted]
 
 
 def _p_value(estimate: Estimate) -> float:

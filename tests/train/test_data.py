@@ -1,16 +1,21 @@
 """Images from each source, and what happens when they cannot be had."""
 
 import dataclasses
+import hashlib
 import importlib
 import inspect
+import io
 import json
+import os
 import pathlib
+import shutil
 import subprocess
 import sys
 from typing import get_args
 
 from array_record.python import array_record_module
 import cv2
+import filelock
 import numpy as np
 import platformdirs
 import pytest
@@ -326,18 +331,28 @@ class TestArrayCache:
   def test_builds_once(self, cache):
     calls = []
     for _ in range(3):
-      arrays = array_cache.load_or_build('key', lambda: self._build(calls))
+      arrays = array_cache.load_or_build(
+        'key', _ARRAYS, lambda: self._build(calls)
+      )
     assert len(calls) == 1
     assert arrays.keys() == _ARRAYS.keys()
     for name, array in _ARRAYS.items():
       np.testing.assert_array_equal(arrays[name], array)
       assert arrays[name].dtype == array.dtype
 
-  @pytest.mark.parametrize('damage', ['flip', 'cut', 'remove', 'manifest'])
+  @pytest.mark.parametrize(
+    'damage',
+    [
+      'flip', 'cut', 'remove', 'pipe', 'manifest cut', 'manifest empty',
+      'manifest short', 'manifest deep', 'manifest pipe', 'header', 'zip',
+      'file', 'link',
+    ],
+  )  # fmt: skip
   def test_a_damaged_entry_is_built_again(self, cache, damage):
     calls = []
-    array_cache.load_or_build('key', lambda: self._build(calls))
-    file = cache / 'key' / 'a.npy'
+    self._load(calls)
+    entry = cache / 'key'
+    file, manifest = entry / 'a.npy', entry / 'manifest.json'
     content = bytearray(file.read_bytes())
     match damage:
       case 'flip':
@@ -347,23 +362,93 @@ class TestArrayCache:
         file.write_bytes(content[:-8])
       case 'remove':
         file.unlink()
-      case 'manifest':
-        (cache / 'key' / 'manifest.json').write_text('[1, 2')
+      case 'pipe':
+        file.unlink()
+        os.mkfifo(file)
+      case 'manifest cut':
+        manifest.write_text('[1, 2')
+      case 'manifest empty':
+        manifest.write_text('{}')
+      case 'manifest short':
+        checksums = json.loads(manifest.read_text())
+        del checksums['a']
+        manifest.write_text(json.dumps(checksums))
+      case 'manifest deep':
+        manifest.write_text('{"a":' * 10**5)
+      case 'manifest pipe':
+        manifest.unlink()
+        os.mkfifo(manifest)
+      case 'header':
+        shape = str(_ARRAYS['a'].shape).encode()
+        claims = str((10**13 // _ARRAYS['a'].itemsize,)).encode()
+        assert shape in content
+        content = content.replace(shape, claims)
+        # The header ends at a multiple of 64 bytes, filled up with spaces.
+        more = len(claims) - len(shape)
+        content = content.replace(b' ' * more + b'\n', b'\n', 1)
+        self._replace(file, bytes(content))
+        with file.open('rb') as opened:
+          np.lib.format.read_magic(opened)
+          shape, *_ = np.lib.format.read_array_header_1_0(opened)
+        assert np.prod(shape) * _ARRAYS['a'].itemsize > 0.9e13
+      case 'zip':
+        packed = io.BytesIO()
+        np.savez(packed, a=_ARRAYS['a'])
+        self._replace(file, packed.getvalue())
+      case 'file':
+        shutil.rmtree(entry)
+        entry.write_text('in the way')
+      case 'link':
+        shutil.rmtree(entry)
+        entry.symlink_to('nowhere')
     for _ in range(2):
-      arrays = array_cache.load_or_build('key', lambda: self._build(calls))
+      arrays = self._load(calls)
       np.testing.assert_array_equal(arrays['a'], _ARRAYS['a'])
     assert len(calls) == 2
     assert [path.name for path in cache.iterdir()] == ['key']
 
+  def _load(self, calls):
+    return array_cache.load_or_build('key', _ARRAYS, lambda: self._build(calls))
+
+  def _replace(self, file, content):
+    """Another file, and its checksum in the manifest."""
+    manifest = file.with_name('manifest.json')
+    checksums = json.loads(manifest.read_text())
+    checksums[file.stem] = hashlib.sha256(content).hexdigest()
+    file.write_bytes(content)
+    manifest.write_text(json.dumps(checksums))
+
   def test_nothing_is_unpickled(self, cache):
-    array_cache.load_or_build('key', lambda: _ARRAYS)
+    array_cache.load_or_build('key', _ARRAYS, lambda: _ARRAYS)
     file = cache / 'key' / 'a.npy'
     np.save(file, np.asarray([print], object), allow_pickle=True)
     manifest = json.loads((cache / 'key' / 'manifest.json').read_text())
     manifest['a'] = array_cache._sha256(file)
     (cache / 'key' / 'manifest.json').write_text(json.dumps(manifest))
-    arrays = array_cache.load_or_build('key', lambda: _ARRAYS)
+    arrays = array_cache.load_or_build('key', _ARRAYS, lambda: _ARRAYS)
     np.testing.assert_array_equal(arrays['a'], _ARRAYS['a'])
+
+  def test_what_killed_programs_have_left_is_removed(self, cache):
+    """Also where the entry itself is whole."""
+    calls = []
+    self._load(calls)
+    for name in ('tmpabc', 'tmpabc.old'):
+      (cache / name).mkdir()
+      (cache / name / 'a.npy').write_bytes(b'half of it')
+    (cache / 'tmpfile.old').write_text('of a file that was in the way')
+    self._load(calls)
+    assert len(calls) == 1
+    assert [path.name for path in cache.iterdir()] == ['key']
+
+  def test_what_a_living_program_writes_stays(self, cache):
+    calls = []
+    self._load(calls)
+    (cache / 'tmpabc').mkdir()
+    with filelock.FileLock(cache.with_suffix('.lock')):
+      self._load(calls)
+      assert (cache / 'tmpabc').is_dir()
+    self._load(calls)
+    assert not (cache / 'tmpabc').exists()
 
   def test_two_programs_that_build_it_at_once(self, tmp_path):
     program = (
@@ -376,7 +461,7 @@ class TestArrayCache:
       '  (root / f"ready-{sys.argv[2]}").touch()\n'
       '  while len(list(root.glob("ready-*"))) < 4: time.sleep(0.001)\n'
       '  return {"a": np.arange(10**6)}\n'
-      'arrays = array_cache.load_or_build("key", build)\n'
+      'arrays = array_cache.load_or_build("key", ["a"], build)\n'
       'assert (arrays["a"] == np.arange(10**6)).all()\n'
     )
     builders = [
@@ -396,7 +481,7 @@ class TestArrayCache:
   def test_no_place_to_keep_it_is_no_error(self, monkeypatch, tmp_path):
     (tmp_path / 'file').write_text('in the way')
     monkeypatch.setattr(array_cache, 'root', lambda: tmp_path / 'file' / 'x')
-    arrays = array_cache.load_or_build('key', lambda: _ARRAYS)
+    arrays = array_cache.load_or_build('key', _ARRAYS, lambda: _ARRAYS)
     np.testing.assert_array_equal(arrays['a'], _ARRAYS['a'])
 
   def test_it_lies_in_the_users_cache(self):

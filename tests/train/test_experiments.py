@@ -1,7 +1,9 @@
 """The experiments are what the paper says they are."""
 
+import ast
 import dataclasses
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -191,3 +193,95 @@ def test_a_grid_has_every_combination():
     'digits-lcam + horizontal_momentum 0.95, learning_rate 0.2',
   ]
   assert experiments.grid(lcam, {}) == [lcam]
+
+
+class TestComparators:
+  """Table 1's others are what their papers say."""
+
+  @pytest.mark.parametrize('dataset', ['cifar10', 'cifar100'])
+  def test_wrn_is_as_published(self, dataset):
+    # Zagoruyko and Komodakis, 2016, section 3.
+    config = experiments.get(f'table1-{dataset}-wrn').config
+    assert (config.nesterov, config.padding) == (True, 'reflection')
+    assert (config.optimizer, config.momentum) == ('sgd', 0.9)
+    assert (config.learning_rate, config.weight_decay) == (0.1, 5e-4)
+    assert config.epochs == 200
+    assert config.milestones == (60, 120, 160)
+    assert config.milestone_factor == 0.2
+
+  @pytest.mark.parametrize('dataset', ['cifar10', 'cifar100'])
+  def test_those_of_sgdr_are_as_published(self, dataset):
+    # Loshchilov and Hutter, 2017, section 4.1 and Table 1.
+    wrn, sgdr, cosine = (
+      experiments.get(f'table1-{dataset}-{arm}')
+      for arm in ('sgdr-wrn', 'sgdr', 'sgdr-cosine')
+    )
+    for experiment in (wrn, sgdr, cosine):
+      config = experiment.config
+      assert (config.nesterov, config.padding) == (False, 'zeros')
+      assert (config.optimizer, config.momentum) == ('sgd', 0.9)
+      assert config.epochs == 200
+    assert wrn.config.learning_rate == 0.1
+    assert wrn.config.milestones == (60, 120, 160)
+    assert sgdr.config.learning_rate == cosine.config.learning_rate == 0.05
+    assert cosine.config.schedule == 'cosine'
+    assert sgdr.reads_off == 150
+    # Restarts after 10, 30, 70 and 150 epochs: the rate is back.
+    resolved = config_lib.resolve(sgdr.config, 391)
+    steps = [391 * epoch for epoch in (0, 10, 30, 70, 150)]
+    rates = schedules.learning_rates(resolved, 391, steps)
+    np.testing.assert_allclose(rates, 0.05, rtol=1e-6)
+    before = schedules.learning_rates(resolved, 391, [s - 1 for s in steps[1:]])
+    assert max(before) < 1e-4
+
+  def test_figure_3_has_no_fixed_093(self):
+    arms = {e.arm for e in experiments.members(experiments.PAPER, 'figure3')}
+    assert arms & {'fixed-0.93', 'lcam'} == set()
+
+
+def test_members_are_the_arms_of_a_place():
+  arms = experiments.members(experiments.MEDIUM, 'figure4', 'cifar10')
+  assert {e.group for e in arms} == {'medium-figure4'}
+  assert {e.config.dataset for e in arms} == {'cifar10'}
+  assert experiments.find(experiments.MEDIUM, 'figure4', 'cifar10', 'lcam') in (
+    arms
+  )
+  with pytest.raises(KeyError):
+    experiments.find(experiments.MEDIUM, 'figure4', None, 'lcam')
+
+
+_REPOSITORY = pathlib.Path(__file__).parents[2]
+
+
+def _strings(path):
+  """Every string of a file but docstrings and comments, with its line."""
+  tree = ast.parse(path.read_text('utf-8'))
+  prose = {
+    id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)
+  }
+  return [
+    (node.lineno, node.value)
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Constant)
+    and isinstance(node.value, str)
+    and id(node) not in prose
+  ]
+
+
+def test_no_other_module_spells_a_name_or_a_part_of_one():
+  """What has no piece of a name in it can neither make nor take one apart."""
+  pieces = {
+    *(f'{e.group}-' for e in experiments.EXPERIMENTS.values()),
+    *(e.scale.prefix for e in experiments.EXPERIMENTS.values()),
+  } - {''}
+  files = sorted((_REPOSITORY / 'train').rglob('*.py'))
+  files.append(_REPOSITORY / 'docs' / 'conf.py')
+  assert len(files) > 40
+  found = [
+    f'{path.relative_to(_REPOSITORY)}:{line}: {text!r}'
+    for path in files
+    if path != _REPOSITORY / 'train' / 'experiments.py'
+    for line, text in _strings(path)
+    if any(piece in text for piece in pieces)
+  ]
+  assert found == []

@@ -3,10 +3,11 @@
 An entry is a folder of .npy files and a manifest with the SHA-256 of each. It
 is complete or absent: it is written elsewhere and renamed into place, so two
 programs that build it at once do no harm to each other. An entry that does not
-match its manifest is built again.
+match its manifest, or is not what was asked for, is built again.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+import contextlib
 import hashlib
 import json
 import os
@@ -14,26 +15,39 @@ import pathlib
 import shutil
 import tempfile
 
+import filelock
 import numpy as np
 import platformdirs
+
+from train import errors
+from train import files
 
 Arrays = dict[str, np.ndarray]
 
 _MANIFEST = 'manifest.json'
 
+# Of the folders in which entries are written.
+_UNFINISHED = 'tmp'
+# Another program writes for some seconds, unless it is stopped.
+_LOCK_SECONDS = 60
 
-def load_or_build(key: str, build: Callable[[], Arrays]) -> Arrays:
+
+def load_or_build(
+  key: str, names: Collection[str], build: Callable[[], Arrays]
+) -> Arrays:
   """The arrays of an entry, built and kept where it is absent or damaged.
 
   Args:
     key: Name of the entry; it must change with the source of the arrays.
+    names: Those of the arrays.
     build: Makes the arrays.
 
   Returns:
     Arrays by name.
   """
+  _remove_unfinished()
   entry = root() / key
-  arrays = _read(entry)
+  arrays = _read(entry, names)
   if arrays is None:
     arrays = build()
     _write(entry, arrays)
@@ -45,26 +59,47 @@ def root() -> pathlib.Path:
   return platformdirs.user_cache_path('optax-lcam') / 'arrays'
 
 
-def _read(entry: pathlib.Path) -> Arrays | None:
+def _read(entry: pathlib.Path, names: Collection[str]) -> Arrays | None:
   try:
-    manifest = json.loads((entry / _MANIFEST).read_text(encoding='utf-8'))
+    manifest = files.read_json(entry / _MANIFEST)
+    if manifest.keys() != set(names):
+      return None
     arrays = {}
     for name, checksum in manifest.items():
       path = entry / f'{name}.npy'
       if _sha256(path) != checksum:
         return None
-      arrays[name] = np.load(path, allow_pickle=False)
+      arrays[name] = _load(path)
     return arrays
-  except (OSError, ValueError, AttributeError):
+  # The last two are what the header of a .npy file can raise.
+  except (errors.UsageError, OSError, ValueError, RecursionError, MemoryError):
     return None
 
 
+def _load(path: pathlib.Path) -> np.ndarray:
+  """The array of a .npy file, or ValueError."""
+  # NumPy would make room for as much as the header claims, and takes a zip for
+  # several arrays. A map is not longer than the file.
+  mapped = np.load(path, mmap_mode='r', allow_pickle=False)
+  if not isinstance(mapped, np.ndarray):
+    mapped.close()
+    raise ValueError('a zip')
+  return np.array(mapped)
+
+
 def _write(entry: pathlib.Path, arrays: Arrays) -> None:
-  try:
+  """Keeps an entry if it can be kept; else the next run decodes again."""
+  with contextlib.suppress(OSError):
     entry.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = pathlib.Path(tempfile.mkdtemp(dir=entry.parent))
-  except OSError:
-    return  # Nowhere to keep them: the next run decodes again.
+    with _lock(_LOCK_SECONDS):
+      _write_alone(entry, arrays)
+
+
+def _write_alone(entry: pathlib.Path, arrays: Arrays) -> None:
+  unfinished = pathlib.Path(
+    tempfile.mkdtemp(prefix=_UNFINISHED, dir=entry.parent)
+  )
+  replaced = unfinished.with_suffix('.old')
   try:
     manifest = {}
     for name, array in arrays.items():
@@ -74,17 +109,35 @@ def _write(entry: pathlib.Path, arrays: Arrays) -> None:
     (unfinished / _MANIFEST).write_text(
       json.dumps(manifest, indent=1), encoding='utf-8', newline='\n'
     )
-    if entry.exists():
+    if os.path.lexists(entry):
       # Damaged, or finished by another program in the meantime.
-      os.replace(entry, unfinished.with_suffix('.old'))
+      os.replace(entry, replaced)
     os.replace(unfinished, entry)
-  except OSError:
-    pass
   finally:
-    shutil.rmtree(unfinished, ignore_errors=True)
-    shutil.rmtree(unfinished.with_suffix('.old'), ignore_errors=True)
+    _remove(unfinished)
+    _remove(replaced)
+
+
+def _remove_unfinished() -> None:
+  """Removes what killed programs have left."""
+  with contextlib.suppress(OSError):
+    if any(root().glob(f'{_UNFINISHED}*')):
+      with _lock(0):  # The one that writes holds it.
+        for left in [*root().glob(f'{_UNFINISHED}*')]:
+          _remove(left)
+
+
+def _lock(seconds: float) -> filelock.BaseFileLock:
+  """Held by the one that writes, freed by its end. Waits, or OSError."""
+  return filelock.FileLock(root().with_suffix('.lock'), timeout=seconds)
+
+
+def _remove(path: pathlib.Path) -> None:
+  if path.is_dir() and not path.is_symlink():
+    shutil.rmtree(path, ignore_errors=True)
+  else:
+    path.unlink(missing_ok=True)
 
 
 def _sha256(path: pathlib.Path) -> str:
-  with path.open('rb') as file:
-    return hashlib.file_digest(file, 'sha256').hexdigest()
+  return hashlib.sha256(files.read_bytes(path)).hexdigest()

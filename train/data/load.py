@@ -35,9 +35,20 @@ def load(
     UsageError: The data cannot be had, is not as described, has fewer training
       examples, or images whose size is no multiple of ``image_size``.
   """
-  source = sources.get(name)
-  reader = importlib.import_module(f'train.data.{source.reader}')
+  reader = importlib.import_module(f'train.data.{sources.get(name).reader}')
   splits: dataset.Splits = reader.load(name, data_dir)
+  return prepare(name, splits, train_examples, image_size, validation_examples)
+
+
+def prepare(
+  name: str,
+  splits: dataset.Splits,
+  train_examples: int | None = None,
+  image_size: int | None = None,
+  validation_examples: int | None = None,
+) -> dataset.Dataset:
+  """The data set that :func:`load` makes of what a reader gave."""
+  source = sources.get(name)
   try:
     dataset.check(splits, source.channels)
   except ValueError as error:
@@ -47,7 +58,11 @@ def load(
     num_classes=splits.num_classes,
     train=splits.train,
     test=splits.test,
-    crop_padding=source.crop_padding,
+    crop_padding=(
+      splits.train.images.shape[2] // 8
+      if source.crop_padding is None
+      else source.crop_padding
+    ),
     flip=source.flip,
   )
   available = len(loaded.train)

@@ -20,6 +20,8 @@ from train.data import array_cache
 from train.data import dataset
 from train.devices import interruption
 
+_ARRAYS = ('train_images', 'train_labels', 'test_images', 'test_labels')
+
 
 def load(name: str, data_dir: pathlib.Path | None) -> dataset.Splits:
   """Loads a data set, decoded on the first call and from a cache afterwards.
@@ -40,7 +42,7 @@ def load(name: str, data_dir: pathlib.Path | None) -> dataset.Splits:
   key = (
     f'{name}-{builder.version}-{_fingerprint(pathlib.Path(builder.data_dir))}'
   )
-  arrays = array_cache.load_or_build(key, lambda: _decode(builder))
+  arrays = array_cache.load_or_build(key, _ARRAYS, lambda: _decode(builder))
   return dataset.Splits(
     num_classes=builder.info.features['label'].num_classes,
     train=dataset.Split(arrays['train_images'], arrays['train_labels']),

@@ -9,15 +9,14 @@ With a single process everything here does nothing.
 """
 
 import atexit
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import time
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 from jax.experimental import multihost_utils
@@ -25,6 +24,7 @@ import numpy as np
 
 from train import errors
 from train.devices import interruption
+from train.devices import rendezvous
 
 _T = TypeVar('_T')
 
@@ -59,16 +59,35 @@ def group(
   """
   # JAX's own handler of SIGTERM would hide it from train.devices.interruption.
   jax.config.update('jax_enable_preemption_service', False)
-  if coordinator is not None and process_id != 0:
-    _wait_for(coordinator)
   try:
+    found = _Group(coordinator, process_id, process_count)
+    if coordinator is None:
+      found = _of_cluster()
+    bind = None
+    if not (
+      found.coordinator is None
+      or found.process_id is None
+      or found.process_count is None
+    ):
+      bind = rendezvous.meet(
+        found.coordinator,
+        found.process_id,
+        found.process_count,
+        seconds=_CONNECT_SECONDS,
+        # A cluster does not tell where to listen.
+        everywhere=coordinator is None,
+      )
     jax.distributed.initialize(
-      coordinator,
-      process_count,
-      process_id,
+      found.coordinator,
+      found.process_count,
+      found.process_id,
+      local_device_ids=found.local_device_ids,
       initialization_timeout=_CONNECT_SECONDS,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      coordinator_bind_address=bind,
     )
+  except errors.UsageError:
+    raise
   except Exception as error:
     reason = str(error).splitlines()[0]
     raise errors.UsageError(
@@ -96,20 +115,35 @@ def group(
     ) from error
 
 
-def _wait_for(coordinator: str) -> None:
-  """Until the first process listens. JAX would end this one without a word."""
-  host, _, port = coordinator.rpartition(':')
-  deadline = time.monotonic() + _CONNECT_SECONDS
-  while True:
-    try:
-      socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
-      return
-    except OSError as error:
-      if time.monotonic() > deadline:
-        raise errors.UsageError(
-          f'--coordinator {coordinator} cannot be reached: {error}.'
-        ) from error
-      time.sleep(0.2)
+class _Group(NamedTuple):
+  """What JAX is told, or has found out, of the processes."""
+
+  coordinator: str | None = None
+  process_id: int | None = None
+  process_count: int | None = None
+  local_device_ids: Sequence[int] | None = None
+
+
+def _of_cluster() -> _Group:
+  """What JAX finds out from the cluster, or nothing."""
+  try:
+    # There is no public way, and JAX has to be asked before it connects.
+    from jax._src import clusters
+
+    detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
+  except (ImportError, AttributeError):
+    return _Group()  # Another version of JAX: it will find out itself.
+  coordinator, count, process, local = detect(
+    os.environ.get('JAX_COORDINATOR_ADDRESS'),
+    None,
+    None,
+    None,
+    None,
+    _CONNECT_SECONDS,
+  )
+  if 'JAX_LOCAL_DEVICE_IDS' in os.environ:
+    local = None  # JAX reads it.
+  return _Group(coordinator, process, count, local)
 
 
 def is_first() -> bool:

@@ -2,7 +2,7 @@
 
 As in section 1 of the authors' program: zeros around the image, a random window
 of the image's own size, a mirror image half of the time, then the channels'
-normalisation.
+normalisation. The WRN paper has reflections of the image in place of the zeros.
 """
 
 import jax
@@ -14,16 +14,23 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def crop_and_flip(
-  key: jax.Array, images: jax.Array, *, padding: int, flip: bool
+  key: jax.Array,
+  images: jax.Array,
+  *,
+  padding: int,
+  flip: bool,
+  reflect: bool = False,
 ) -> jax.Array:
   """A random window of each padded image, mirrored half of the time.
 
   Args:
     key: A PRNG key.
     images: shape=(batch, height, width, channels), dtype=uint8.
-    padding: Zeros on each side, in pixels. Windows start at -padding to
+    padding: Pixels that are added on each side. Windows start at -padding to
       padding, each offset as likely as any other.
     flip: Whether to mirror left and right.
+    reflect: Whether the added pixels mirror the image, without its outermost
+      ones, which must be fewer than its width and height. Default: zeros.
 
   Returns:
     Images of the same shape and dtype.
@@ -33,8 +40,8 @@ def crop_and_flip(
   offsets = jax.random.randint(offset_key, (batch, 2), 0, 2 * padding + 1)
   # Bytes side by side, along the width first: what is fastest on a CPU.
   cropped = images.reshape(batch, height, width * channels)
-  cropped = _shift(cropped, offsets[:, 1], 2, channels, padding)
-  cropped = _shift(cropped, offsets[:, 0], 1, 1, padding)
+  cropped = _shift(cropped, offsets[:, 1], 2, channels, padding, reflect)
+  cropped = _shift(cropped, offsets[:, 0], 1, 1, padding, reflect)
   cropped = cropped.reshape(images.shape)
   if not flip:
     return cropped
@@ -43,9 +50,14 @@ def crop_and_flip(
 
 
 def _shift(
-  images: jax.Array, offsets: jax.Array, axis: int, pixel: int, padding: int
+  images: jax.Array,
+  offsets: jax.Array,
+  axis: int,
+  pixel: int,
+  padding: int,
+  reflect: bool,
 ) -> jax.Array:
-  """Moves each image along one axis, zeros where nothing is left of it.
+  """Moves each image along one axis, padded where nothing is left of it.
 
   Chooses among all shifts: a slice of its own for each image is a loop over the
   batch on a TPU, which takes as long there as the rest of a step of WRN-10-1.
@@ -57,14 +69,18 @@ def _shift(
     axis: 1 or 2.
     pixel: Elements of a pixel along the axis.
     padding: The largest shift, in pixels.
+    reflect: Whether to pad with reflections instead of zeros.
 
   Returns:
     Images of the same shape.
   """
   size = images.shape[axis]
-  pads = [(0, 0)] * 3
-  pads[axis] = (padding * pixel, padding * pixel)
-  padded = jnp.pad(images, pads)
+  if reflect:
+    padded = _reflect(images, axis, pixel, padding)
+  else:
+    pads = [(0, 0)] * 3
+    pads[axis] = (padding * pixel, padding * pixel)
+    padded = jnp.pad(images, pads)
 
   def from_(offset: int) -> jax.Array:
     start = offset * pixel
@@ -75,6 +91,18 @@ def _shift(
     chosen = (offsets == offset)[:, None, None]
     shifted = jnp.where(chosen, from_(offset), shifted)
   return shifted
+
+
+def _reflect(
+  images: jax.Array, axis: int, pixel: int, padding: int
+) -> jax.Array:
+  """Pads one axis with the pixels next to its ends, nearest first."""
+  before, after = images.shape[:axis], images.shape[axis + 1 :]
+  pixels = images.reshape(*before, -1, pixel, *after)
+  pads = [(0, 0)] * pixels.ndim
+  pads[axis] = (padding, padding)
+  padded = jnp.pad(pixels, pads, mode='reflect')
+  return padded.reshape(*before, -1, *after)
 
 
 def normalize(

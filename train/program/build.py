@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import math
+import pathlib
 from typing import Any, Literal, TypeVar
 
 from flax import nnx
@@ -168,6 +169,7 @@ class Program:
         flip=dataset.flip,
         label_smoothing=config.label_smoothing,
         ema_decay=config.ema_decay,
+        reflect=config.padding == 'reflection',
         deterministic=config.deterministic,
         members=len(configs),
         devices=self.devices,
@@ -401,6 +403,29 @@ class Program:
     stacked = jax.tree.map(lambda *x: np.stack(x), *states)
     return processes.replicate(stacked, self.replicated)
 
+  def write_weights(self, state: TrainState, path: pathlib.Path) -> None:
+    """Writes what of a member is tested, for :func:`models.load`.
+
+    Args:
+      state: From :meth:`fetch`.
+      path: The file.
+    """
+    config = self.configs[0]
+    params, batch_stats = state.evaluated
+    mean, std = self.normalization()
+    network = models.NETWORKS[config.model]
+    models.save(
+      path,
+      nnx.merge_state(params, batch_stats),
+      config.model,
+      image_shape=self.dataset.train.images.shape[1:],
+      num_classes=self.dataset.num_classes,
+      settings=network.settings_of(config),
+      mean=mean.tolist(),
+      std=std.tolist(),
+      dataset=self.dataset.name,
+    )
+
   # ------------------------------------------------------ shapes, compilation
 
   def shape_member(self) -> TrainState:
@@ -574,6 +599,7 @@ class _Structure:
   flip: bool
   label_smoothing: float
   ema_decay: float | None
+  reflect: bool
   deterministic: bool
   members: int
   devices: tuple[jax.Device, ...]
@@ -609,6 +635,7 @@ class _Functions:
       flip=structure.flip,
       label_smoothing=structure.label_smoothing,
       ema_decay=structure.ema_decay,
+      reflect=structure.reflect,
       batch_sharding=by_batch,
     )
     over_members = functools.partial(_over_members, structure.members)

@@ -177,6 +177,7 @@ def make_train_step(
   image_shape: tuple[int, ...],
   crop_padding: int,
   flip: bool,
+  reflect: bool,
   batch_sharding: jax.sharding.Sharding,
   label_smoothing: float = 0.0,
   ema_decay: float | None = None,
@@ -190,6 +191,7 @@ def make_train_step(
     image_shape: Height, width and channels.
     crop_padding: See :func:`augmentation.crop_and_flip`.
     flip: See :func:`augmentation.crop_and_flip`.
+    reflect: See :func:`augmentation.crop_and_flip`.
     batch_sharding: How a batch is spread over the devices.
     label_smoothing: Part of each label that is spread over all classes.
     ema_decay: Factor a step by which the average of the weights forgets.
@@ -218,6 +220,7 @@ def make_train_step(
       images,
       padding=crop_padding,
       flip=flip,
+      reflect=reflect,
     )
     images = augmentation.normalize(images, data.mean, data.std)
     dropout_key = seeds.dropout_key(state.step)

@@ -15,6 +15,14 @@ class Arm:
 
   name: str
   runs: list[Run]
+  experiment: experiments.Experiment | None = None
+  """The registered experiment that it is of, of whose arms it has the most
+  runs."""
+
+  @property
+  def label(self) -> str:
+    """The name among others of its section."""
+    return self.experiment.arm if self.experiment else self.name
 
   @property
   def dataset(self) -> str:
@@ -52,32 +60,35 @@ def group_into_arms(runs: Iterable[Run]) -> list[Arm]:
   """
   groups: dict[tuple[str, str], list[Run]] = {}
   for run in runs:
-    key = (_experiment(run), json.dumps(run.settings, sort_keys=True))
+    key = (_name(run), json.dumps(run.settings, sort_keys=True))
     groups.setdefault(key, []).append(run)
 
   arms = []
-  for (experiment, _), members in groups.items():
+  for (name, _), members in groups.items():
     namesakes = [
-      others[0].settings
-      for (name, _), others in groups.items()
-      if name == experiment
+      others for (other_name, _), others in groups.items() if other_name == name
     ]
     own = members[0].settings
     telling = [
-      f'{name}={value}'
-      for name, value in own.items()
-      if any(other.get(name) != value for other in namesakes)
+      f'{setting}={value}'
+      for setting, value in own.items()
+      if any(other[0].settings.get(setting) != value for other in namesakes)
     ]
+    experiment = experiments.of_record(members[0].config)
+    is_registered = experiment is not None and not experiment.changes
+    # The first of several with as many runs.
+    is_largest = max(namesakes, key=len) is members
     arms.append(
       Arm(
-        ' '.join([experiment, *telling]),
+        ' '.join([name, *telling]),
         sorted(members, key=lambda run: run.seeds),
+        experiment if is_registered and is_largest else None,
       )
     )
   return sorted(arms, key=lambda arm: not arm.has_phases)
 
 
-def _experiment(run: Run) -> str:
+def _name(run: Run) -> str:
   config = run.config
   experiment = experiments.of_record(config)
   if experiment is not None:

@@ -2,6 +2,7 @@
 
 config.json     every setting, the seeds, versions, device, git commit
 metrics.jsonl   a row an epoch
+weights.safetensors  the network at the end; models.load reads it
 steps.jsonl     a row an epoch: the loss and the momentum of each of its steps
 summary.json    how it ended
 checkpoints/    the last states
@@ -77,6 +78,7 @@ class RunDirectory:
     self.steps = path / 'steps.jsonl'
     self.picture = path / 'curves.png'
     self.phases = path / 'phases.png'
+    self.weights = path / 'weights.safetensors'
     self._config = path / 'config.json'
     self._unfinished_config = files.unfinished_path(self._config)
     self._summary = path / 'summary.json'

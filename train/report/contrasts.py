@@ -33,10 +33,14 @@ class Contrast:
   dataset: str
   scale: str
   judgement: statistics.Judgement
+  instead: str | None = None
+  """What it is called where it bears no verdict: :data:`EXPLORATORY` or
+  :data:`INTERIM`."""
 
   def record(self) -> dict[str, Any]:
     """Its entry in report.json: percentage points, ``None`` if untested."""
     judged = self.judgement
+    has_no_p = self.instead is not None or math.isnan(judged.p)
     return {
       'name': self.name,
       'dataset': self.dataset,
@@ -45,10 +49,16 @@ class Contrast:
       'difference': _number(judged.estimate.difference),
       'low': _number(judged.low),
       'high': _number(judged.high),
-      'p': None if math.isnan(judged.p) else float(f'{judged.p:.3g}'),
+      'p': None if has_no_p else float(f'{judged.p:.3g}'),
       'margin': _number(judged.estimate.margin),
-      'verdict': str(judged.verdict),
+      'verdict': self.instead or str(judged.verdict),
     }
+
+
+EXPLORATORY = 'exploratory'
+"""Nobody asked before the runs were looked at."""
+INTERIM = 'interim'
+"""Asked beforehand, of more runs than there are."""
 
 
 def to_json(contrasts: Iterable[Contrast]) -> str:

@@ -6,14 +6,17 @@ from typing import Any
 
 from matplotlib import axes as mpl_axes
 from matplotlib import figure as mpl_figure
+from matplotlib import layout_engine
 from matplotlib import patches
 import numpy as np
 
+from train import experiments
 from train import pictures
 from train import safe
 from train import statistics
 from train.records import Arm
 from train.report import paper
+from train.report import preregistered
 
 
 def draw_shares(
@@ -143,105 +146,320 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
 
 
 def draw_errors(
-  panels: Mapping[str, Sequence[Arm]], path: pathlib.Path
+  panels: Mapping[str, tuple[Sequence[Arm], Arm | None]], path: pathlib.Path
 ) -> None:
   """Draws test error over the epochs, as Figures 2 to 4 of the paper do.
 
+  Below the curves, a line an arm: its differences to a control, seed by seed,
+  at the epoch at which the paper reads off.
+
   Args:
-    panels: Arms by the title of the row that shows them: the whole run on the
-      left, its last two fifths on the right.
+    panels: Arms and control by the title of the part that shows them: the whole
+      run on the left, its last two fifths on the right.
     path: The PNG file to write.
   """
+  compared = [
+    [
+      (i, arm, differences)
+      for i, arm in enumerate(arms)
+      if control is not None and arm is not control
+      for differences in [_differences(arm, control)]
+      if differences
+    ]
+    for arms, control in panels.values()
+  ]
   with pictures.drawing():
+    heights = [
+      height
+      for of_panel in compared
+      for height in (3.6, 0.9 + 0.3 * len(of_panel))
+    ]
     figure = mpl_figure.Figure(
-      figsize=(11, 4.2 * len(panels)), layout='constrained'
+      figsize=(11, sum(heights) + 0.3), layout='constrained'
     )
-    grid = figure.subplots(len(panels), 2, squeeze=False)
-    for (title, arms), (whole, end) in zip(panels.items(), grid, strict=True):
-      lowest, highest = np.inf, -np.inf
-      for i, arm in enumerate(arms):
-        band = _band(arm, 'test_error')
-        if band is None:
-          continue
-        epochs, _, low, high = band
-        late = epochs > 0.6 * epochs[-1]
-        lowest = min(lowest, low[late].min())
-        highest = max(highest, high[late].max())
-        for axis in (whole, end):
-          _line_with_band(axis, band, arm, i, alpha=0.15)
-        end.set_xlim(0.6 * epochs[-1], epochs[-1])
+    grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
+    for row, ((title, (arms, control)), of_panel) in enumerate(
+      zip(panels.items(), compared, strict=True)
+    ):
+      whole = figure.add_subplot(grid[2 * row, 0])
+      end = figure.add_subplot(grid[2 * row, 1])
+      _draw_curves(arms, whole, end)
       whole.set_title(title, loc='left')
-      end.set_title(
-        'the last two fifths (lines: mean; bands: lowest to highest seed)',
-        loc='left',
-        fontsize=9,
+      if not of_panel:
+        continue
+      assert control is not None
+      axis = figure.add_subplot(grid[2 * row + 1, :])
+      _draw_differences(axis, of_panel)
+      axis.set_xlabel(
+        f'test error − that of {control.label} (points), at the epoch that is'
+        ' read; small: seeds; large: mean, with its own 95 % interval from'
+        f' {_FEW + 1} seeds on'
       )
-      margin = 0.05 * (highest - lowest)
-      end.set_ylim(lowest - margin, highest + margin)
-      pictures.label_axis(whole, 'test error (%)')
-      pictures.label_axis(end, 'test error (%)')
-      whole.legend(fontsize=8)
     pictures.save(figure, path)
 
 
-def draw_claims(
-  judged: Sequence[tuple[paper.Claim, statistics.Judgement]],
-  path: pathlib.Path,
+_FEW = 3
+
+
+def _draw_curves(
+  arms: Sequence[Arm], whole: mpl_axes.Axes, end: mpl_axes.Axes
 ) -> None:
-  """Draws the difference behind each claim, with its simultaneous interval.
+  lowest, highest = np.inf, -np.inf
+  for i, arm in enumerate(arms):
+    band = _band(arm, 'test_error')
+    if band is None:
+      continue
+    epochs, mean, _, _ = band
+    late = epochs > 0.6 * epochs[-1]
+    lowest = min(lowest, mean[late].min())
+    highest = max(highest, mean[late].max())
+    for axis in (whole, end):
+      pictures.draw_line(axis, epochs, mean, _label(arm), i)
+    end.set_xlim(0.6 * epochs[-1], epochs[-1])
+  end.set_title('the last two fifths (means over the seeds)', loc='left')
+  if np.isfinite(lowest):
+    margin = 0.05 * (highest - lowest) or 1
+    end.set_ylim(lowest - margin, highest + margin)
+  pictures.label_axis(whole, 'test error (%)')
+  pictures.label_axis(end, 'test error (%)')
+  whole.legend(fontsize=8)
+
+
+def _differences(arm: Arm, control: Arm) -> list[float]:
+  """Of the errors under the seeds that both have."""
+  ours, theirs = arm.read_off_errors(), control.read_off_errors()
+  return [ours[seeds] - theirs[seeds] for seeds in ours if seeds in theirs]
+
+
+def _draw_differences(
+  axis: mpl_axes.Axes, compared: Sequence[tuple[int, Arm, Sequence[float]]]
+) -> None:
+  axis.axvline(0, color='0.3', lw=1)
+  for row, (i, _, differences) in enumerate(compared):
+    color = pictures.COLORS[i % len(pictures.COLORS)]
+    _draw_seeds(axis, row, differences, color)
+  axis.set_yticks(
+    [-row for row in range(len(compared))],
+    [
+      safe.label(f'{arm.label} (n={len(differences)})')
+      for _, arm, differences in compared
+    ],
+  )
+  axis.set_ylim(0.6 - len(compared), 0.6)
+  axis.grid(False, axis='y')
+
+
+def _draw_seeds(
+  axis: mpl_axes.Axes, row: int, values: Sequence[float], color: str
+) -> None:
+  """The values of the seeds in a row, and their mean with its interval."""
+  sample = statistics.describe(values)
+  axis.plot(
+    values,
+    [0.18 - row] * sample.n,
+    linestyle='',
+    marker='o',
+    markersize=4,
+    alpha=0.4,
+    color=color,
+    mew=0,
+  )
+  has_interval = sample.n > _FEW
+  axis.errorbar(
+    sample.mean,
+    -row,
+    xerr=sample.half_width if has_interval else None,
+    color=color,
+    marker='D' if has_interval else '|',
+    markersize=6 if has_interval else 11,
+    capsize=3,
+  )
+
+
+def draw_points(
+  panels: Mapping[str, Sequence[Arm]], path: pathlib.Path
+) -> None:
+  """Draws the test error of every arm, seed by seed.
 
   Args:
-    judged: Claims and judgements of one family.
+    panels: Arms by the title of the panel that shows them.
     path: The PNG file to write.
   """
-  looks = {
-    statistics.Verdict.BETTER: (pictures.COLORS[0], 'o'),
-    statistics.Verdict.WORSE: (pictures.COLORS[1], 's'),
-    statistics.Verdict.EQUIVALENT: (pictures.COLORS[2], '^'),
-    statistics.Verdict.UNDECIDED: ('0.45', 'D'),
-  }
   with pictures.drawing():
+    most = max(len(arms) for arms in panels.values())
     figure = mpl_figure.Figure(
-      figsize=(10, 1.8 + 0.36 * len(judged)), layout='constrained'
+      figsize=(6.5 * len(panels), 1.3 + 0.25 * most),
+      # The line at the bottom has a place of its own.
+      layout=layout_engine.ConstrainedLayoutEngine(rect=(0, 0.03, 1, 0.97)),
     )
+    grid = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axis, (title, arms) in zip(grid, panels.items(), strict=True):
+      for row, arm in enumerate(arms):
+        color = pictures.COLORS[0 if arm.has_phases else 1]
+        errors = list(arm.read_off_errors().values())
+        _draw_seeds(axis, row, errors, color)
+      axis.set_yticks(
+        [-row for row in range(len(arms))],
+        [safe.label(f'{_place(arm)} (n={len(arm.finished)})') for arm in arms],
+        fontsize=8,
+      )
+      axis.set_ylim(0.6 - most, 0.6)
+      axis.set_title(title, loc='left')
+      axis.set_xlabel('test error (%) at the epoch that is read')
+    figure.text(
+      0.995,
+      0.002,
+      'small: seeds; large: mean, with its own 95 % interval from'
+      f' {_FEW + 1} seeds on; blue: LCAM',
+      ha='right',
+      va='bottom',
+      fontsize=8,
+      color='0.4',
+    )
+    pictures.save(figure, path)
+
+
+def _place(arm: Arm) -> str:
+  experiment = arm.experiment
+  return f'{experiment.section} {experiment.arm}' if experiment else arm.name
+
+
+def draw_preregistered(
+  answers: Sequence[preregistered.Answers], path: pathlib.Path
+) -> None:
+  """Draws the six contrasts of every stage with their simultaneous intervals.
+
+  Args:
+    answers: Of the stages that there are.
+    path: The PNG file to write.
+  """
+  rows = [
+    (question, dataset)
+    for question in preregistered.QUESTIONS
+    for dataset in preregistered.DATASETS
+  ]
+  with pictures.drawing():
+    figure = mpl_figure.Figure(figsize=(10, 5), layout='constrained')
     axis = figure.subplots()
-    for i, (_, judgement) in enumerate(judged):
-      estimate = judgement.estimate
-      color, marker = looks[judgement.verdict]
-      if np.isfinite(estimate.margin):
+    height = 0.8 / len(answers)
+    for i, of_stage in enumerate(answers):
+      color, marker = _STAGE_LOOKS[of_stage.stage.scale]
+      label = f'{of_stage.stage.scale.title}, n = {of_stage.planned}'
+      if not of_stage.is_complete:
+        n = min(of_stage.done.values())
+        label = f'{of_stage.stage.scale.title}, interim: {n} of'
+        label += f' {of_stage.planned} seeds'
+      for row, (question, dataset) in enumerate(rows):
+        contrast = of_stage.contrasts.get((question.name, dataset))
+        if contrast is None:
+          continue
+        y = -row + 0.4 - height * (i + 0.5)
+        judgement = contrast.judgement
+        estimate = judgement.estimate
         axis.barh(
-          -i,
+          y,
           2 * estimate.margin,
           left=-estimate.margin,
-          height=0.8,
-          color='0.9',
-          label='margin of equivalence',
+          height=0.9 * height,
+          color=color,
+          alpha=0.15,
+          label=f'margin of equivalence, {of_stage.stage.scale.name}',
         )
-      axis.errorbar(
-        estimate.difference,
-        -i,
-        xerr=np.nan_to_num(judgement.high - estimate.difference),
-        color=color,
-        marker=marker,
-        capsize=3,
-        label=str(judgement.verdict),
+        axis.errorbar(
+          estimate.difference,
+          y,
+          xerr=np.nan_to_num(judgement.high - estimate.difference),
+          color=color,
+          marker=marker,
+          markerfacecolor=color if of_stage.is_complete else 'white',
+          capsize=3,
+          label=label,
+        )
+        if contrast.instead is None:
+          axis.annotate(
+            str(judgement.verdict),
+            (judgement.high, y),
+            xytext=(5, 0),
+            textcoords='offset points',
+            va='center',
+            fontsize=8,
+            color=color,
+          )
+    for row, (_, dataset) in enumerate(rows):
+      axis.plot(
+        [paper.CLAIMED_GAP[dataset]] * 2,
+        [-row - 0.42, -row + 0.42],
+        color='black',
+        lw=2,
+        label="the gap in the paper's Table 1, to what it calls cosine",
       )
     axis.axvline(0, color='0.3', lw=1)
+    axis.margins(x=0.1)
     axis.grid(False, axis='y')
-    axis.set_ylim(0.6 - len(judged), 0.6)
+    axis.set_ylim(0.6 - len(rows), 0.6)
     axis.set_yticks(
-      [-i for i in range(len(judged))], [claim.words for claim, _ in judged]
+      [-row for row in range(len(rows))],
+      [
+        f'{question.name}: {question.words}\n{preregistered.DATASETS[dataset]}'
+        for question, dataset in rows
+      ],
     )
     axis.set_xlabel(
-      'difference in test error (points) with its simultaneous 95 % interval'
+      'difference in test error (points) with simultaneous 95 % intervals;'
+      ' below zero favours LCAM'
     )
     handles, labels = axis.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))
     figure.legend(
       unique.values(),
       unique.keys(),
-      loc='outside upper right',
-      ncols=len(unique),
+      loc='outside upper center',
+      ncols=2,
+      fontsize=9,
+    )
+    pictures.save(figure, path)
+
+
+_STAGE_LOOKS = {
+  experiments.SMALL: (pictures.COLORS[1], 's'),
+  experiments.MEDIUM: (pictures.COLORS[0], 'o'),
+}
+
+
+def draw_claims(
+  explored: Sequence[tuple[paper.Claim, statistics.Judgement]],
+  path: pathlib.Path,
+) -> None:
+  """Draws the difference behind each claim, with its simultaneous interval.
+
+  Args:
+    explored: Claims and differences of one family.
+    path: The PNG file to write.
+  """
+  with pictures.drawing():
+    figure = mpl_figure.Figure(
+      figsize=(10, 1.8 + 0.36 * len(explored)), layout='constrained'
+    )
+    axis = figure.subplots()
+    for i, (_, judgement) in enumerate(explored):
+      difference = judgement.estimate.difference
+      axis.errorbar(
+        difference,
+        -i,
+        xerr=np.nan_to_num(judgement.high - difference),
+        color=pictures.COLORS[0],
+        marker='o',
+        capsize=3,
+      )
+    axis.axvline(0, color='0.3', lw=1)
+    axis.grid(False, axis='y')
+    axis.set_ylim(0.6 - len(explored), 0.6)
+    axis.set_yticks(
+      [-i for i in range(len(explored))],
+      [claim.words for claim, _ in explored],
+    )
+    axis.set_xlabel(
+      'difference in test error (points) with its simultaneous 95 % interval'
     )
     pictures.save(figure, path)
 
@@ -271,7 +489,7 @@ def _line_with_band(
     axis,
     epochs,
     mean,
-    safe.label(f'{arm.name} (n={len(arm.finished)})'),
+    _label(arm),
     i,
   )
   axis.fill_between(
@@ -282,3 +500,7 @@ def _line_with_band(
     alpha=alpha,
     lw=0,
   )
+
+
+def _label(arm: Arm) -> str:
+  return safe.label(f'{arm.label} (n={len(arm.finished)})')

@@ -31,8 +31,7 @@ def find(arms: Iterable[Arm]) -> list[Grid]:
   """
   groups: dict[tuple[str, str], dict[tuple[float, float], Arm]] = {}
   for arm in arms:
-    config = arm.runs[0].config
-    experiment = experiments.of_record(config)
+    experiment = experiments.of_record(arm.runs[0].config)
     is_registered = experiment is not None and not experiment.changes
     if not arm.has_phases or is_registered:
       continue

@@ -3,10 +3,12 @@
 from collections.abc import Iterable, Sequence
 import math
 
+from train import experiments
 from train import safe
 from train import statistics
 from train.records import Arm
 from train.report import paper
+from train.report import preregistered
 
 
 def errors_table(arms: Sequence[Arm]) -> str:
@@ -35,19 +37,20 @@ def errors_table(arms: Sequence[Arm]) -> str:
 
 
 def paper_errors_table(arms: Sequence[Arm]) -> str:
-  """The same for experiments of the paper, beside its own figures.
+  """The same for experiments of the paper, beside what was published of them.
 
   Mean, deviation and interval are those of the epoch at which the paper reads
   the error off.
   """
-  has_figures = any(_figure_of_the_paper(arm) for arm in arms)
+  has_figures = any(paper.published(arm.experiment) for arm in arms)
   rows = []
   for arm in arms:
     if not arm.finished:
       name = safe.markdown(arm.name)
-      rows.append([name, '', _runs(arm), *[''] * (6 + has_figures)])
+      rows.append([name, _runs(arm), *[''] * (7 + has_figures)])
       continue
-    sample = statistics.describe(list(arm.read_off_errors().values()))
+    errors = list(arm.read_off_errors().values())
+    sample = statistics.describe(errors)
     final, best = (
       statistics.describe(list(errors.values())).mean
       for errors in (arm.final_errors(), arm.best_errors())
@@ -58,15 +61,18 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
       for share in run.curve('horizontal_fraction')
       if share is not None
     ]
+    epochs = len(arm.finished[0].rows)
+    read_at = experiments.read_off_epoch(arm.experiment, epochs)
+    figure = paper.published(arm.experiment)
     rows.append(
       [
         safe.markdown(arm.name),
-        str(len(arm.finished[0].rows)),
         _runs(arm),
+        f'{read_at} of {epochs}',
         f'{sample.mean:.2f}',
         _or_dash(sample.deviation),
-        _interval(sample),
-        *([_figure_of_the_paper(arm)] if has_figures else []),
+        _interval(sample) if sample.n > FEW else _values(errors),
+        *(['' if figure is None else f'{figure:.2f}'] if has_figures else []),
         f'{final:.2f}',
         f'{best:.2f}',
         f'{100 * sum(shares) / len(shares):.0f}' if shares else '–',
@@ -75,18 +81,64 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
   return _markdown(
     [
       'arm',
-      'epochs',
       'n',
-      'test error %',
+      'read at epoch',
+      'test error % then',
       'sd',
-      '95 % interval',
-      *(['paper %'] if has_figures else []),
+      '95 % interval or values',
+      *(['published %'] if has_figures else []),
       'final %',
       'best epoch %',
       'horizontal steps %',
     ],
     rows,
   )
+
+
+FEW = 3
+"""Runs of which all values are shown: an interval would be of little use."""
+
+
+def _values(errors: Sequence[float]) -> str:
+  return ', '.join(f'{error:.2f}' for error in errors)
+
+
+def preregistered_table(answers: Sequence[preregistered.Answers]) -> str:
+  """The six contrasts, a line each, of all stages side by side."""
+  rows = []
+  for question in preregistered.QUESTIONS:
+    for dataset, name in preregistered.DATASETS.items():
+      row = [f'{question.name}: {question.words}', name]
+      for of_stage in answers:
+        row += _answer(of_stage, question.name, dataset)
+      rows.append(row)
+  head = ['LCAM − control', 'data set']
+  for of_stage in answers:
+    head += [f'{of_stage.stage.scale.name}: n', *_ANSWER]
+  return _markdown(head, rows)
+
+
+_ANSWER = ['points', 'interval', 'margin', 'p', 'verdict']
+
+
+def _answer(
+  of_stage: preregistered.Answers, question: str, dataset: str
+) -> list[str]:
+  contrast = of_stage.contrasts.get((question, dataset))
+  if contrast is None:
+    return [f'0 of {of_stage.planned}', *['–'] * len(_ANSWER)]
+  judgement = contrast.judgement
+  estimate = judgement.estimate
+  return [
+    str(estimate.n)
+    if of_stage.is_complete
+    else f'{estimate.n} of {of_stage.planned}',
+    f'{estimate.difference:+.2f}',
+    show_interval(judgement),
+    _or_dash(estimate.margin),
+    '–' if contrast.instead else _p_value(judgement.p),
+    contrast.instead or show_verdict(judgement),
+  ]
 
 
 _JUDGED = [
@@ -110,15 +162,31 @@ def contrasts_table(
   )
 
 
+_EXPLORED = ['n', 'points', 'interval']
+
+
+def exploratory_table(
+  explored: Sequence[tuple[str, statistics.Judgement]],
+) -> str:
+  """Differences by what they are of, without a verdict."""
+  return _markdown(
+    ['difference, exploratory', *_EXPLORED],
+    [
+      [safe.markdown(words), *_cells(judgement)[: len(_EXPLORED)]]
+      for words, judgement in explored
+    ],
+  )
+
+
 def claims_table(
-  judged: Sequence[tuple[paper.Claim, statistics.Judgement]],
+  explored: Sequence[tuple[paper.Claim, statistics.Judgement]],
 ) -> str:
   """The paper's claims, each with what the runs say."""
   return _markdown(
-    ['claim', 'where', *_JUDGED],
+    ['claim, exploratory', 'where', *_EXPLORED],
     [
-      [claim.words, claim.source, *_cells(judgement)]
-      for claim, judgement in judged
+      [claim.words, claim.source, *_cells(judgement)[: len(_EXPLORED)]]
+      for claim, judgement in explored
     ],
   )
 
@@ -148,11 +216,6 @@ def _cells(judgement: statistics.Judgement) -> list[str]:
     _p_value(judgement.p),
     show_verdict(judgement),
   ]
-
-
-def _figure_of_the_paper(arm: Arm) -> str:
-  figure = paper.TABLE_1.get(arm.name.removeprefix('small-'))
-  return '' if figure is None else f'{figure:.2f}'
 
 
 def _runs(arm: Arm) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 import dataclasses
 import itertools
 import pathlib
+import textwrap
 
 from train import errors
 from train import files
@@ -12,13 +13,15 @@ from train import records
 from train import safe
 from train import statistics
 from train import studies
+from train.experiments import Experiment
+from train.experiments import Scale
 from train.records import Arm
 from train.report import contrasts
 from train.report import figures
 from train.report import grid
 from train.report import paper
+from train.report import preregistered
 from train.report import tables
-from train.statistics import Verdict
 
 
 @dataclasses.dataclass
@@ -32,18 +35,32 @@ class _Sheet:
 
   def judge(
     self, models: contrasts.Models, family: Sequence[contrasts.Question]
+  ) -> list[str]:
+    """The table of a family of questions of the user's, with verdicts."""
+    found = [answer for answer in models.judge(family) if answer is not None]
+    self.judged += found
+    if not found:
+      return []
+    return [tables.contrasts_table([(a.name, a.judgement) for a in found])]
+
+  def explore(
+    self, models: contrasts.Models, family: Sequence[contrasts.Question]
   ) -> list[contrasts.Contrast | None]:
-    answers = models.judge(family)
+    """Answers to questions that nobody asked before, without verdicts."""
+    answers = [
+      answer and dataclasses.replace(answer, instead=contrasts.EXPLORATORY)
+      for answer in models.judge(family)
+    ]
     self.judged += [answer for answer in answers if answer is not None]
     return answers
 
-  def family(
+  def explored(
     self, models: contrasts.Models, family: Sequence[contrasts.Question]
   ) -> list[str]:
-    """The table of a family, nothing where no question has an answer."""
-    answers = self.judge(models, family)
+    """Their table, nothing where no question has an answer."""
+    answers = self.explore(models, family)
     found = [(a.name, a.judgement) for a in answers if a is not None]
-    return [tables.contrasts_table(found)] if found else []
+    return [tables.exploratory_table(found)] if found else []
 
 
 def write(
@@ -105,17 +122,21 @@ def write_found(
   sheet = _Sheet(out, margin / 100)
   try:
     out.mkdir(parents=True, exist_ok=True)
-    paragraphs = _unfinished(arms)
+    studies_of = _Studies(found, out)
+    answers = _answers(arms)
+    sheet.judged += [c for a in answers for c in a.contrasts.values()]
+    paragraphs = [
+      *_unfinished(arms),
+      *_preregistered_section(answers, out),
+      *studies_of.section(_OF_THE_PHASE, '## Whose is the phase?'),
+    ]
+    appendix: list[str] = []
     of_the_paper: set[str] = set()
-    for scale, prefix in (('paper', ''), ('small', 'small-')):
-      by_name = {
-        arm.name.removeprefix(prefix): arm
-        for arm in arms
-        if arm.name.startswith('small-') == bool(prefix)
-      }
-      section, shown = _paper_section(by_name, scale, prefix, sheet)
-      of_the_paper |= {by_name[name].name for name in shown}
-      paragraphs += section
+    for scale in paper.SCALES:
+      own = _Scale(scale, arms, sheet, answers)
+      paragraphs += own.figures_section()
+      appendix += own.appendix()
+      of_the_paper |= own.shown
     others = [arm for arm in arms if arm.name not in of_the_paper]
     grids = grid.find(others)
     on_grids = {arm.name for found in grids for arm in found.cells.values()}
@@ -126,11 +147,22 @@ def write_found(
       name_of_picture = f'grid-{i + 1}.png' if i else 'grid.png'
       paragraphs += _grid_section(of_grid, sheet, name_of_picture)
     paragraphs += _phases_section(arms, out)
-    paragraphs += _study_sections(found, out)
+    explanations = [kind for kind in studies.STUDIES if kind != _OF_THE_PHASE]
+    paragraphs += studies_of.section(
+      explanations, '## The explanations', _QUICK_AND_SLOW
+    )
+    if appendix:
+      paragraphs += ['## Appendix: every arm', _APPENDIX, *appendix]
     if not paragraphs:
       raise errors.UsageError(f'No record can be shown. {found.left_out[0]}')
-    paragraphs = ['# Report', *_told(found), *paragraphs]
-    paragraphs.append(_HOW_TO_READ.format(margin=margin))
+    has_phases = bool(found.studies) or any(arm.has_phases for arm in arms)
+    paragraphs = [
+      '# Report',
+      *_told(found),
+      *([_HORIZONTAL] if has_phases else []),
+      *paragraphs,
+      _how_to_read(answers, bool(appendix or grids), others, margin),
+    ]
     text = '\n\n'.join(paragraphs) + '\n'
     files.replace_text(out / 'report.json', contrasts.to_json(sheet.judged))
     files.replace_text(out / name, text)
@@ -141,30 +173,115 @@ def write_found(
   return text
 
 
-_HOW_TO_READ = """\
-## How to read this
+_HORIZONTAL = """\
+A step is *horizontal* where the loss of the step before is at or below the
+mean of its epoch so far, else *vertical*. LCAM has a momentum for each."""
 
-- Runs of the same seed share their start, the order of their images and their
-  crops, in every arm. All arms of a data set and scale are fitted together as
-  arm + seed with one residual; "points" is the fitted difference in percentage
-  points, for two arms the mean over their pairs of runs.
-- A table of differences is a family, judged together. p is Holm's: among equal
-  arms a whole table has a false difference in one of twenty cases. "interval"
-  is Bonferroni's: in nineteen of twenty cases all intervals of a table hold
-  their true differences. (Of several differences that are found, Holm's method
-  may find one whose interval just reaches over zero.)
-- The verdict is of the first of the two: *better* or *worse* where p is below
-  0.05; *equivalent* where all of the interval lies within the margin, which is
-  {margin:g} % of the error of the other; else *undecided*. A difference that is
-  found and still smaller than the margin is said to be within it. Where the
-  error is high, so is the margin.
-- "could have found" is the true difference that this test, in this family,
-  finds with a probability of 80 %. *Undecided* is not *equivalent*.
-- "95 % interval" of an arm is that of its own runs alone.
-- "final" is the test error after the last epoch. "best epoch" is the lowest of
-  any epoch, which the test set itself chose: it is no estimate of anything.
-- The test set chose nothing: settings are those of the paper.
-- [report.json](report.json) holds the differences for programs."""
+_QUICK_AND_SLOW = """\
+The paper divides the weights of a network into quick ones, W_Q, which oscillate
+across a valley of the loss, and slow ones, W_S, which drift along it, and says
+that a move of one group pulls the other. It calls a data set horizontal or
+vertical by the phase that is to have the larger momentum, and neutral where
+neither is. Each study below is judged by itself, with the margin that it
+states."""
+
+_APPENDIX = """\
+All of this is exploratory: differences with their intervals, and no verdicts. A
+table of differences is a family, whose intervals are simultaneous. "interval"
+of an arm is that of its own runs alone; of three runs or fewer all values are
+shown in its place. "final" is the test error after the last epoch. "best
+epoch" is the lowest of any epoch, which the test set itself chose: it is no
+estimate of anything."""
+
+
+def _how_to_read(
+  answers: Sequence[preregistered.Answers],
+  has_explored: bool,
+  others: Sequence[Arm],
+  margin: float,
+) -> str:
+  """The last section: of what the report has, and of nothing else."""
+  said = [
+    'Runs of the same seed share their start, the order of their images and'
+    ' their crops, in every arm. Arms of a data set and scale are fitted'
+    ' together as arm + seed with one residual; "points" is the fitted'
+    ' difference in percentage points, for two arms the mean over their pairs'
+    ' of runs.',
+    "Differences that are judged or shown together are a family. p is Holm's:"
+    ' among equal arms a whole family has a false difference in one of twenty'
+    ' cases. "interval" is Bonferroni\'s: in nineteen of twenty cases all'
+    ' intervals of a family hold their true differences. (Of several'
+    " differences that are found, Holm's method may find one whose interval"
+    ' just reaches over zero.)',
+    'The verdict is of the first of the two: *better* or *worse* where p is'
+    ' below 0.05; *equivalent* where all of the interval lies within the'
+    ' margin; else *undecided*, which is not *equivalent*. A difference that is'
+    ' found and still smaller than the margin is said to be within it.',
+  ]
+  if answers:
+    said.append(
+      'The margin of what was preregistered is'
+      f' {100 * statistics.RELATIVE_MARGIN:g} % of the error of the control, or'
+      ' of what it gets right where that is less. Seeds, arms and questions'
+      ' are those of [the preregistration](PREREGISTRATION.md); only seeds'
+      ' that all five arms have count.'
+    )
+  if others:
+    said.append(
+      f'The margin of your own arms is {margin:g} % of the error of the other,'
+      ' or of what it gets right where that is less. "could have found" is the'
+      ' true difference that this test, in this family, finds with a'
+      ' probability of 80 %. Of the arms, "final" is the test error after the'
+      ' last epoch, "95 % interval" that of its own runs alone, and "best'
+      ' epoch" the lowest of any epoch, which the test set itself chose: it is'
+      ' no estimate of anything.'
+    )
+  if has_explored:
+    said.append(
+      'What is called exploratory bears no verdict: nobody asked before the'
+      ' runs were looked at.'
+    )
+  said.append('[report.json](report.json) holds the differences for programs.')
+  lines = '\n'.join(
+    textwrap.fill(
+      f'- {sentence}', 80, subsequent_indent='  ', break_on_hyphens=False
+    )
+    for sentence in said
+  )
+  return f'## How to read this\n\n{lines}'
+
+
+def _answers(arms: Sequence[Arm]) -> list[preregistered.Answers]:
+  """Of each stage that has runs."""
+  found = [preregistered.answer(stage, arms) for stage in preregistered.STAGES]
+  return [answers for answers in found if answers is not None]
+
+
+def _preregistered_section(
+  answers: Sequence[preregistered.Answers], out: pathlib.Path
+) -> list[str]:
+  """What settles it."""
+  if not answers:
+    return []
+  file = 'preregistered.png'
+  figures.draw_preregistered(answers, out / file)
+  questions = ', '.join(
+    f'**{question.name}**: {question.asked}'
+    for question in preregistered.QUESTIONS
+  )
+  notes = [note for a in answers for note in preregistered.notes(a)]
+  return [
+    '## What was asked beforehand',
+    f'![The six contrasts with simultaneous 95 % intervals]({file})',
+    tables.preregistered_table(answers),
+    preregistered.conclusion(answers),
+    f'{questions} "its coin and its mean" is the mean of two arms: a coin that'
+    ' takes the two momenta without a look at the loss, in each epoch at the'
+    " rate of the run of LCAM, and that run's mean momentum, fixed. The gaps"
+    " of the paper's Table 1 are 0.02 to 0.36 points of a WRN-28-10: a verdict"
+    ' of *undecided* does not say that there is no such effect.',
+    '\n'.join(f'- {note}' for note in notes),
+  ]
 
 
 def _told(found: records.Found) -> list[str]:
@@ -181,22 +298,43 @@ def _told(found: records.Found) -> list[str]:
 
 _UNFIT = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError)
 
+# The study that has a section of its own.
+_OF_THE_PHASE = 'batches'
 
-def _study_sections(found: records.Found, out: pathlib.Path) -> list[str]:
-  """The paragraphs on all studies, whose pictures are drawn into a folder."""
-  paragraphs: list[str] = []
-  taken: set[str] = set()
-  for study in found.studies:
-    try:
-      paragraphs += _study_section(study, out, taken)
-    # What else a record must be for its figures to be judged and drawn is known
-    # to the study alone.
-    except _UNFIT as error:
-      reason = ' '.join(str(error).split()) or 'its figures do not fit'
-      found.left_out.append(
-        f'{study.path} cannot be drawn: {type(error).__name__}, {reason}.'
-      )
-  return ['## The explanations', *paragraphs] if paragraphs else []
+
+class _Studies:
+  """The studies of a report.
+
+  Args:
+    found: Holds them; what cannot be drawn is added to what it left out.
+    out: The folder that pictures are drawn into.
+  """
+
+  def __init__(self, found: records.Found, out: pathlib.Path):
+    self._found = found
+    self._out = out
+    self._taken: set[str] = set()
+
+  def section(
+    self, kinds: str | Sequence[str], heading: str, intro: str | None = None
+  ) -> list[str]:
+    """The paragraphs on some kinds of studies, nothing where there are none."""
+    paragraphs: list[str] = []
+    for study in self._found.studies:
+      if study.kind not in ([kinds] if isinstance(kinds, str) else kinds):
+        continue
+      try:
+        paragraphs += _study_section(study, self._out, self._taken)
+      # What else a record must be for its figures to be judged and drawn is
+      # known to the study alone.
+      except _UNFIT as error:
+        reason = ' '.join(str(error).split()) or 'its figures do not fit'
+        self._found.left_out.append(
+          f'{study.path} cannot be drawn: {type(error).__name__}, {reason}.'
+        )
+    if not paragraphs:
+      return []
+    return [heading, *([intro] if intro else []), *paragraphs]
 
 
 def _study_section(
@@ -249,7 +387,7 @@ def _other_section(arms: Sequence[Arm], sheet: _Sheet) -> list[str]:
     figures.draw_arms(arms, picture, _networks(arms))
   return [
     tables.errors_table(arms),
-    *sheet.family(models, contrasts.pairs(arms)),
+    *sheet.judge(models, contrasts.pairs(arms)),
     '![Curves of all arms](curves.png)',
   ]
 
@@ -270,7 +408,7 @@ def _grid_section(of_grid: grid.Grid, sheet: _Sheet, picture: str) -> list[str]:
     ' fixed. The lowest of so many figures is low by chance too, and the test'
     ' set must not choose: the table averages over the pairs instead, seed by'
     ' seed.',
-    *sheet.family(models, grid.questions(of_grid)),
+    *sheet.explored(models, grid.questions(of_grid)),
     f'![Final test error by horizontal and vertical momentum]({picture})',
   ]
 
@@ -294,142 +432,179 @@ def _phases_section(arms: Sequence[Arm], out: pathlib.Path) -> list[str]:
   return []
 
 
-def _paper_section(
-  by_name: dict[str, Arm], scale: str, prefix: str, sheet: _Sheet
-) -> tuple[list[str], set[str]]:
-  """The paper's experiments at one size, and the names of those shown."""
-  members = {name for family in paper.families() for name in family.members}
-  of_the_paper = {n: arm for n, arm in by_name.items() if n in members}
-  models = contrasts.Models(scale, of_the_paper.values(), sheet.relative_margin)
-  judged = _judge_claims(of_the_paper, models, sheet)
-  claims = [
-    *_in_short(by_name, judged),
-    *_claims_section(judged, models, prefix, sheet.out),
-  ]
-  claimed = {frozenset((claim.first, claim.second)) for claim, _ in judged}
+class _Scale:
+  """The experiments of the paper at one scale.
 
-  sections = []
-  shown: set[str] = set()
-  out = sheet.out
-  for family in paper.families():
-    names = [name for name in family.members if name in by_name]
-    # A family that is only what it is compared with says nothing new.
-    if not set(names) - shown:
-      continue
-    shown |= set(names)
-    arms = [by_name[name] for name in names]
-    sections += [f'### {family.title}', tables.paper_errors_table(arms)]
+  Args:
+    scale: Which.
+    arms: All arms that there are.
+    sheet: The report.
+    answers: What was preregistered, and is not asked again.
+  """
+
+  def __init__(
+    self,
+    scale: Scale,
+    arms: Iterable[Arm],
+    sheet: _Sheet,
+    answers: Sequence[preregistered.Answers],
+  ):
+    self._scale = scale
+    self._sheet = sheet
+    families = list(paper.families(scale))
+    # In the order of the families, each once.
+    members = dict.fromkeys(
+      e.name for family in families for e in family.members
+    )
+    there = {arm.experiment.name: arm for arm in arms if arm.experiment}
+    self._arms = {name: there[name] for name in members if name in there}
+    self._families = families
+    self._models = contrasts.Models(
+      scale.name, self._arms.values(), sheet.relative_margin
+    )
+    self._asked = {
+      frozenset(experiment.name for experiment in pair)
+      for of_stage in answers
+      if of_stage.stage.scale is scale
+      for pair in preregistered.pairs(scale)
+    }
+
+  @property
+  def shown(self) -> set[str]:
+    """Names of the arms that belong here."""
+    return {arm.name for arm in self._arms.values()}
+
+  def _of(self, members: Iterable[Experiment]) -> list[Arm]:
+    return [self._arms[e.name] for e in members if e.name in self._arms]
+
+  def figures_section(self) -> list[str]:
+    """The curves as the paper draws them."""
+    prefix, out = self._scale.prefix, self._sheet.out
+    panels: dict[str, dict[str, tuple[list[Arm], Arm | None]]] = {}
+    shares: dict[str, list[Arm]] = {}
+    for family, against in paper.figures(self._scale):
+      arms = [arm for arm in self._of(family.members) if arm.finished]
+      if not arms:
+        continue
+      control = [arm for arm in self._of([against]) if arm.finished]
+      panels.setdefault(against.section, {})[family.title] = (
+        arms,
+        control[0] if control else None,
+      )
+      if any(arm.has_phases for arm in arms):
+        shares[family.title] = [arm for arm in arms if arm.has_phases]
+    if not panels:
+      return []
+    paragraphs = [
+      f'## The figures of the paper at {self._scale.title}',
+      f'{_networks(list(self._arms.values()))}:'
+      f' {_machines(self._arms.values())}.',
+    ]
+    for section, of_section in panels.items():
+      file = f'{prefix}{section}.png'
+      figures.draw_errors(of_section, out / file)
+      paragraphs.append(f'![{"; ".join(of_section)}]({file})')
+    if shares:
+      file = f'{prefix}horizontal-fraction.png'
+      figures.draw_shares(shares, out / file)
+      paragraphs.append(f'![The share of horizontal steps]({file})')
+    return paragraphs
+
+  def appendix(self) -> list[str]:
+    """Every arm."""
+    if not any(arm.finished for arm in self._arms.values()):
+      return []
+    prefix, out = self._scale.prefix, self._sheet.out
+    panels = {
+      name: arms
+      for dataset, name in paper.DATASETS.items()
+      for arms in [
+        [
+          arm
+          for arm in self._arms.values()
+          if arm.dataset == dataset and arm.finished
+        ]
+      ]
+      if arms
+    }
+    file = f'{prefix}arms.png'
+    figures.draw_points(panels, out / file)
+    paragraphs = [
+      f'### At {self._scale.title}',
+      paper.SCALES[self._scale],
+      f'![Test error of every arm, seed by seed]({file})',
+      *self._claims(),
+      _residuals(self._models),
+    ]
+    shown: set[str] = set()
+    for family in self._families:
+      arms = self._of(family.members)
+      # A family that is only what it is compared with says nothing new.
+      if not {arm.name for arm in arms} - shown:
+        continue
+      shown |= {arm.name for arm in arms}
+      paragraphs += [f'#### {family.title}', tables.paper_errors_table(arms)]
+      paragraphs += self._sheet.explored(
+        self._models, self._new_questions(family, arms)
+      )
+    if any(paper.published(arm.experiment) for arm in self._arms.values()):
+      paragraphs.append(paper.PUBLISHED)
+    return paragraphs
+
+  def _claims(self) -> list[str]:
+    claims = [
+      claim
+      for claim in paper.claims(self._scale)
+      if {claim.first.name, claim.second.name} <= self._arms.keys()
+    ]
+    answers = self._sheet.explore(
+      self._models,
+      [self._difference(claim.first, claim.second) for claim in claims],
+    )
+    self._asked |= {
+      frozenset((claim.first.name, claim.second.name)) for claim in claims
+    }
+    found = [
+      (claim, answer.judgement)
+      for claim, answer in zip(claims, answers, strict=True)
+      if answer is not None
+    ]
+    if not found:
+      return []
+    file = f'{self._scale.prefix}claims.png'
+    figures.draw_claims(found, self._sheet.out / file)
+    return [
+      f'#### What the paper claims, at {self._scale.title}',
+      'The first minus the second: below zero is what the paper claims, but for'
+      ' "very close". "implied" is what the paper does not say, and what must'
+      ' hold if the loss is the reason for its results. What was asked'
+      ' beforehand is not here.',
+      tables.claims_table(found),
+      f'![The claims, with simultaneous 95 % intervals]({file})',
+    ]
+
+  def _difference(
+    self, first: Experiment, second: Experiment
+  ) -> contrasts.Question:
+    return contrasts.difference(self._arms[first.name], self._arms[second.name])
+
+  def _new_questions(
+    self, family: paper.Family, arms: Sequence[Arm]
+  ) -> list[contrasts.Question]:
+    """The differences in a family that stand nowhere else."""
+    there = [arm.experiment for arm in arms if arm.experiment is not None]
     pairs = (
-      [(family.against, name) for name in names if name != family.against]
-      if family.against in names
-      else list(itertools.combinations(names, 2))
+      [(family.against, other) for other in there if other != family.against]
+      if family.against in there
+      else list(itertools.combinations(there, 2))
     )
-    asked = [pair for pair in pairs if frozenset(pair) not in claimed]
-    if len(asked) < len(pairs):
-      sections.append('What is claimed of these arms is judged above.')
-    sections += sheet.family(
-      models,
-      [contrasts.difference(by_name[a], by_name[b]) for a, b in asked],
-    )
-    if family.picture is not None and any(arm.finished for arm in arms):
-      file = f'{prefix}{family.picture}.png'
-      figures.draw_errors({family.title: arms}, out / file)
-      sections.append(f'![{family.title}]({file})')
-  if not shown:
-    return [], shown
-
-  panels = {
-    paper.DATASETS[dataset]: [
-      by_name[name] for name in names if name in by_name
+    new = [
+      pair
+      for pair in pairs
+      if frozenset(e.name for e in pair) not in self._asked
     ]
-    for dataset, names in paper.FIGURE_4.items()
-    if any(name in by_name and by_name[name].finished for name in names)
-  }
-  head = [
-    '## The paper at its own size' if not prefix else '## The small scale',
-    f'{_networks(list(by_name.values()))}: {_machines(by_name.values())}.',
-  ]
-  if prefix:
-    head.append(paper.SMALL_SCALE)
-  if panels:
-    file = f'{prefix}figure4.png'
-    figures.draw_errors(panels, out / file)
-    sections += ['### Figure 4: the curves', f'![Figure 4]({file})']
-  shares = _panels_of_shares(by_name)
-  if shares:
-    file = f'{prefix}horizontal-fraction.png'
-    figures.draw_shares(shares, out / file)
-    title = 'The share of horizontal steps'
-    sections += [f'### {title}', f'![{title}]({file})']
-  return [*head, *claims, *sections], shown
-
-
-def _panels_of_shares(by_name: dict[str, Arm]) -> dict[str, list[Arm]]:
-  """The paper's arms of LCAM by the figure that they belong to."""
-  members = {
-    'Figure 2: CIFAR-10': paper.FIGURE_2.members,
-    'Figure 3: CIFAR-100': paper.FIGURE_3.members,
-    **{
-      f'Figure 4: {paper.DATASETS[dataset]}': names
-      for dataset, names in paper.FIGURE_4.items()
-    },
-  }
-  panels = {
-    title: [
-      by_name[name]
-      for name in names
-      if name in by_name and by_name[name].has_phases and by_name[name].finished
-    ]
-    for title, names in members.items()
-  }
-  return {title: arms for title, arms in panels.items() if arms}
-
-
-_Judged = Sequence[tuple[paper.Claim, statistics.Judgement]]
-
-
-def _judge_claims(
-  by_name: dict[str, Arm], models: contrasts.Models, sheet: _Sheet
-) -> _Judged:
-  """The claims on arms that there are, as one family."""
-  claims = [
-    claim
-    for claim in paper.claims()
-    if claim.first in by_name and claim.second in by_name
-  ]
-  answers = sheet.judge(
-    models,
-    [
-      contrasts.difference(by_name[claim.first], by_name[claim.second])
-      for claim in claims
-    ],
-  )
-  return [
-    (claim, answer.judgement)
-    for claim, answer in zip(claims, answers, strict=True)
-    if answer is not None
-  ]
-
-
-def _claims_section(
-  judged: _Judged, models: contrasts.Models, prefix: str, out: pathlib.Path
-) -> list[str]:
-  if not judged:
-    return []
-  found = [judgement.verdict for _, judgement in judged]
-  counts = ', '.join(f'{found.count(word)} {word}' for word in Verdict)
-  file = f'{prefix}claims.png'
-  figures.draw_claims(judged, out / file)
-  return [
-    '### The claims',
-    'Differences in test error, the first minus the second: below zero is what'
-    ' the paper claims, but for "very close". "implied" is what the paper does'
-    ' not say, and what must hold if the loss is the reason for its results.',
-    f'Of {len(judged)} differences: **{counts}**.',
-    tables.claims_table(judged),
-    f'![The claims, with simultaneous 95 % intervals]({file})',
-    _residuals(models),
-  ]
+    self._asked |= {frozenset(e.name for e in pair) for pair in new}
+    return [self._difference(*pair) for pair in new]
 
 
 def _residuals(models: contrasts.Models) -> str:
@@ -447,43 +622,6 @@ def _residuals(models: contrasts.Models) -> str:
       f' {spreads[high]:.2f} ({high}).'
     )
   return '\n'.join(lines)
-
-
-_ON_THE_LOSS = {
-  Verdict.BETTER: 'To choose by the loss is better than to choose by a coin.',
-  Verdict.WORSE: 'To choose by the loss is worse than to choose by a coin.',
-  Verdict.EQUIVALENT: (
-    'To choose by the loss or by a coin is equivalent within {margin:.2f}'
-    ' points.'
-  ),
-  Verdict.UNDECIDED: ('Whether the loss adds anything to a coin is undecided.'),
-}
-
-
-def _in_short(by_name: dict[str, Arm], judged: _Judged) -> list[str]:
-  """A sentence or two on LCAM's final run for each data set."""
-  sentences = []
-  for dataset, name in paper.DATASETS.items():
-    lcam = f'figure4-{dataset}-lcam'
-    of_lcam = [(c, found) for c, found in judged if c.first == lcam]
-    if not of_lcam:
-      continue
-    error = statistics.describe(list(by_name[lcam].read_off_errors().values()))
-    against = '; '.join(
-      f'{claim.other} {judgement.estimate.difference:+.2f}'
-      f' ({tables.show_interval(judgement)}: {tables.show_verdict(judgement)})'
-      for claim, judgement in of_lcam
-    )
-    on_the_loss = [
-      _ON_THE_LOSS[judgement.verdict].format(margin=judgement.estimate.margin)
-      for claim, judgement in of_lcam
-      if claim.second == f'ablation-{dataset}-coin'
-    ]
-    sentences.append(
-      f'- **{name}:** LCAM has a test error of {error.mean:.2f} %'
-      f' (n={error.n}). In points against {against}. {"".join(on_the_loss)}'
-    )
-  return ['### In short', '\n'.join(sentences)] if sentences else []
 
 
 def _networks(arms: Sequence[Arm]) -> str:

@@ -14,21 +14,24 @@ def _images(count, size=32, channels=3, seed=0):
   return np.random.default_rng(seed).integers(1, 256, shape, np.uint8)
 
 
-def _window(image, padding, dy, dx):
-  """The image moved by NumPy, zeros where nothing is left of it."""
+def _window(image, padding, dy, dx, mode='constant'):
+  """The image moved by NumPy, padded where nothing is left of it."""
   height, width, _ = image.shape
-  padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)))
+  padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode)
   return padded[dy : dy + height, dx : dx + width]
 
 
-def test_every_result_is_a_window_and_every_window_comes():
+@pytest.mark.parametrize(
+  ('reflect', 'mode'), [(False, 'constant'), (True, 'reflect')]
+)
+def test_every_result_is_a_window_and_every_window_comes(reflect, mode):
   padding, count = 2, 1500
   image = _images(1, size=6)[0]
   windows = {
     (dy, dx, flipped): (
-      _window(image, padding, dy, dx)[:, ::-1]
+      _window(image, padding, dy, dx, mode)[:, ::-1]
       if flipped
-      else _window(image, padding, dy, dx)
+      else _window(image, padding, dy, dx, mode)
     )
     for dy in range(2 * padding + 1)
     for dx in range(2 * padding + 1)
@@ -36,7 +39,11 @@ def test_every_result_is_a_window_and_every_window_comes():
   }
   names = {window.tobytes(): name for name, window in windows.items()}
   cropped = augmentation.crop_and_flip(
-    jax.random.key(0), jnp.asarray([image] * count), padding=padding, flip=True
+    jax.random.key(0),
+    jnp.asarray([image] * count),
+    padding=padding,
+    flip=True,
+    reflect=reflect,
   )
   counts = dict.fromkeys(windows, 0)
   for result in np.asarray(cropped):

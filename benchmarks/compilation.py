@@ -1,0 +1,246 @@
+"""Compiles the program of a run for a target, in this process, and counts.
+
+Started by `benchmarks.compiled`: what a compiler wants in its environment stays
+here, and so does its crash.
+"""
+
+import collections
+import json
+import os
+import pathlib
+import resource
+import sys
+import time
+from typing import Any
+
+from benchmarks import hlo
+from benchmarks import targets
+from train import config as config_lib
+from train import errors
+from train.devices import jax_environment
+
+_LARGE_COPY = 1_000_000
+_EXACT_MEAN = 'optax_lcam/_exact_mean.py'
+_MOST_EXPENSIVE = 20
+
+
+def main(request: pathlib.Path, answer: pathlib.Path) -> int:
+  """Compiles what is asked for; returns the exit code."""
+  asked = json.loads(request.read_text(encoding='utf-8'))
+  target = targets.get(asked['target'])
+  os.environ.update(target.environment)
+  os.environ['JAX_PLATFORMS'] = 'cpu'
+  # What is measured is a compilation.
+  os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
+  try:
+    jax_environment.prepare()
+    found = inspect(
+      target, config_lib.from_json(asked['config']), asked['steps']
+    )
+  except errors.UsageError as error:
+    answer.write_text(json.dumps({'error': str(error)}), encoding='utf-8')
+    return 2
+  answer.write_text(json.dumps(found), encoding='utf-8')
+  return 0
+
+
+def inspect(
+  target: targets.Target, config: config_lib.Config, steps: int | None
+) -> dict[str, Any]:
+  """What the compiled program of a run is made of.
+
+  Args:
+    target: What it is compiled for.
+    config: Settings of the run.
+    steps: Steps in one dispatch. Default: as many as the run has.
+
+  Returns:
+    See :func:`benchmarks.compiled.inspect`.
+  """
+  from benchmarks import workload
+
+  devices = target.devices()
+  program = workload.of_run(config, workload.blank(config), devices=devices)
+  size, planned = next(program.plan())
+  steps = steps or planned
+  started, cpu = time.perf_counter(), _cpu_seconds()
+  compiled = program.compile_train(size, steps)
+  seconds, cpu = time.perf_counter() - started, _cpu_seconds() - cpu
+  plan = compiled.memory_analysis()
+  module = hlo.Module(compiled.as_text())
+  return {
+    'target': target.name,
+    'devices': len(devices),
+    'chip': target.chip.title,
+    'network': program.title,
+    'dtype': program.dtype,
+    'batch_size': size,
+    'steps': steps,
+    'compile_seconds': seconds,
+    'compile_cpu_seconds': cpu,
+    'argument_bytes': plan.argument_size_in_bytes,
+    'temporary_bytes': plan.temp_size_in_bytes,
+    # The results take the place of donated arguments.
+    'peak_bytes': plan.argument_size_in_bytes
+    + plan.output_size_in_bytes
+    - plan.alias_size_in_bytes
+    + plan.temp_size_in_bytes,
+    **count(module, program, target.chip),
+    'versions': target.versions(),
+  }
+
+
+def count(
+  module: hlo.Module, program: Any, chip: targets.Chip
+) -> dict[str, Any]:
+  """The counts of a step, and of the program where they say so."""
+  member = program.shape_member()
+  kernels = module.kernels()
+  own = module.copies(module.step, _LARGE_COPY)
+  copied = [
+    i for name in module.bodies() for i in module.copies(name, _LARGE_COPY)
+  ]
+  exact = module.arithmetic(_EXACT_MEAN)
+  norms = 2 * max(
+    (4 * leaf.size for leaf in _leaves(member.batch_stats)), default=0
+  )
+  collectives = _collectives(module, norms)
+  return {
+    'flops': sum(kernel.flops for kernel in kernels),
+    'bytes': sum(kernel.bytes for kernel in kernels),
+    'kernels': len(kernels),
+    'collectives': collectives,
+    'all_reduces': [
+      {name: value for name, value in found.items() if name != 'kind'}
+      for found in collectives
+      if found['kind'] == 'all-reduce'
+    ],
+    'convolutions': _convolutions(module),
+    'while_loops': len(module.loops),
+    'large_copies': len(copied),
+    'large_copies_in_step': len(own),
+    'large_copy_bytes': sum(i.bytes for i in copied),
+    'large_transpositions_in_step': len(
+      module.transpositions(module.step, _LARGE_COPY)
+    ),
+    'update': _update(module, member),
+    'exact_mean': {
+      'additions': exact.get('add', 0),
+      'subtractions': exact.get('subtract', 0),
+    },
+    'limits': _limits(kernels, chip),
+  }
+
+
+def _collectives(module: hlo.Module, norms: int) -> list[dict[str, Any]]:
+  """Equal ones together, the largest first.
+
+  Args:
+    module: The program.
+    norms: The most bytes that a batch norm sends at once.
+  """
+  counted = collections.Counter(
+    (c.name, c.dtype, c.bytes) for c in module.collectives()
+  )
+  return [
+    {
+      'kind': kind,
+      'dtype': dtype,
+      'bytes': size,
+      'count': number,
+      'of_batch_norm': size <= norms,
+    }
+    for (kind, dtype, size), number in sorted(
+      counted.items(), key=lambda item: -item[0][2]
+    )
+  ]
+
+
+def _convolutions(module: hlo.Module) -> list[dict[str, Any]]:
+  numbers: collections.Counter[tuple[str, str]] = collections.Counter()
+  flops: collections.Counter[tuple[str, str]] = collections.Counter()
+  for found in module.convolutions():
+    numbers[found.call, found.dtype] += 1
+    flops[found.call, found.dtype] += found.flops
+  return [
+    {'call': call, 'dtype': dtype, 'count': number, 'flops': flops[call, dtype]}
+    for (call, dtype), number in sorted(numbers.items())
+  ]
+
+
+def _update(module: hlo.Module, member: Any) -> dict[str, Any]:
+  """How the weights and what the optimizer keeps of them are computed."""
+  weights = [leaf for leaf in _leaves(member.params) if len(leaf.shape) > 1]
+  shapes = {leaf.shape for leaf in weights}
+  kept = [leaf for leaf in _leaves(member.opt_state) if leaf.shape in shapes]
+  size = 4 * sum(leaf.size for leaf in weights)
+  makers = module.makers(shapes)
+  alone = [kernel for kernel in makers if not kernel.convolves]
+  in_gradients = [kernel for kernel in makers if kernel.convolves]
+  written = sum(kernel.made_bytes for kernel in alone)
+  arrays = 1 + len(kept) / max(len(weights), 1)
+  return {
+    'tensors': len(weights),
+    'tensor_bytes': size,
+    'kernels': len(makers),
+    'in_gradients': len(in_gradients),
+    # Of the tensors whose update is a kernel of its own.
+    'passes': sum(kernel.bytes for kernel in alone) * arrays / written
+    if written
+    else None,
+  }
+
+
+def _limits(kernels: list[hlo.Kernel], chip: targets.Chip) -> dict[str, Any]:
+  """Each kernel at the limit of FLOP or bytes, whichever takes longer."""
+
+  def seconds(kernel: hlo.Kernel) -> float:
+    return kernel.seconds(chip.flops, chip.memory)
+
+  def cost(kernel: hlo.Kernel) -> float:
+    return (kernel.cycles or 0) if cycles else seconds(kernel)
+
+  total = sum(map(seconds, kernels))
+  cycles = [kernel.cycles for kernel in kernels if kernel.cycles is not None]
+  return {
+    'chip_flops': chip.flops,
+    'chip_bytes': chip.memory,
+    'seconds': total,
+    'convolution_seconds': sum(seconds(k) for k in kernels if k.convolves),
+    'bound_by_bytes_seconds': sum(
+      seconds(k)
+      for k in kernels
+      if k.bytes / chip.memory > k.flops / chip.flops
+    ),
+    'cycles': sum(cycles) if cycles else None,
+    'convolution_cycles': sum(k.cycles or 0 for k in kernels if k.convolves)
+    if cycles
+    else None,
+    'most_expensive': [
+      {
+        'name': kernel.name,
+        'operation': kernel.op_name,
+        'flops': kernel.flops,
+        'bytes': kernel.bytes,
+        'seconds': seconds(kernel),
+        'convolves': kernel.convolves,
+        'cycles': kernel.cycles,
+      }
+      for kernel in sorted(kernels, key=cost, reverse=True)[:_MOST_EXPENSIVE]
+    ],
+  }
+
+
+def _leaves(tree: Any) -> list[Any]:
+  import jax
+
+  return jax.tree.leaves(tree)
+
+
+def _cpu_seconds() -> float:
+  used = resource.getrusage(resource.RUSAGE_SELF)
+  return used.ru_utime + used.ru_stime
+
+
+if __name__ == '__main__':
+  sys.exit(main(*map(pathlib.Path, sys.argv[1:])))

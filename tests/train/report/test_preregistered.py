@@ -1,0 +1,403 @@
+"""The report answers what results/PREREGISTRATION.md asks, as it says."""
+
+import fractions
+import itertools
+import json
+import math
+import pathlib
+import re
+
+import matplotlib.image
+import numpy as np
+import pytest
+from scipy import stats
+from statsmodels.stats import multitest
+
+from tests.train.report import made
+from train import experiments
+from train import records
+from train import report
+from train import statistics
+from train.report import contrasts
+from train.report import preregistered
+
+_TEXT = (
+  pathlib.Path(__file__).parents[3] / 'results' / 'PREREGISTRATION.md'
+).read_text('utf-8')
+_PROSE = ' '.join(_TEXT.split())
+
+_SMALL, _MEDIUM = preregistered.STAGES
+_DATASETS = ('cifar10', 'cifar100')
+# By column of the arrays of these tests.
+_ARMS = (
+  ('figure4', 'lcam'),
+  ('figure4', 'fixed-0.9'),
+  ('ablation', 'coin-by-epoch'),
+  ('ablation', 'time-average'),
+  ('ablation', 'swapped'),
+)
+_WEIGHTS = {
+  'P1': [1, -1, 0, 0, 0],
+  'P2': [1, 0, -0.5, -0.5, 0],
+  'P3': [1, 0, 0, 0, -1],
+}
+
+
+def _tables():
+  """The tables of the file, each a list of rows of cells without its rule."""
+  blocks = re.findall(r'(?:^\|.*\n)+', _TEXT, re.MULTILINE)
+  return [
+    [
+      [cell.strip() for cell in line.strip('|').split('|')]
+      for line in block.splitlines()
+      if set(line) - set('|-: ')
+    ]
+    for block in blocks
+  ]
+
+
+class TestTheFile:
+  def test_questions_and_weights(self):
+    (rows,) = (table for table in _tables() if table[0][0] == 'question')
+    assert rows[0] == ['question', 'contrast', 'arm', 'weight']
+    written, asked = {}, {}
+    for question, words, arm, weight in rows[1:]:
+      place = tuple(arm.split(' '))
+      written.setdefault(question, {})[place] = fractions.Fraction(weight)
+      asked[question] = words or asked[question]
+    assert written == {q.name: q.weights for q in preregistered.QUESTIONS}
+    assert asked == {q.name: q.asked for q in preregistered.QUESTIONS}
+
+  def test_stages(self):
+    (rows,) = (table for table in _tables() if table[0][0] == 'stage')
+    assert len(rows) == 1 + len(preregistered.STAGES)
+    for row, stage in zip(rows[1:], preregistered.STAGES, strict=True):
+      number, scale, network, images, epochs, seeds = row
+      assert (int(number), scale) == (stage.number, stage.scale.name)
+      first, *last = map(int, re.findall(r'\d+', seeds))
+      assert first == stage.first_seed
+      assert last == ([first + stage.planned - 1] if stage.planned else [])
+      for dataset, place in itertools.product(_DATASETS, _ARMS):
+        arm = preregistered.arm(stage.scale, dataset, place)
+        if network != 'see below':
+          config = arm.config
+          assert network == f'WRN-{config.depth}-{config.widen_factor}'
+        if images != 'see below':
+          numbers = [
+            int(n.replace(',', '')) for n in re.findall(r'[\d,]+', images)
+          ]
+          assert numbers[0] == (arm.config.train_examples or 50_000)
+          assert numbers[1] == numbers[2] == (arm.config.image_size or 32)
+        if epochs != 'see below':
+          read_at = experiments.read_off_epoch(arm, arm.config.epochs)
+          assert epochs == f'{arm.config.epochs}, {read_at}'
+
+  def test_the_command_runs_the_arms_of_stage_0(self):
+    (command,) = re.findall(r'```bash\n(.*?)```', _TEXT, re.DOTALL)
+    assert '--seeds 30 --first-seed 5' in command
+    for dataset, place in itertools.product(_DATASETS, _ARMS):
+      name = preregistered.arm(_SMALL.scale, dataset, place).name
+      assert name.replace(dataset, '$dataset') in command
+
+  def test_the_arms_differ_in_the_momentum_alone(self):
+    momentum = {
+      'optimizer', 'momentum', 'horizontal_momentum', 'vertical_momentum',
+      'horizontal_probability',
+    }  # fmt: skip
+    for stage, dataset in itertools.product(preregistered.STAGES, _DATASETS):
+      lcam, *others = (
+        vars(preregistered.arm(stage.scale, dataset, place).config)
+        for place in _ARMS
+      )
+      pair = lcam['horizontal_momentum'], lcam['vertical_momentum']
+      assert pair == {'cifar10': (0.9, 0.95), 'cifar100': (0.93, 0.9)}[dataset]
+      for other in others:
+        assert {k for k in lcam if lcam[k] != other[k]} <= momentum
+      swapped = others[-1]
+      assert pair[::-1] == (
+        swapped['horizontal_momentum'],
+        swapped['vertical_momentum'],
+      )
+
+  def test_margin_and_family(self):
+    (percent,) = re.findall(r'\*\*Margin\*\*: (\d+) % of min\(e, 100', _PROSE)
+    assert int(percent) / 100 == statistics.RELATIVE_MARGIN
+    assert 'the six contrasts of a stage' in _PROSE
+    assert len(preregistered.QUESTIONS) * len(preregistered.DATASETS) == 6
+    assert "p is Holm's at 5 %" in _PROSE and statistics.FAMILY_ERROR == 0.05
+
+  def test_seeds_of_stage_1(self):
+    rule = re.search(
+      r'At least (\d+), planned are (\d+)\. The only look .* after (\w+) seeds'
+      r'.* smallest number from (\d+) to (\d+) .* found with (\d+) %.*'
+      r' and (\d+) where there is none',
+      _PROSE,
+    )
+    least, planned, look, low, high, power, otherwise = rule.groups()
+    assert int(least) == int(low) == preregistered.FEWEST
+    assert int(high) == preregistered.MOST
+    assert int(planned) == int(otherwise) == preregistered.OTHERWISE
+    assert look == 'three' and preregistered.LOOK_AFTER == 3
+    assert int(power) / 100 == statistics.POWER
+
+
+def _errors(n, seed=0, level=(50.0, 85.0), shift=0.0, spread=0.5):
+  """Errors with the shapes (n, arms), for each data set."""
+  rng = np.random.default_rng(seed)
+  found = {}
+  for dataset, mean in zip(_DATASETS, level, strict=True):
+    of_seed = rng.normal(0, 0.4, (n, 1))
+    own = mean + of_seed + rng.normal(0, spread, (n, len(_ARMS)))
+    own[:, 0] += shift
+    found[dataset] = own.round(2)
+  return found
+
+
+def _arms(stage, errors, first_seed=None, without=(), diverged=()):
+  """The arms of a stage.
+
+  Args:
+    stage: Which.
+    errors: From :func:`_errors`.
+    first_seed: Default: the stage's.
+    without: Runs that there are not, as data set, arm and row.
+    diverged: Runs that diverged, likewise.
+  """
+  first = stage.first_seed if first_seed is None else first_seed
+  runs = [
+    made.run(
+      preregistered.arm(stage.scale, dataset, place),
+      first + row,
+      float(own[row, i]),
+      'diverged' if (dataset, i, row) in diverged else 'done',
+    )
+    for dataset, own in errors.items()
+    for i, place in enumerate(_ARMS)
+    for row in range(len(own))
+    if (dataset, i, row) not in without
+  ]
+  return records.group_into_arms(runs)
+
+
+def _by_hand(errors):
+  """The six contrasts of balanced designs, from their sums of squares."""
+  found = {}
+  for name, weights in _WEIGHTS.items():
+    for dataset, own in errors.items():
+      n, arms = own.shape
+      residual = own - own.mean(0) - own.mean(1, keepdims=True) + own.mean()
+      freedom = (n - 1) * (arms - 1)
+      spread = math.sqrt((residual**2).sum() / freedom)
+      difference = (own @ weights).mean()
+      error = spread * math.sqrt(np.square(weights).sum() / n)
+      p = 2 * stats.t.sf(abs(difference) / error, freedom)
+      half = stats.t.isf(0.05 / 6 / 2, freedom) * error
+      negative = np.minimum(weights, 0)
+      control = (own.mean(0) @ negative) / negative.sum()
+      margin = 0.02 * min(control, 100 - control)
+      found[name, dataset] = [
+        difference, difference - half, difference + half, p, margin,
+      ]  # fmt: skip
+  holm = multitest.multipletests([x[3] for x in found.values()], method='holm')
+  for own, p in zip(found.values(), holm[1], strict=True):
+    own[3] = p
+  return found
+
+
+def test_the_six_contrasts_by_hand():
+  errors = _errors(30, shift=-0.8)
+  answers = preregistered.answer(_SMALL, _arms(_SMALL, errors))
+  assert answers.is_complete
+  assert answers.done == {'cifar10': 30, 'cifar100': 30}
+  expected = _by_hand(errors)
+  assert answers.contrasts.keys() == expected.keys()
+  for key, (difference, low, high, p, margin) in expected.items():
+    entry = answers.contrasts[key].record()
+    assert (entry['scale'], entry['dataset'], entry['n']) == (
+      'small',
+      key[1],
+      30,
+    )
+    assert entry['name'].startswith(f'{key[0]}: ')
+    assert entry['difference'] == pytest.approx(difference, abs=1e-4)
+    assert entry['low'] == pytest.approx(low, abs=1e-4)
+    assert entry['high'] == pytest.approx(high, abs=1e-4)
+    assert entry['p'] == pytest.approx(p, rel=1e-2, abs=1e-12)
+    assert entry['margin'] == pytest.approx(margin, abs=1e-4)
+    assert entry['verdict'] == 'better'
+
+
+def test_verdicts_follow_the_rule():
+  for shift, spread, verdict in (
+    (-0.8, 0.3, 'better'),
+    (0.8, 0.3, 'worse'),
+    (0.0, 0.02, 'equivalent'),
+    (0.0, 3.0, 'undecided'),
+  ):
+    errors = _errors(30, shift=shift, spread=spread)
+    answers = preregistered.answer(_SMALL, _arms(_SMALL, errors))
+    found = [c.record()['verdict'] for c in answers.contrasts.values()]
+    assert found.count(verdict) == 6, verdict
+
+
+class TestSeeds:
+  def test_those_that_were_looked_at_take_no_part(self):
+    assert (
+      preregistered.answer(_SMALL, _arms(_SMALL, _errors(5), first_seed=0))
+      is None
+    )
+    fresh = _errors(30)
+    looked_at = _errors(5, seed=1, shift=-20)
+    runs = [
+      run
+      for arms in (
+        _arms(_SMALL, looked_at, first_seed=0),
+        _arms(_SMALL, fresh),
+        _arms(_SMALL, _errors(3, seed=2, shift=-20), first_seed=35),
+      )
+      for arm in arms
+      for run in arm.runs
+    ]
+    answers = preregistered.answer(_SMALL, records.group_into_arms(runs))
+    alone = preregistered.answer(_SMALL, _arms(_SMALL, fresh))
+    assert answers == alone
+
+  def test_a_seed_counts_where_all_five_arms_have_it(self):
+    errors = _errors(12)
+    # The last seed lacks an arm on one of the data sets.
+    arms = _arms(_SMALL, errors, without={('cifar10', 4, 11)})
+    answers = preregistered.answer(_SMALL, arms)
+    assert answers.done == {'cifar10': 11, 'cifar100': 12}
+    cut = {'cifar10': errors['cifar10'][:11], 'cifar100': errors['cifar100']}
+    expected = _by_hand(cut)
+    for key, contrast in answers.contrasts.items():
+      assert contrast.judgement.estimate.difference == pytest.approx(
+        expected[key][0]
+      )
+
+  def test_there_is_no_verdict_before_the_planned_number(self):
+    answers = preregistered.answer(_SMALL, _arms(_SMALL, _errors(29)))
+    assert not answers.is_complete
+    for contrast in answers.contrasts.values():
+      entry = contrast.record()
+      assert (entry['p'], entry['verdict']) == (None, contrasts.INTERIM)
+    assert (
+      'no verdict before the planned n: 29 of 30 seeds so far'
+      in preregistered.conclusion([answers])
+    )
+
+  def test_a_diverged_run_is_left_out_of_what_needs_it(self):
+    errors = _errors(30)
+    arms = _arms(_SMALL, errors, diverged={('cifar100', 1, 7)})
+    answers = preregistered.answer(_SMALL, arms)
+    assert answers.is_complete
+    assert answers.diverged == ['small-figure4-cifar100-fixed-0.9, seed 12']
+    counts = {key: c.record()['n'] for key, c in answers.contrasts.items()}
+    assert counts.pop(('P1', 'cifar100')) == 29
+    assert set(counts.values()) == {30}
+    kept = np.delete(errors['cifar100'], 7, 0)
+    p1 = answers.contrasts['P1', 'cifar100'].judgement.estimate
+    assert p1.difference == pytest.approx((kept[:, 0] - kept[:, 1]).mean())
+
+  def test_other_settings_are_no_run_of_a_stage(self):
+    lcam = preregistered.arm(_SMALL.scale, 'cifar10', _ARMS[0])
+    changed = [
+      made.run(lcam.change({'epochs': 14}), seed, 1.0) for seed in range(5, 9)
+    ]
+    assert (
+      preregistered.answer(_SMALL, records.group_into_arms(changed)) is None
+    )
+
+
+class TestThePlanOfStage1:
+  def test_it_is_eight_before_the_look(self):
+    arms = _arms(_MEDIUM, _errors(2, level=(12, 41)))
+    assert preregistered.answer(_MEDIUM, arms).planned == 8
+
+  @pytest.mark.parametrize('spread', [0.01, 0.12, 5.0])
+  def test_it_follows_from_the_first_three_seeds(self, spread):
+    errors = _errors(6, level=(12.0, 41.0), spread=spread)
+    planned = preregistered.answer(_MEDIUM, _arms(_MEDIUM, errors)).planned
+    # By simulation of nothing: the power of a t-test at 5 % / 6, from SciPy.
+    needed = []
+    for own in errors.values():
+      own = own[:3]
+      residual = own - own.mean(0) - own.mean(1, keepdims=True) + own.mean()
+      sd = math.sqrt((residual**2).sum() / 8)
+      control = own[:, 1].mean()
+      for n in range(5, 13):
+        freedom = 4 * (n - 1)
+        shift = 0.02 * min(control, 100 - control) / (sd * math.sqrt(2 / n))
+        critical = stats.t.isf(0.05 / 12, freedom)
+        if stats.nct.sf(critical, freedom, shift) >= 0.8:
+          needed.append(n)
+          break
+    assert planned == (max(needed) if len(needed) == 2 else 8)
+
+  def test_later_seeds_do_not_change_it(self):
+    errors = _errors(12, level=(12, 41), spread=0.01)
+    answers = preregistered.answer(_MEDIUM, _arms(_MEDIUM, errors))
+    assert answers.planned == 5
+    # And seeds beyond the plan do not count.
+    assert answers.done == {'cifar10': 5, 'cifar100': 5}
+    first = {dataset: own[:5] for dataset, own in errors.items()}
+    assert answers == preregistered.answer(_MEDIUM, _arms(_MEDIUM, first))
+
+
+def _report(tmp_path, arms):
+  found = records.Found([r for arm in arms for r in arm.runs], [], [], [])
+  return report.write_found(found, tmp_path)
+
+
+def test_the_report_opens_with_the_six_lines(tmp_path):
+  small = _arms(_SMALL, _errors(30, shift=0.6))
+  medium = _arms(_MEDIUM, _errors(2, level=(12, 41)))
+  text = _report(tmp_path, [*small, *medium])
+  heading, *lines = (
+    x for x in text.splitlines() if x.startswith(('## ', '| P'))
+  )
+  assert heading == '## What was asked beforehand'
+  assert lines[6].startswith('## ')
+  for i, line in enumerate(lines[:6]):
+    cells = [cell.strip() for cell in line.strip('|').split('|')]
+    assert cells[0].startswith(f'P{i // 2 + 1}: ')
+    assert cells[2] == '30' and cells[7].startswith('worse')
+    assert cells[8] == '2 of 8' and cells[-2:] == ['–', 'interim']
+  assert '2 of 8 seeds so far' in text
+  picture = matplotlib.image.imread(tmp_path / 'preregistered.png')[..., :3]
+  assert (picture.min(-1) < 0.5).mean() > 0.005
+
+
+def test_nothing_else_bears_a_verdict(tmp_path):
+  text = _report(tmp_path, _arms(_SMALL, _errors(30, shift=0.6)))
+  written = json.loads((tmp_path / 'report.json').read_text())['contrasts']
+  assert {entry['verdict'] for entry in written[:6]} == {'worse'}
+  assert {entry['verdict'] for entry in written[6:]} == {'exploratory'}
+  # A comparison stands in one place.
+  assert 'small-figure4-cifar10-lcam − small-figure4-cifar10-fixed' not in text
+  judged = [
+    line for line in text.splitlines() if '| ' in line and 'worse' in line
+  ]
+  assert len(judged) == 6
+
+
+class TestTheDecision:
+  def _say(self, **shifts):
+    errors = _errors(5, level=(12.0, 41.0), spread=0.01)
+    for own in errors.values():
+      for i, shift in shifts.items():
+        own[:, int(i[1])] += shift
+    answers = preregistered.answer(_MEDIUM, _arms(_MEDIUM, errors))
+    assert answers.is_complete
+    return preregistered.conclusion([answers])
+
+  def test_better_needs_both_data_sets_and_reasons_their_contrasts(self):
+    all_worse = self._say(_1=1.0, _2=1.0, _3=1.0, _4=1.0)
+    assert 'LCAM is better than a fixed momentum of 0.9' in all_worse
+    assert 'because of the loss and of the phase' in all_worse
+    only_p1 = self._say(_1=1.0)
+    assert 'LCAM is better than a fixed momentum' in only_p1
+    assert 'because' not in only_p1
+    neither = self._say(_1=-1.0)
+    assert 'LCAM is better' not in neither
+    assert 'worse on CIFAR-10 and worse on CIFAR-100' in neither

@@ -1,0 +1,413 @@
+"""The questions that were asked before the runs: results/PREREGISTRATION.md.
+
+Three contrasts for each data set are judged as one family of six, once for each
+stage. A stage is a scale with seeds of its own; its other seeds and all other
+arms take no part. All else that the report says of the paper's experiments is
+exploratory.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+import dataclasses
+import fractions
+import math
+
+from train import experiments
+from train import statistics
+from train.experiments import Experiment
+from train.experiments import Scale
+from train.records import Arm
+from train.report import contrasts
+from train.report import paper
+from train.statistics import Verdict
+
+DATASETS = paper.DATASETS
+
+LCAM = ('figure4', 'lcam')
+FIXED = ('figure4', 'fixed-0.9')
+COIN = ('ablation', 'coin-by-epoch')
+AVERAGE = ('ablation', 'time-average')
+SWAPPED = ('ablation', 'swapped')
+ARMS = (LCAM, FIXED, COIN, AVERAGE, SWAPPED)
+"""Section and arm of the experiments."""
+
+POSITIVE_CONTROL = ('figure4', 'cosine-120')
+"""Is known to differ from :data:`FIXED`, and is in no family."""
+
+_HALF = fractions.Fraction(1, 2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Question:
+  """One contrast, asked of each data set."""
+
+  name: str
+  asked: str
+  words: str
+  """What is compared."""
+  weights: Mapping[tuple[str, str], fractions.Fraction | int]
+  """By section and arm. A negative sum favours LCAM."""
+
+
+QUESTIONS = (
+  Question(
+    'P1',
+    'Is LCAM better than a fixed momentum of 0.9?',
+    'LCAM − fixed 0.9',
+    {LCAM: 1, FIXED: -1},
+  ),
+  Question(
+    'P2',
+    'Does the loss matter?',
+    'LCAM − its coin and its mean',
+    {LCAM: 1, COIN: -_HALF, AVERAGE: -_HALF},
+  ),
+  Question(
+    'P3',
+    'Does the phase matter?',
+    'LCAM − momenta swapped',
+    {LCAM: 1, SWAPPED: -1},
+  ),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+  """A scale, and the seeds that count."""
+
+  number: int
+  scale: Scale
+  first_seed: int
+  planned: int | None
+  """How many seeds; ``None``: set by the spread, see :func:`plan`."""
+
+
+STAGES = (
+  Stage(0, experiments.SMALL, first_seed=5, planned=30),
+  Stage(1, experiments.MEDIUM, first_seed=0, planned=None),
+)
+
+# The only look before the end, and what it may lead to.
+LOOK_AFTER = 3
+FEWEST, MOST, OTHERWISE = 5, 12, 8
+
+
+def arm(scale: Scale, dataset: str, place: tuple[str, str]) -> Experiment:
+  section, name = place
+  return experiments.find(scale, section, dataset, name)
+
+
+def pairs(scale: Scale) -> list[tuple[Experiment, Experiment]]:
+  """The differences of two arms that are asked, with LCAM first."""
+  return [
+    (arm(scale, dataset, first), arm(scale, dataset, second))
+    for question in QUESTIONS
+    if len(question.weights) == 2
+    for dataset in DATASETS
+    for first, second in [question.weights]
+  ]
+
+
+Errors = dict[str, dict[tuple[str, str], dict[int, float]]]
+"""Test error in percent by data set, section and arm, and seed."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Answers:
+  """What the runs of a stage say."""
+
+  stage: Stage
+  planned: int
+  """Seeds that are needed before there is a verdict."""
+  done: dict[str, int]
+  """How many of them are complete, by data set."""
+  spreads: dict[str, float]
+  """Residual standard deviation of the five arms, by data set."""
+  diverged: list[str]
+  """Runs that have no error."""
+  contrasts: dict[tuple[str, str], contrasts.Contrast]
+  """By question and data set; those that nothing can be said of are left
+  out."""
+  positive_control: dict[str, statistics.Judgement]
+  """By data set. Only of a complete stage."""
+
+  @property
+  def is_complete(self) -> bool:
+    return min(self.done.values()) >= self.planned
+
+
+def answer(stage: Stage, arms: Iterable[Arm]) -> Answers | None:
+  """Answers the questions by the runs of a stage.
+
+  Args:
+    stage: Which.
+    arms: All arms that there are.
+
+  Returns:
+    The answers, or ``None`` where no run of the stage has ended.
+  """
+  by_experiment = {a.experiment.name: a for a in arms if a.experiment}
+  ended: dict[str, dict[tuple[str, str], dict[int, float]]] = {}
+  for dataset in DATASETS:
+    ended[dataset] = {}
+    for place in (*ARMS, POSITIVE_CONTROL):
+      found = by_experiment.get(arm(stage.scale, dataset, place).name)
+      ended[dataset][place] = _errors(found, stage) if found else {}
+  complete = {
+    dataset: sorted(set.intersection(*(set(own[place]) for place in ARMS)))
+    for dataset, own in ended.items()
+  }
+  if not any(own[place] for own in ended.values() for place in ARMS):
+    return None
+
+  planned = stage.planned or plan(stage, ended)
+  last = stage.first_seed + planned
+  counted = {
+    dataset: [seed for seed in seeds if seed < last]
+    for dataset, seeds in complete.items()
+  }
+  errors = {
+    dataset: {
+      place: {seed: own[place][seed] for seed in counted[dataset]}
+      for place in ARMS
+    }
+    for dataset, own in ended.items()
+  }
+  done = {dataset: len(seeds) for dataset, seeds in counted.items()}
+  is_complete = min(done.values()) >= planned
+  return Answers(
+    stage,
+    planned,
+    done,
+    {
+      dataset: statistics.BlockDesign(_finite(own)).spread
+      for dataset, own in errors.items()
+      if counted[dataset]
+    },
+    [
+      f'{arm(stage.scale, dataset, place).name}, seed {seed}'
+      for dataset, own in errors.items()
+      for place, of_seeds in own.items()
+      for seed, error in of_seeds.items()
+      if math.isnan(error)
+    ],
+    judge(errors, stage.scale, is_interim=not is_complete),
+    _positive_control(ended, counted) if is_complete else {},
+  )
+
+
+def _errors(found: Arm, stage: Stage) -> dict[int, float]:
+  """The error of each run of the stage that has ended; NaN if it diverged."""
+  errors = {}
+  for run in found.runs:
+    # A run whose seeds differ among themselves is of no stage.
+    if run.seed < stage.first_seed or set(run.seeds) != {run.seed}:
+      continue
+    if run.is_done:
+      errors[run.seed] = run.read_off_error
+    elif run.summary['status'] == 'diverged':
+      errors[run.seed] = math.nan
+  return errors
+
+
+def _finite(
+  errors: Mapping[tuple[str, str], Mapping[int, float]],
+) -> dict[str, dict[int, float]]:
+  return {
+    '-'.join(place): {s: e for s, e in own.items() if not math.isnan(e)}
+    for place, own in errors.items()
+    if any(not math.isnan(e) for e in own.values())
+  }
+
+
+def judge(
+  errors: Errors, scale: Scale, *, is_interim: bool = False
+) -> dict[tuple[str, str], contrasts.Contrast]:
+  """The six contrasts as one family.
+
+  Args:
+    errors: Of the five arms of each data set, NaN where a run diverged.
+    scale: Theirs.
+    is_interim: Whether there are to be more runs, so that there is no verdict.
+
+  Returns:
+    By question and data set, in the order of the report.
+  """
+  estimates = {
+    (question.name, dataset): _estimate(question, errors[dataset])
+    for question in QUESTIONS
+    for dataset in errors
+  }
+  known = {key: e for key, e in estimates.items() if e is not None}
+  judged = statistics.judge(list(known.values()))
+  words = {question.name: question.words for question in QUESTIONS}
+  return {
+    (name, dataset): contrasts.Contrast(
+      f'{name}: {words[name]}',
+      dataset,
+      scale.name,
+      judgement,
+      contrasts.INTERIM if is_interim else None,
+    )
+    for (name, dataset), judgement in zip(known, judged, strict=True)
+  }
+
+
+def _estimate(
+  question: Question, errors: Mapping[tuple[str, str], Mapping[int, float]]
+) -> statistics.Estimate | None:
+  """Of all five arms under the seeds that have what is asked for."""
+  seeds = set.intersection(
+    *(
+      {seed for seed, error in errors[place].items() if not math.isnan(error)}
+      for place in question.weights
+    )
+  )
+  if not seeds:
+    return None
+  design = statistics.BlockDesign(
+    _finite(
+      {
+        place: {seed: own[seed] for seed in seeds if seed in own}
+        for place, own in errors.items()
+      }
+    )
+  )
+  return design.contrast(
+    {'-'.join(place): float(w) for place, w in question.weights.items()}
+  )
+
+
+def plan(stage: Stage, ended: Errors) -> int:
+  """How many seeds a stage needs, by the spread after its first three.
+
+  Args:
+    stage: The stage.
+    ended: Errors of the runs that have ended.
+
+  Returns:
+    The smallest number from 5 to 12 for which a true difference of the size of
+    the margin is found with 80 % on both data sets; 8 where there is none, or
+    the look is still to come.
+  """
+  looked_at = range(stage.first_seed, stage.first_seed + LOOK_AFTER)
+  needed = []
+  for dataset in DATASETS:
+    own = {
+      place: {s: e for s, e in ended[dataset][place].items() if s in looked_at}
+      for place in ARMS
+    }
+    if any(len(of_seeds) < LOOK_AFTER for of_seeds in own.values()):
+      return OTHERWISE
+    design = statistics.BlockDesign(_finite(own))
+    of_control = design.contrast(
+      {'-'.join(place): w for place, w in ((LCAM, 1.0), (FIXED, -1.0))}
+    )
+    if of_control is None:
+      return OTHERWISE
+    needed.append(seeds_needed(design.spread, of_control.margin))
+  return max(needed) if all(needed) else OTHERWISE
+
+
+def seeds_needed(spread: float, margin: float) -> int:
+  """The seeds that find a difference of the margin; 0: more than 12."""
+  for n in range(FEWEST, MOST + 1):
+    freedom = (len(ARMS) - 1) * (n - 1)
+    error = spread * math.sqrt(2 / n)
+    family = len(QUESTIONS) * len(DATASETS)
+    if statistics.smallest_detectable(error, freedom, family) <= margin:
+      return n
+  return 0
+
+
+def _positive_control(
+  ended: Errors, counted: Mapping[str, Sequence[int]]
+) -> dict[str, statistics.Judgement]:
+  """The positive control minus the fixed momentum, each data set alone."""
+  found = {}
+  for dataset, own in ended.items():
+    shown = {
+      place: {s: e for s, e in own[place].items() if s in counted[dataset]}
+      for place in (*ARMS, POSITIVE_CONTROL)
+    }
+    design = statistics.BlockDesign(_finite(shown))
+    estimate = design.contrast(
+      {'-'.join(POSITIVE_CONTROL): 1.0, '-'.join(FIXED): -1.0}
+    )
+    if estimate is not None:
+      (found[dataset],) = statistics.judge([estimate])
+  return found
+
+
+# -------------------------------------------------------------------- in words
+
+
+def conclusion(answers: Sequence[Answers]) -> str:
+  """What is decided, in a sentence for each stage, the last stage first."""
+  return ' '.join(_sentence(of_stage) for of_stage in reversed(answers))
+
+
+def _sentence(answers: Answers) -> str:
+  where = f'At {answers.stage.scale.title} (stage {answers.stage.number})'
+  if not answers.is_complete:
+    so_far = ' and '.join(
+      f'{n} of {answers.planned} seeds so far on {DATASETS[dataset]}'
+      for dataset, n in answers.done.items()
+    )
+    return f'{where} there is no verdict before the planned n: {so_far}.'
+  verdicts = {
+    key: contrast.judgement.verdict
+    for key, contrast in answers.contrasts.items()
+  }
+
+  def is_better(question: str) -> bool:
+    return all(verdicts.get((question, d)) == Verdict.BETTER for d in DATASETS)
+
+  decided = ''
+  if is_better('P1'):
+    reasons = [
+      reason
+      for question, reason in (('P2', 'the loss'), ('P3', 'the phase'))
+      if is_better(question)
+    ]
+    decided = 'LCAM is better than a fixed momentum of 0.9 on both data sets'
+    decided += f' because of {" and of ".join(reasons)}: ' if reasons else ': '
+  each = '; '.join(
+    f'{question.words}, '
+    + ' and '.join(
+      f'{verdicts.get((question.name, dataset), "without runs")} on {name}'
+      for dataset, name in DATASETS.items()
+    )
+    for question in QUESTIONS
+  )
+  return f'{where}, with {answers.planned} seeds: {decided}{each}.'
+
+
+def notes(answers: Answers) -> list[str]:
+  """What else must be known of a stage, a sentence or two each."""
+  stage = answers.stage
+  lcam = arm(stage.scale, next(iter(DATASETS)), LCAM)
+  read_at = experiments.read_off_epoch(lcam, lcam.config.epochs)
+  said = [
+    f'Stage {stage.number}: {lcam.size}, the error is that of epoch {read_at},'
+    f' {answers.planned} seeds from {stage.first_seed} on.'
+  ]
+  spreads = [
+    f'{spread:.2f} on {DATASETS[dataset]}'
+    for dataset, spread in answers.spreads.items()
+    if not math.isnan(spread)
+  ]
+  if spreads:
+    said[0] += f' Residual spread in points: {" and ".join(spreads)}.'
+  if answers.diverged:
+    said.append(
+      'Diverged, and left out of what needs them:'
+      f' {"; ".join(answers.diverged)}.'
+    )
+  for dataset, judged in answers.positive_control.items():
+    said.append(
+      f'Positive control of stage {stage.number} on {DATASETS[dataset]}, a'
+      ' difference that is known to be there: cosine annealing to zero −'
+      f' fixed 0.9 is {judged.estimate.difference:+.2f} points (95 % interval'
+      f' {judged.low:+.2f} to {judged.high:+.2f}, n = {judged.estimate.n}).'
+    )
+  return said
