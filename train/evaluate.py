@@ -1,5 +1,6 @@
 """Tests the last checkpoint of a run once more."""
 
+from collections.abc import Sequence
 import dataclasses
 import pathlib
 
@@ -29,6 +30,7 @@ def evaluate(
   run_dir: pathlib.Path,
   data_dir: pathlib.Path | None = None,
   eval_batch_size: int | None = None,
+  devices: Sequence[jax.Device] | None = None,
 ) -> Evaluation:
   """Loads the last checkpoint of a run and tests it.
 
@@ -36,6 +38,7 @@ def evaluate(
     run_dir: A run directory, of a run that has ended or not.
     data_dir: Of the images. Default: the run's.
     eval_batch_size: Images a step. Default: the run's.
+    devices: What a batch is spread over. Default: all.
 
   Raises:
     UsageError: There is no run, none of its checkpoints is there, or the last
@@ -56,7 +59,7 @@ def evaluate(
   if not directory.checkpoints.is_dir():
     raise errors.UsageError(f'{run_dir} has no checkpoints.')
   dataset = data.of_run(config)
-  program = build.Program([config], dataset)
+  program = build.Program([config], dataset, devices=devices)
   checkpoints = checkpoint.Checkpoints(
     directory.checkpoints, program.steps_per_epoch
   )
