@@ -6,7 +6,6 @@ here, and so does its crash.
 
 import collections
 import json
-import os
 import pathlib
 import resource
 import sys
@@ -27,15 +26,12 @@ _MOST_EXPENSIVE = 20
 def main(request: pathlib.Path, answer: pathlib.Path) -> int:
   """Compiles what is asked for; returns the exit code."""
   asked = json.loads(request.read_text(encoding='utf-8'))
-  target = targets.get(asked['target'])
-  os.environ.update(target.environment)
-  os.environ['JAX_PLATFORMS'] = 'cpu'
-  # What is measured is a compilation.
-  os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
   try:
     jax_environment.prepare()
     found = inspect(
-      target, config_lib.from_json(asked['config']), asked['steps']
+      targets.get(asked['target']),
+      config_lib.from_json(asked['config']),
+      asked['steps'],
     )
   except errors.UsageError as error:
     answer.write_text(json.dumps({'error': str(error)}), encoding='utf-8')

@@ -1,6 +1,6 @@
-"""What a person sees of a run: a live line, or plain lines.
+"""Progress of a run: a live line in a terminal, else plain lines.
 
-These come after each epoch, and within one that takes longer than a minute.
+Plain lines come after each epoch, and within an epoch longer than a minute.
 """
 
 import sys
@@ -18,9 +18,9 @@ _LINE_SECONDS = 60.0
 
 
 def console() -> rich.console.Console:
-  """Standard error; only a terminal gets a live line.
+  """Standard error. Only a terminal gets a live line.
 
-  FORCE_COLOR makes rich take a pipe for one.
+  With FORCE_COLOR rich would treat a pipe as a terminal.
   """
   return rich.console.Console(
     stderr=True, force_terminal=bool(sys.stderr and sys.stderr.isatty())
@@ -28,7 +28,7 @@ def console() -> rich.console.Console:
 
 
 class Progress:
-  """Shows one run. Use it as a context manager."""
+  """Shows the progress of one run. A context manager."""
 
   def __init__(
     self, console: rich.console.Console, title: str, epochs: int, steps: int
@@ -54,7 +54,7 @@ class Progress:
       self._live.stop()
 
   def say(self, line: str) -> None:
-    """Prints a line that stays."""
+    """Prints a permanent line."""
     self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
   def wants_step(self) -> bool:
@@ -118,7 +118,7 @@ def _fixed(value: float | None, digits: int) -> str:
 
 
 def duration(seconds: float) -> str:
-  """Seconds as a person says them: 42s, 3m05s, 2h10m."""
+  """Formats seconds: 42s, 3m05s, 2h10m."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   if hours:

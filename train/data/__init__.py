@@ -1,4 +1,4 @@
-"""Data sets: uint8 images and labels, from whichever source holds them."""
+"""Data sets: uint8 images and labels from any source."""
 
 from train.data.dataset import Dataset
 from train.data.dataset import Split

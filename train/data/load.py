@@ -1,4 +1,4 @@
-"""From a name of train/sources.py to images."""
+"""Loads a data set of train/sources.py by name."""
 
 import dataclasses
 import importlib
@@ -32,8 +32,8 @@ def load(
     The data set.
 
   Raises:
-    UsageError: The data cannot be had, is not as described, has fewer training
-      examples, or images whose size is no multiple of ``image_size``.
+    UsageError: If the data cannot be loaded, is invalid, has fewer training
+      examples, or has images whose size is not a multiple of ``image_size``.
   """
   reader = importlib.import_module(f'train.data.{sources.get(name).reader}')
   splits: dataset.Splits = reader.load(name, data_dir)

@@ -185,9 +185,8 @@ def draw_errors(
       end = figure.add_subplot(grid[2 * row, 1])
       _draw_curves(arms, whole, end)
       whole.set_title(title, loc='left')
-      if not of_panel:
+      if control is None or not of_panel:
         continue
-      assert control is not None
       axis = figure.add_subplot(grid[2 * row + 1, :])
       _draw_differences(axis, of_panel)
       axis.set_xlabel(
