@@ -71,10 +71,12 @@ class DataSettings:
   """The images."""
 
   dataset: Dataset = 'digits'
-  """The images: digits is scikit-learn's and needs no files."""
+  """The images. digits is scikit-learn's and needs no files. folder and npz are
+  your own: --data-dir is a folder with train/CLASS/*.png and test/CLASS/*.png,
+  or an .npz file with train_images, train_labels, test_images, test_labels."""
 
   data_dir: DataDir = None
-  """Directory of the data set's files."""
+  """Directory of the data set's files; of npz, the file."""
 
   train_examples: Annotated[int | None, command_line.default('all')] = None
   """Train on the first N examples only, of those that are not held out."""
@@ -386,7 +388,7 @@ def check(config: Config) -> None:
   require(
     'normalization',
     config.normalization == 'dataset'
-    or sources.get(config.dataset).channels > 1,
+    or sources.get(config.dataset).channels != 1,
     f'dataset for {config.dataset}, whose images have one channel',
   )
   require_each(

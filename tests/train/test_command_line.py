@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 
+import optax_lcam
 from tests.train import processes
 from tests.train import runs
 from train import __main__ as program
@@ -70,6 +71,26 @@ def test_help_is_in_groups_and_says_each_default_once():
     assert of_flag is not None
     assert of_flag[1] == default
     assert of_flag[0].lower().count('default') == 1
+
+
+def test_the_version():
+  shown = processes.train('--version').stdout
+  assert shown == f'optax-lcam {optax_lcam.__version__}\n'
+
+
+def test_eval_prints_what_the_run_has_recorded(tmp_path):
+  run = tmp_path / 'run'
+  trained = processes.train(
+    'run', '--model', 'mlp', '--epochs', 1, '--train-examples', 100,
+    '--run-dir', run,
+  )  # fmt: skip
+  assert trained.returncode == 0, trained.stderr
+  shown = processes.train('eval', run).stdout
+  row = json.loads((run / 'metrics.jsonl').read_text())
+  assert shown == (
+    f'{run}: after 1 epochs test loss {row["test_loss"]:.4f}, test error'
+    f' {row["test_error"]:.2f} %.\n'
+  )
 
 
 def test_list_shows_groups_and_a_line_for_each_experiment():

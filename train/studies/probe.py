@@ -684,7 +684,7 @@ def together(records: Sequence[dict[str, Any]]) -> list[str]:
   )
   return [
     f'The {len(asked)} probes as one family, which is what counts where several'
-    f' data sets are asked (p is Holm\'s, intervals are simultaneous): {each}.'
+    f" data sets are asked (p is Holm's, intervals are simultaneous): {each}."
   ]
 
 

@@ -654,7 +654,9 @@ def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
   claims = _judge(record)
   elsewhere = [_judge(other) for other in record.get('others', [])]
   for i, claim in enumerate(claims):
-    found = collections.Counter(of_other[i]['verdict'] for of_other in elsewhere)
+    found = collections.Counter(
+      of_other[i]['verdict'] for of_other in elsewhere
+    )
     if found:
       counts = ', '.join(f'{n} {word}' for word, n in found.most_common())
       claim['sentence'] += f' In {len(elsewhere)} other valleys: {counts}.'
