@@ -24,7 +24,14 @@ _TEXT = (_REPOSITORY / 'CONTRIBUTING.md').read_text()
 def changed(tmp_path_factory):
   """A copy of the program with all that the page adds to it."""
   root = tmp_path_factory.mktemp('copy')
-  for part in ('models', 'train', 'tests', 'docs', 'pyproject.toml'):
+  for part in (
+    'models',
+    'optax_lcam',
+    'train',
+    'tests',
+    'docs',
+    'pyproject.toml',
+  ):
     copy = shutil.copytree if (_REPOSITORY / part).is_dir() else shutil.copy
     copy(_REPOSITORY / part, root / part)
   for diff in re.findall(r'```diff\n(.*?)```', _TEXT, re.DOTALL):
@@ -42,14 +49,7 @@ def changed(tmp_path_factory):
 
 
 def _train(root, *arguments):
-  environment = {**processes.environment(), 'PYTHONPATH': str(_REPOSITORY)}
-  return subprocess.run(
-    [sys.executable, '-m', 'train', *map(str, arguments)],
-    cwd=root,
-    env=environment,
-    capture_output=True,
-    text=True,
-  )
+  return processes.train(*arguments, cwd=root)
 
 
 def _run(root, dataset, data_dir, run_dir):

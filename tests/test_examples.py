@@ -78,6 +78,18 @@ def test_devices_choose_as_one(run):
   assert len(set(names['one'])) == 2
 
 
+def test_devices_under_shard_map_choose_as_one(run):
+  names = run('shard_map.py')
+  assert len(names['devices']) > 1
+  assert len(set(names['one'])) == 2
+  for momenta, params in (
+    (names['many'], names['many_params']),
+    (names['unchecked'], names['unchecked_params']),
+  ):
+    np.testing.assert_array_equal(momenta, names['one'])
+    np.testing.assert_allclose(params, names['one_params'], rtol=1e-5)
+
+
 def test_keras_learns_the_digits(run, monkeypatch):
   pytest.importorskip('keras', reason='needs Keras')
   monkeypatch.setenv('KERAS_BACKEND', 'jax')

@@ -15,7 +15,7 @@ import signal
 import sys
 
 
-def _kill_at(moment, directory):
+def kill_at(moment, directory):
   accesses = itertools.count(1)
 
   def audit(event, arguments):
@@ -30,6 +30,6 @@ def _kill_at(moment, directory):
 
 if __name__ == '__main__':
   _, when, path, *rest = sys.argv
-  _kill_at(when, path)
+  kill_at(when, path)
   sys.argv = ['train', *rest]
   runpy.run_module('train', run_name='__main__', alter_sys=True)

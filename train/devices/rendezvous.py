@@ -175,7 +175,7 @@ async def _lead(
       try:
         other = json.loads(await reader.readline())
         wrong = judge(other)
-      except (ValueError, KeyError, TypeError):
+      except (ValueError, KeyError, TypeError, RecursionError):
         return  # Somebody else, such as a scan of ports.
       conclude(wrong)
       task = asyncio.current_task()

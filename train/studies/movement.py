@@ -223,11 +223,8 @@ def _prepare(
     of them that are quick and slow.
   """
   config = run.config
-  dataset = data.load(
-    config.dataset,
-    data_dir or config.data_dir,
-    config.train_examples,
-    config.image_size,
+  dataset = data.of_run(
+    dataclasses.replace(config, data_dir=data_dir or config.data_dir)
   )
   params, batch_stats = _restore(run, dataset)
 

@@ -1,6 +1,7 @@
 """One run of several real processes, and what becomes of it when one ends."""
 
 import json
+import pathlib
 import signal
 import time
 
@@ -20,6 +21,14 @@ _TOLERANCE = 1e-4
 # From the end of one process to that of the others, which includes 3 seconds
 # in which the first waits for the last words of the rest.
 _SECONDS_TO_END = 20
+
+# Of /proc/net/tcp and tcp6, words in the byte order of x86 and ARM.
+_LISTEN = '0A'
+_LOOPBACK = {
+  '0100007F',
+  '0000000000000000FFFF00000100007F',
+  '00000000000000000000000001000000',
+}
 
 
 @pytest.fixture(scope='module')
@@ -55,6 +64,18 @@ def _wait_for_checkpoint(directory, step, group):
     time.sleep(0.01)
 
 
+def _listening(port):
+  """The addresses at which a port is listened at, as the kernel writes them."""
+  addresses = set()
+  for table in ('/proc/net/tcp', '/proc/net/tcp6'):
+    for line in pathlib.Path(table).read_text().splitlines()[1:]:
+      _, local, _, state, *_ = line.split()
+      address, in_hex = local.split(':')
+      if state == _LISTEN and int(in_hex, 16) == port:
+        addresses.add(address)
+  return addresses
+
+
 def test_two_processes_are_one_run_stopped_killed_or_not(alone, tmp_path):
   flags = [*_FLAGS, '--run-dir', tmp_path / 'run']
   of_second = [*_FLAGS, '--run-dir', tmp_path / 'of the second']
@@ -62,6 +83,12 @@ def test_two_processes_are_one_run_stopped_killed_or_not(alone, tmp_path):
   # Asked to stop: one is told, both stop at the same step.
   with processes.start_group(flags, of_second) as group:
     _wait_for_checkpoint(tmp_path / 'run', 3, group)
+    # The coordinator listens where it was told to.
+    at = group[0].args[group[0].args.index('--coordinator') + 1]
+    assert at.startswith('localhost:')
+    listening = _listening(int(at.removeprefix('localhost:')))
+    assert listening
+    assert listening <= _LOOPBACK
     group[1].send_signal(signal.SIGTERM)
     codes, messages = processes.finish_group(group)
   assert codes == [143, 143], messages

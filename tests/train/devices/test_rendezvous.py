@@ -171,7 +171,7 @@ def test_strangers_at_the_port_are_no_processes(port):
   """Scans of ports, health checks: they neither count nor disturb."""
   sent = [b'', b'\n', b'GET / HTTP/1.1\r\n\r\n', b'[1]\n', b'{"process": 1}\n',
           b'{"process": {}, "count": 2}\n', bytes(10**5),
-          b'[' * 10**5 + b'\n']  # fmt: skip
+          b'[' * 50_000 + b'\n']  # fmt: skip
 
   def disturb():
     for content in sent:
