@@ -285,3 +285,40 @@ def test_no_other_module_spells_a_name_or_a_part_of_one():
     if any(piece in text for piece in pieces)
   ]
   assert found == []
+
+
+_REPOSITORY = pathlib.Path(__file__).parents[2]
+
+
+def _strings(path):
+  """Every string of a file but docstrings and comments, with its line."""
+  tree = ast.parse(path.read_text('utf-8'))
+  prose = {
+    id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)
+  }
+  return [
+    (node.lineno, node.value)
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Constant)
+    and isinstance(node.value, str)
+    and id(node) not in prose
+  ]
+
+
+def test_no_other_module_spells_a_name_or_a_part_of_one():
+  """What has no piece of a name in it can neither make nor take one apart."""
+  pieces = {
+    *(f'{e.group}-' for e in experiments.EXPERIMENTS.values()),
+    *(e.scale.prefix for e in experiments.EXPERIMENTS.values()),
+  } - {''}
+  files = sorted((_REPOSITORY / 'train').rglob('*.py'))
+  files.append(_REPOSITORY / 'docs' / 'conf.py')
+  assert len(files) > 40
+  found = [
+    f'{path.relative_to(_REPOSITORY)}:{line}: {text!r}'
+    for path in files
+    if path != _REPOSITORY / 'train' / 'experiments.py'
+    for line, text in _strings(path)
+    if any(piece in text for piece in pieces)
+  ]
+  assert found == []

@@ -392,6 +392,8 @@ def draw_preregistered(
       )
     axis.axvline(0, color='0.3', lw=1)
     axis.margins(x=0.1)
+    low, high = axis.get_xlim()
+    axis.set_xlim(min(low, -1), max(high, 1))
     axis.grid(False, axis='y')
     axis.set_ylim(0.6 - len(rows), 0.6)
     axis.set_yticks(
