@@ -126,7 +126,6 @@ def write_found(
     answers = _answers(arms)
     sheet.judged += [c for a in answers for c in a.contrasts.values()]
     paragraphs = [
-      *_asked_section(answers),
       *studies_of.section(_OF_THE_PHASE, '## Whose is the phase?'),
     ]
     appendix: list[str] = []
@@ -157,9 +156,9 @@ def write_found(
     has_phases = bool(found.studies) or any(arm.has_phases for arm in arms)
     paragraphs = [
       '# Report',
-      *_lead(answers, out),
       *_told(found),
       *_unfinished(arms),
+      *_preregistered_section(answers, out),
       *(['## Terms', _HORIZONTAL] if has_phases else []),
       *paragraphs,
       _how_to_read(answers, bool(appendix or grids), others, margin),
@@ -258,25 +257,14 @@ def _answers(arms: Sequence[Arm]) -> list[preregistered.Answers]:
   return [answers for answers in found if answers is not None]
 
 
-def _lead(
+def _preregistered_section(
   answers: Sequence[preregistered.Answers], out: pathlib.Path
 ) -> list[str]:
-  """What settles it: a picture, a table, a sentence."""
+  """What settles it: a picture, a table, a sentence, and their terms."""
   if not answers:
     return []
   file = 'preregistered.png'
   figures.draw_preregistered(answers, out / file)
-  return [
-    f'![The six contrasts with simultaneous 95 % intervals]({file})',
-    tables.preregistered_table(answers),
-    preregistered.conclusion(answers),
-  ]
-
-
-def _asked_section(answers: Sequence[preregistered.Answers]) -> list[str]:
-  """What the lead is about."""
-  if not answers:
-    return []
   questions = ' '.join(
     f'**{question.name}**: {question.asked}'
     for question in preregistered.QUESTIONS
@@ -284,6 +272,9 @@ def _asked_section(answers: Sequence[preregistered.Answers]) -> list[str]:
   notes = [note for a in answers for note in preregistered.notes(a)]
   return [
     '## What was asked beforehand',
+    f'![The six contrasts with simultaneous 95 % intervals]({file})',
+    tables.preregistered_table(answers),
+    preregistered.conclusion(answers),
     f'{questions} "Its coin and its mean" is the mean of two arms: a coin that'
     ' takes the two momenta without a look at the loss, in each epoch at the'
     " rate of the run of LCAM, and that run's mean momentum, fixed. The gaps"

@@ -351,9 +351,10 @@ def test_the_report_opens_with_the_six_lines(tmp_path):
   small = _arms(_SMALL, _errors(30, shift=0.6))
   medium = _arms(_MEDIUM, _errors(2, level=(12, 41)))
   text = _report(tmp_path, [*small, *medium])
-  # Before any section: what the README shows of it.
-  lead, _ = text.split('\n## ', 1)
-  lines = [x for x in lead.splitlines() if x.startswith('| CIFAR-')]
+  _, first, *_ = text.split('\n## ')
+  heading, *lead = first.splitlines()
+  assert heading == 'What was asked beforehand'
+  lines = [line for line in lead if line.startswith('| CIFAR-')]
   assert len(lines) == 6
   expected = [
     f'{name}, P{number}: '
