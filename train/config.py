@@ -283,10 +283,11 @@ class RunSettings:
   """Images a step when testing. Changes speed and memory only."""
 
   steps_per_dispatch: Annotated[
-    int | None, command_line.default('1 on a CPU, else 100')
+    int | None,
+    command_line.default('1 on a CPU, or with remat on a GPU; else 100'),
   ] = None
   """Most training steps in one compiled program. On a CPU convolutions are slow
-  inside a loop."""
+  inside a loop, and on a GPU remat saves no memory there."""
 
   deterministic: bool = False
   """GPU: only operations that give the same bits each time. Slower."""
