@@ -6,7 +6,6 @@ here, and so does its crash.
 
 import collections
 import json
-import os
 import pathlib
 import resource
 import sys
@@ -27,15 +26,12 @@ _MOST_EXPENSIVE = 20
 def main(request: pathlib.Path, answer: pathlib.Path) -> int:
   """Compiles what is asked for; returns the exit code."""
   asked = json.loads(request.read_text(encoding='utf-8'))
-  target = targets.get(asked['target'])
-  os.environ.update(target.environment)
-  os.environ['JAX_PLATFORMS'] = 'cpu'
-  # What is measured is a compilation.
-  os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
   try:
     jax_environment.prepare()
     found = inspect(
-      target, config_lib.from_json(asked['config']), asked['steps']
+      targets.get(asked['target']),
+      config_lib.from_json(asked['config']),
+      asked['steps'],
     )
   except errors.UsageError as error:
     answer.write_text(json.dumps({'error': str(error)}), encoding='utf-8')
@@ -60,9 +56,7 @@ def inspect(
   from benchmarks import workload
 
   devices = target.devices()
-  program = workload.of_run(
-    config, workload.blank(config), devices=devices
-  )
+  program = workload.of_run(config, workload.blank(config), devices=devices)
   size, planned = next(program.plan())
   steps = steps or planned
   started, cpu = time.perf_counter(), _cpu_seconds()
@@ -210,7 +204,9 @@ def _limits(kernels: list[hlo.Kernel], chip: targets.Chip) -> dict[str, Any]:
     'seconds': total,
     'convolution_seconds': sum(seconds(k) for k in kernels if k.convolves),
     'bound_by_bytes_seconds': sum(
-      seconds(k) for k in kernels if k.bytes / chip.memory > k.flops / chip.flops
+      seconds(k)
+      for k in kernels
+      if k.bytes / chip.memory > k.flops / chip.flops
     ),
     'cycles': sum(cycles) if cycles else None,
     'convolution_cycles': sum(k.cycles or 0 for k in kernels if k.convolves)

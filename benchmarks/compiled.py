@@ -16,16 +16,13 @@ import pathlib
 import subprocess
 import sys
 import tempfile
-from typing import Any
-
-import tyro
+from typing import Annotated, Any
 
 from benchmarks import harness
 from benchmarks import targets
+from train import command_line
 from train import config as config_lib
 from train import errors
-from train import files
-from train import flags as flags_lib
 
 _PROG = 'python -m benchmarks.compiled'
 _REPOSITORY = pathlib.Path(__file__).parents[1]
@@ -35,18 +32,22 @@ Settings = Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Flags:
-  """Compile the program of a run for accelerators that need not be here, and
-  say what is in it."""
+class Flags(config_lib.Groups):
+  """Compile the program of a run for a TPU or GPU that need not be present, and
+  count what it consists of.
+  """
 
-  config: tyro.conf.OmitArgPrefixes[config_lib.Config]
-  target: str | None = None
-  """What to compile for, such as tpu:v5e:1x1, tpu:v5e:4x4, tpu:v6e:2x2, gpu:h100
-  or gpu:h100:8. Default: the programs of the README."""
-  steps: int | None = None
-  """Training steps in one dispatch. Default: as many as the run has."""
-  out: pathlib.Path | None = None
-  """A JSON file to write. Default: none."""
+  target: Annotated[
+    str | None, command_line.default('the programs of the README')
+  ] = None
+  """The devices, such as tpu:v5e:1x1, tpu:v5e:4x4, tpu:v6e:2x2, gpu:h100 or
+  gpu:h100:8."""
+  steps: Annotated[
+    int | None, command_line.default('as many as the run has')
+  ] = None
+  """Training steps in one dispatch."""
+  out: Annotated[pathlib.Path | None, command_line.default('none')] = None
+  """A JSON file to write."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,8 +147,8 @@ def inspect(
     ended = subprocess.run(
       [sys.executable, '-m', 'benchmarks.compilation', request, answer],
       cwd=_REPOSITORY,
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
+      env={**os.environ, **found.environment},
+      capture_output=True,
       text=True,
       check=False,
     )
@@ -220,9 +221,7 @@ def tables(results: harness.Results) -> str:
       for name, version in sorted(
         {
           **versions,
-          **{
-            n: v for p in programs.values() for n, v in p['versions'].items()
-          },
+          **{n: v for p in programs.values() for n, v in p['versions'].items()},
         }.items()
       )
     )
@@ -241,9 +240,7 @@ def _before() -> dict[str, dict[str, Any]]:
   return json.loads(path.read_text(encoding='utf-8'))['results']['programs']
 
 
-def _memory(
-  programs: Mapping[str, Any], before: Mapping[str, Any]
-) -> str:
+def _memory(programs: Mapping[str, Any], before: Mapping[str, Any]) -> str:
   rows: list[list[object]] = []
   for name, program in programs.items():
     for title, p in ((f'{name}, before', before.get(name)), (name, program)):
@@ -315,8 +312,12 @@ def _computing(programs: Mapping[str, Any]) -> str:
   )
 
 
+def _percent(part: float, whole: float) -> str:
+  return f'{100 * part / whole:.0f}'
+
+
 def _percent_left(part: float, whole: float) -> str:
-  return f'{100 * (1 - part / whole):.0f}'
+  return _percent(whole - part, whole)
 
 
 def _collectives(programs: Mapping[str, Any]) -> str:
@@ -331,8 +332,7 @@ def _collectives(programs: Mapping[str, Any]) -> str:
         sum(c['count'] for c in norms),
         f'{sum(c["count"] * c["bytes"] for c in norms) / 1e3:.0f}',
         ', '.join(
-          f'{c["count"]} {c["dtype"]} {c["bytes"] / 1e6:.2f} MB'
-          for c in others
+          f'{c["count"]} {c["dtype"]} {c["bytes"] / 1e6:.2f} MB' for c in others
         ),
         ', '.join(sorted({c['kind'] for c in p['collectives']})),
       ]
@@ -354,7 +354,13 @@ def _convolutions(programs: Mapping[str, Any]) -> str:
   return harness.table(
     ['convolutions and products', 'call', 'dtype', 'number', 'GFLOP'],
     [
-      [name, f'`{c["call"]}`', c['dtype'], c['count'], f'{c["flops"] / 1e9:,.1f}']
+      [
+        name,
+        f'`{c["call"]}`',
+        c['dtype'],
+        c['count'],
+        f'{c["flops"] / 1e9:,.1f}',
+      ]
       for name, p in programs.items()
       for c in p['convolutions']
     ],
@@ -402,7 +408,7 @@ def _against_limits(programs: Mapping[str, Any]) -> str:
         f'{1e3 * p["limits"]["seconds"]:.3f}',
         f'{1e3 * p["flops"] / p["limits"]["chip_flops"]:.3f}',
         f'{1e3 * p["bytes"] / p["limits"]["chip_bytes"]:.3f}',
-        f'{100 * p["limits"]["bound_by_bytes_seconds"] / p["limits"]["seconds"]:.0f}',
+        _percent(p['limits']['bound_by_bytes_seconds'], p['limits']['seconds']),
       ]
       for name, p in programs.items()
     ],
@@ -450,22 +456,16 @@ def table(result: Mapping[str, Any]) -> str:
 
 def main(argv: Sequence[str]) -> int:
   """Compiles what the flags ask for; returns the exit code."""
+  given = {word.partition('=')[0] for word in argv if word.startswith('-')}
   try:
-    if not any(word.partition('=')[0] == '--target' for word in argv):
-      given = [w for w in argv if w.startswith('--')]
-      if not {w.partition('=')[0] for w in given} <= {
-        '--quick', '--out', '--help'
-      }:
-        raise errors.UsageError(
-          f'--target must be given with the settings of a run, got'
-          f' {given[0]}: {targets.ALLOWED}.'
-        )
+    if given <= {'--quick', '--out'}:
       harness.main('compiled', measure, tables)
       return 0
-    flags = flags_lib.parse(
-      Flags, argv, _PROG, default=Flags(config=config_lib.Config())
+    flags = command_line.parse(
+      Flags, argv, _PROG, default=Flags.of(config_lib.Config())
     )
-    assert flags.target is not None
+    if flags.target is None:
+      raise errors.UsageError(f'--target must be {targets.ALLOWED}, got none.')
     result = inspect(flags.target, flags.config, flags.steps)
     if flags.out is not None:
       harness.write(result, flags.out)

@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 
+from train import errors
 from train.devices import jax_environment
 
 RECORDS = pathlib.Path(__file__).parent / 'records'
@@ -139,9 +140,21 @@ def environment() -> dict[str, Any]:
     'python': platform.python_version(),
     'versions': versions,
     'xla_flags': os.environ.get('XLA_FLAGS', ''),
+    **when(),
+  }
+
+
+def when() -> dict[str, str]:
+  """The date and the commit of a part of a record that is older than others."""
+  return {
     'date': datetime.date.today().isoformat(),
     'commit': _commit(),
   }
+
+
+def of(when: Mapping[str, str]) -> str:
+  """What :func:`when` gives, in words."""
+  return f'{when["date"]}, commit {when["commit"]}'
 
 
 def describe(environment: Mapping[str, Any]) -> str:
@@ -163,7 +176,6 @@ def main(
   measure: Callable[[bool], Results],
   tables: Callable[[Results], str],
   *,
-  devices: int | None = None,
   draw: Callable[[Results, pathlib.Path], None] | None = None,
 ) -> None:
   """The command line of a benchmark.
@@ -172,7 +184,6 @@ def main(
     name: Of the benchmark.
     measure: Takes whether to be quick, gives results that JSON can hold.
     tables: The results as Markdown.
-    devices: CPU devices to simulate. Default: none.
     draw: Draws the results into a PNG file, which lies beside the record.
   """
   parser = argparse.ArgumentParser(
@@ -191,11 +202,12 @@ def main(
     help=f'the record. Default: benchmarks/records/{name}.json, none if quick',
   )
   flags = parser.parse_args()
-  jax_environment.prepare()
-  if devices is not None:
-    simulate = f'--xla_force_host_platform_device_count={devices}'
-    os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} {simulate}'
-  record = make_record(name, measure, flags.quick)
+  try:
+    jax_environment.prepare()
+    record = make_record(name, measure, flags.quick)
+  except errors.UsageError as error:
+    print(f'{parser.prog}: {error}', file=sys.stderr)
+    sys.exit(2)
   out = flags.out or (None if flags.quick else RECORDS / f'{name}.json')
   if out is not None:
     write(record, out)

@@ -87,6 +87,7 @@ _OPCODE = re.compile(r' ?(?P<opcode>[a-z][\w\-]*)\(')
 _OPERAND = re.compile(r'%([\w.\-]+)')
 _CALLED = re.compile(r'\b(calls|to_apply|body|condition)=%?([\w.\-]+)')
 _FRAME = re.compile(r'\bstack_frame_id=(\d+)')
+_SOURCE = re.compile(r'\bsource_file="([^"]*)"')
 _OP_NAME = re.compile(r'\bop_name="((?:[^"\\]|\\.)*)"')
 # The numbers of the values that a computation's parameters stand for.
 _Bound = tuple[int, ...]
@@ -306,11 +307,7 @@ class Module:
     for instruction in self.instructions():
       name = instruction.opcode.removesuffix('-start')
       if name in COLLECTIVES:
-        arrays = instruction.arrays
-        if name != instruction.opcode and name != 'all-reduce':
-          # The result of such a start holds the operands, too.
-          arrays = arrays[len(arrays) // 2 :]
-        found.append(Collective(name, arrays))
+        found.append(Collective(name, _results_of_start(instruction)))
     return found
 
   def convolutions(self) -> list[Convolution]:
@@ -392,6 +389,9 @@ class Module:
 
   def files(self, instruction: Instruction) -> frozenset[str]:
     """The source files on the stack where JAX traced an instruction."""
+    named = _SOURCE.search(instruction.attributes)
+    if named:  # As XLA printed it before it had the tables.
+      return frozenset({named[1]})
     frame = _FRAME.search(instruction.attributes)
     return self._files.get(frame[1], frozenset()) if frame else frozenset()
 
@@ -497,9 +497,11 @@ class Module:
         continue
       whole = sum(a.bytes for a in operand.arrays if a.in_memory)
       read += min(whole, _bytes_read(inside, position, instruction, whole))
-    if instruction.opcode.endswith('-start'):
-      # The tuple holds the operands, too.
+    if instruction.opcode == 'copy-start':
+      # The tuple holds the source, too.
       results: Sequence[Array] = instruction.arrays[:1]
+    elif instruction.opcode.endswith('-start'):
+      results = _results_of_start(instruction)
     else:
       results = instruction.arrays
     written = sum(array.bytes for array in results if array.in_memory)
@@ -646,6 +648,18 @@ def _bytes_read(
   return parts
 
 
+def _results_of_start(instruction: Instruction) -> tuple[Array, ...]:
+  """The results of what is asynchronous, or of what is not."""
+  operands = len(instruction.operands)
+  # The result of a start may hold the operands, too.
+  if (
+    instruction.opcode.endswith('-start')
+    and len(instruction.arrays) >= 2 * operands
+  ):
+    return instruction.arrays[operands : 2 * operands]
+  return instruction.arrays
+
+
 def _is_updated(instruction: Instruction, position: int) -> bool:
   return instruction.opcode == 'dynamic-update-slice' and position == 0
 
@@ -747,9 +761,7 @@ def _files_of_frames(text: str) -> dict[str, frozenset[str]]:
   return files
 
 
-def _convolution_flops(
-  lhs: Array, rhs: Array, instruction: Instruction
-) -> int:
+def _convolution_flops(lhs: Array, rhs: Array, instruction: Instruction) -> int:
   """FLOP of a convolution as XLA describes it.
 
   Products with what pads an array, or lies between its elements, are not

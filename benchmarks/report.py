@@ -17,6 +17,7 @@ NAMES = (
   'loop_overhead',
   'start',
   'many_seeds',
+  'compiled',
   'scale',
   'memory',
   'gpu',

@@ -1,37 +1,21 @@
 """Steps over several devices: what they send, and a model of their time.
 
-The collectives are counted in the program that XLA compiles for 1, 2, 4 and 8
-simulated devices; nothing is allocated. The model says what that costs on
-accelerators; the same model is held against steps measured here.
+What a device computes and sends is counted in the programs that the compilers
+of GPUs and TPUs make, from the record of `benchmarks.compiled`. The model says
+what that costs on accelerators; the same model is held against steps measured
+here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 import dataclasses
-import math
-import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from benchmarks import compiled
 from benchmarks import harness
 from benchmarks import workload
-
-_BYTES = {'pred': 1, 's32': 4, 'u32': 4, 'f16': 2, 'bf16': 2, 'f32': 4}
-_COLLECTIVES = (
-  'all-reduce',
-  'all-gather',
-  'reduce-scatter',
-  'collective-permute',
-  'all-to-all',
-)
-_DEFINITION = re.compile(
-  r'= (?P<type>\(.*?\)|\S+) (?P<name>'
-  + '|'.join(_COLLECTIVES)
-  + r')(?:-start)?\('
-)
-_ARRAY = re.compile(r'\b(?P<dtype>[a-z]+\d*)\[(?P<shape>[\d,]*)\]')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,105 +36,66 @@ class Machine:
 
 
 MACHINES = {
-  # 790 TFLOP/s is a measured bf16 product of 8192 x 8192 matrices; 4.8 TB/s and
-  # NVLink's 450 GB/s each way are the manufacturer's. The latency is assumed:
-  # 28 us for a small reduction over eight.
-  'H200': Machine(790e12, 0.5, 4.8e12, 450e9, 2e-6),
+  # 790 TFLOP/s is a measured bf16 product of 8192 x 8192 matrices on an H200,
+  # the same chip with another memory; 3.35 TB/s and NVLink's 450 GB/s each way
+  # are the manufacturer's. The latency is assumed: 28 us for a small reduction
+  # over eight.
+  'H100': Machine(790e12, 0.5, 3.35e12, 450e9, 2e-6),
   # Manufacturer: 197 TFLOP/s, 819 GB/s, four links of 50 GB/s each way, of
   # which a ring along one axis of the torus uses two. The latency is assumed.
   'TPU v5e': Machine(197e12, 0.5, 819e9, 100e9, 1e-6),
 }
 
-
-# XLA's default for `--xla_gpu_all_reduce_combine_threshold_bytes`: on a GPU
-# reductions that do not wait for each other are put together up to this size.
-_GPU_COMBINES = 30 * 2**20 + 7
-# What is smaller belongs to a batch norm: a sum and a sum of squares.
-_LARGE = 6000
-
-
-@dataclasses.dataclass(frozen=True)
-class Collective:
-  """One collective operation of a compiled program."""
-
-  name: str
-  arrays: tuple[int, ...]
-  """Bytes of each array of its result, on one device."""
-
-  @property
-  def bytes(self) -> int:
-    return sum(self.arrays)
+# For how many devices a step is predicted, and by which program of the record.
+# What a device with 128 images computes and sends does not depend on how many
+# others there are.
+_PREDICTED = {
+  'H100': ((1, 8), 'H100 ×8'),
+  'TPU v5e': ((1, 16, 64), 'v5e-16'),
+}
+_NETWORKS = ('WRN-10-1', 'WRN-28-10')
+_IMAGES = 128
 
 
 def measure(quick: bool) -> harness.Results:
-  """Counts collectives, and times what the model needs to be held against."""
-  networks = [(10, 1, 16)] if quick else [(10, 1, 128), (28, 10, 128)]
-  counts = [n for n in (1, 2, 4, 8) if n <= jax.device_count()]
-  results: dict[str, Any] = {'collectives': {}, 'model': {}}
-  for depth, widen_factor, batch_size in networks:
-    name = f'WRN-{depth}-{widen_factor}, batch {batch_size}'
-    rows = {}
-    for count in counts:
-      compiled = compile_step(depth, widen_factor, batch_size, count)
-      rows[str(count)] = count_collectives(compiled.as_text(), count)
-      if count == 1:
-        costs = compiled.cost_analysis()
-        step = {
-          'flops': costs['flops'],
-          'bytes': costs['bytes accessed'],
-          'batch_size': batch_size,
-        }
-    results['collectives'][name] = rows
-    # Ranks of one program: the most devices counted stand for any number.
-    sent = rows[str(counts[-1])]
-    results['model'][name] = {
-      'step': step,
-      'predictions': _predictions(step, sent),
-    }
-  results['here'] = _measure_here(quick)
-  return results
+  """Predicts steps, and times what the model needs to be held against."""
+  return {
+    'model': predictions(compiled.recorded()),
+    'here': _measure_here(quick) | {'when': harness.when()},
+  }
+
+
+def predictions(programs: Mapping[str, Any]) -> dict[str, Any]:
+  """Predicted steps by network.
+
+  Args:
+    programs: Compiled ones, see :func:`benchmarks.compiled.recorded`.
+  """
+  return {
+    network: [
+      {'machine': machine, **prediction}
+      for machine, (counts, name) in _PREDICTED.items()
+      if f'{name}, {network}' in programs
+      for prediction in _predictions(
+        MACHINES[machine], programs[f'{name}, {network}'], counts
+      )
+    ]
+    for network in _NETWORKS
+  }
 
 
 def tables(results: harness.Results) -> str:
   """The results as Markdown."""
   rows: list[list[object]] = []
-  for name, counts in results['collectives'].items():
-    for count, row in counts.items():
+  for name, predictions in results['model'].items():
+    for prediction in predictions:
       rows.append(
         [
-          name,
-          count,
-          row['all_reduces'],
-          row['large_all_reduces'],
-          row['on_gpu'],
-          row['other_collectives'],
-          f'{row["bytes"] / 1e6:.2f}',
-          f'{row["small_bytes"] / 1e3:.1f}',
-          f'{row["ring_bytes"] / 1e6:.2f}',
-        ]
-      )
-  counted = harness.table(
-    [
-      'global batch',
-      'devices',
-      'all-reduces',
-      'of gradients',
-      'on a GPU',
-      'other collectives',
-      'MB reduced',
-      'kB of it in the others',
-      'MB sent by each device in a ring',
-    ],
-    rows,
-  )
-  rows = []
-  for name, model in results['model'].items():
-    for prediction in model['predictions']:
-      rows.append(
-        [
-          f'{name} a device' if prediction['weak'] else name,
+          f'{name}, batch {prediction["batch"]:,}',
           prediction['machine'],
           prediction['devices'],
+          prediction['reductions'],
+          f'{prediction["reduced_bytes"] / 1e6:.2f}',
           f'{1e3 * prediction["compute_seconds"]:.2f}',
           f'{1e3 * prediction["collective_seconds"]:.2f}',
           f'{prediction["images_per_second"]:,.0f}',
@@ -162,6 +107,8 @@ def tables(results: harness.Results) -> str:
       'predicted',
       'machine',
       'devices',
+      'reductions',
+      'MB reduced',
       'computing, ms',
       'collectives, ms',
       'images/s',
@@ -194,63 +141,12 @@ def tables(results: harness.Results) -> str:
     ],
   )
   ceilings = (
-    f'Ceilings here: {here["flops_per_second"]["median"] / 1e9:.0f} GFLOP/s in'
+    f'Ceilings here, {harness.of(here["when"])}:'
+    f' {here["flops_per_second"]["median"] / 1e9:.0f} GFLOP/s in'
     f' a float32 product of {here["matrix"]}² matrices,'
     f' {here["bytes_per_second"]["median"] / 1e9:.1f} GB/s in a copy.'
   )
-  return f'{counted}\n\n{predicted}\n\n{ceilings}\n\n{held}'
-
-
-def count_collectives(text: str, devices: int) -> dict[str, float]:
-  """Collectives of a compiled program and the bytes that they move.
-
-  Args:
-    text: The program, as XLA prints it.
-    devices: How many it is for.
-
-  Returns:
-    ``all_reduces`` and how many of them are large: of gradients, not of the
-    statistics of a batch norm; ``on_gpu``, how many large ones there would be
-    with a GPU's default limit to their size; ``other_collectives``; ``bytes``
-    of their results on one device and ``small_bytes``, those of them that are
-    not in large ones; ``ring_bytes``, what each device sends if they are rings.
-  """
-  found = list(find_collectives(text))
-  reduces = [c for c in found if c.name == 'all-reduce']
-  large = [c for c in reduces if c.bytes >= _LARGE]
-  total = sum(c.bytes for c in found)
-  return {
-    'all_reduces': len(reduces),
-    'large_all_reduces': len(large),
-    'on_gpu': _combine([n for c in large for n in c.arrays]),
-    'other_collectives': len(found) - len(reduces),
-    'bytes': total,
-    'small_bytes': total - sum(c.bytes for c in large),
-    # A reduction and a gathering, each of all parts but a device's own.
-    'ring_bytes': 2 * (devices - 1) / devices * total,
-  }
-
-
-def find_collectives(text: str) -> list[Collective]:
-  """The collective operations in a program as XLA prints it."""
-  found = []
-  for match in _DEFINITION.finditer(text):
-    arrays = []
-    for array in _ARRAY.finditer(match['type']):
-      shape = [int(n) for n in array['shape'].split(',') if n]
-      arrays.append(_BYTES[array['dtype']] * int(np.prod(shape)))
-    found.append(Collective(match['name'], tuple(arrays)))
-  return found
-
-
-def _combine(arrays: Sequence[int]) -> int:
-  """How many reductions hold these arrays, in order, on a GPU."""
-  reductions, size = 0, math.inf
-  for array in arrays:
-    if size + array > _GPU_COMBINES:
-      reductions, size = reductions + 1, 0
-    size += array
-  return reductions
+  return f'{predicted}\n\n{ceilings}\n\n{held}'
 
 
 def predict(
@@ -287,60 +183,45 @@ def predict(
 
 
 def _predictions(
-  step: Mapping[str, float], sent: Mapping[str, float]
+  machine: Machine, program: Mapping[str, Any], counts: tuple[int, ...]
 ) -> list[dict[str, Any]]:
-  """Steps of one global batch (strong), and of one batch a device (weak)."""
+  """Steps of one global batch (strong), and of one batch a device (weak).
+
+  Args:
+    machine: What computes.
+    program: Of one device with 128 images among several.
+    counts: Numbers of devices.
+  """
+  sent = program['all_reduces']
+  reduced = sum(found['count'] * found['bytes'] for found in sent)
+  reductions = sum(found['count'] for found in sent)
+  alone, _ = predict(machine, program['flops'], program['bytes'], 0, 0, 1)
   made = []
-  for name, counts in (('H200', (1, 8)), ('TPU v5e', (1, 16, 64))):
-    machine = MACHINES[name]
-    alone = predict(machine, step['flops'], 0, 0, 0, 1)[0]
-    for devices in counts:
-      for weak in (False, True) if devices > 1 else (False,):
-        batch = step['batch_size'] * (devices if weak else 1)
-        if batch < devices:
-          continue
-        # Counted bytes are of float32 on a CPU: they bound nothing here.
-        computing, collectives = predict(
-          machine,
-          step['flops'] * batch / step['batch_size'] / devices,
-          0,
-          sent['bytes'],
-          sent['all_reduces'],
-          devices,
-        )
-        seconds = computing + collectives
-        made.append(
-          {
-            'machine': name,
-            'devices': devices,
-            'weak': weak,
-            'compute_seconds': computing,
-            'collective_seconds': collectives,
-            'images_per_second': batch / seconds,
-            'efficiency': alone
-            * batch
-            / step['batch_size']
-            / devices
-            / seconds,
-          }
-        )
+  for devices in counts:
+    for images in (_IMAGES, _IMAGES * devices) if devices > 1 else (_IMAGES,):
+      share = images / devices / _IMAGES
+      computing, collectives = predict(
+        machine,
+        program['flops'] * share,
+        program['bytes'] * share,
+        reduced if devices > 1 else 0,
+        reductions if devices > 1 else 0,
+        devices,
+      )
+      seconds = computing + collectives
+      made.append(
+        {
+          'devices': devices,
+          'batch': images,
+          'reductions': reductions if devices > 1 else 0,
+          'reduced_bytes': reduced if devices > 1 else 0,
+          'compute_seconds': computing,
+          'collective_seconds': collectives,
+          'images_per_second': images / seconds,
+          'efficiency': alone * share / seconds,
+        }
+      )
   return made
-
-
-def compile_step(
-  depth: int, widen_factor: int, batch_size: int, devices: int
-) -> Any:
-  """The training step on the first devices, compiled."""
-  some = jax.devices()[:devices]
-  prepared = workload.of_network(
-    # XLA counts nothing of the kernels of oneDNN.
-    depth,
-    widen_factor,
-    batch_size,
-    devices=some,
-    convolutions='xla',
-  )
-  return prepared.lower_train().compile()
 
 
 def _measure_here(quick: bool) -> dict[str, Any]:
@@ -395,4 +276,4 @@ def _measure_here(quick: bool) -> dict[str, Any]:
 
 
 if __name__ == '__main__':
-  harness.main('scale', measure, tables, devices=8)
+  harness.main('scale', measure, tables)

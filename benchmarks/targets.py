@@ -119,8 +119,13 @@ class Target:
 
   @property
   def environment(self) -> Mapping[str, str]:
-    """What must be in the environment of the process that compiles."""
-    return _ENVIRONMENT[self.platform]
+    """The environment in which a process must begin that compiles."""
+    return {
+      'JAX_PLATFORMS': 'cpu',
+      # What is wanted is a compilation, and its time.
+      'JAX_ENABLE_COMPILATION_CACHE': 'false',
+      **_ENVIRONMENT[self.platform],
+    }
 
   def why_not(self) -> str | None:
     """Why its compiler cannot run here: one sentence, or None if it can."""

@@ -32,9 +32,11 @@ sys.addaudithook(no_network.refuse)
 @pytest.fixture(scope='session')
 def cifar_dir() -> pathlib.Path:
   """A TensorFlow Datasets directory that holds CIFAR-10 and CIFAR-100."""
-  given = os.environ.get('TFDS_DATA_DIR', '~/tensorflow_datasets')
-  directory = pathlib.Path(given).expanduser()
-  if not all((directory / name).is_dir() for name in ('cifar10', 'cifar100')):
+  given = os.environ.get('TFDS_DATA_DIR')
+  directory = pathlib.Path(given or '').expanduser()
+  if not given or not all(
+    (directory / name).is_dir() for name in ('cifar10', 'cifar100')
+  ):
     pytest.skip(
       'needs CIFAR-10 and CIFAR-100 as TensorFlow Datasets prepares them, in'
       ' TFDS_DATA_DIR'

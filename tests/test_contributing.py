@@ -3,6 +3,7 @@
 import json
 import pathlib
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 from tests.train import processes
 from tests.train import tfds_directory
+from train import experiments
 
 _REPOSITORY = pathlib.Path(__file__).parents[1]
 _TEXT = (_REPOSITORY / 'CONTRIBUTING.md').read_text()
@@ -22,8 +24,16 @@ _TEXT = (_REPOSITORY / 'CONTRIBUTING.md').read_text()
 def changed(tmp_path_factory):
   """A copy of the program with all that the page adds to it."""
   root = tmp_path_factory.mktemp('copy')
-  for package in ('models', 'train'):
-    shutil.copytree(_REPOSITORY / package, root / package)
+  for part in (
+    'models',
+    'optax_lcam',
+    'train',
+    'tests',
+    'docs',
+    'pyproject.toml',
+  ):
+    copy = shutil.copytree if (_REPOSITORY / part).is_dir() else shutil.copy
+    copy(_REPOSITORY / part, root / part)
   for diff in re.findall(r'```diff\n(.*?)```', _TEXT, re.DOTALL):
     name, *lines = diff.splitlines()
     file = root / name.removeprefix('+++ ')
@@ -39,14 +49,7 @@ def changed(tmp_path_factory):
 
 
 def _train(root, *arguments):
-  environment = {**processes.environment(), 'PYTHONPATH': str(_REPOSITORY)}
-  return subprocess.run(
-    [sys.executable, '-m', 'train', *map(str, arguments)],
-    cwd=root,
-    env=environment,
-    capture_output=True,
-    text=True,
-  )
+  return processes.train(*arguments, cwd=root)
 
 
 def _run(root, dataset, data_dir, run_dir):
@@ -57,12 +60,41 @@ def _run(root, dataset, data_dir, run_dir):
   )  # fmt: skip
 
 
+def _section(title):
+  (section,) = re.findall(rf'^## {title}$(.*?)^## ', _TEXT, re.M | re.S)
+  return section
+
+
 def test_an_experiment_in_one_place(changed):
-  lines = _train(changed, 'list').stdout.splitlines()
-  shown = {line.split()[0] for line in lines if line.startswith('  ')}
-  for size in ('', 'small-'):
-    for dataset in ('cifar10', 'cifar100'):
-      assert f'{size}ablation-{dataset}-nesterov' in shown
+  (commands,) = re.findall(
+    r'```bash\n(.*?)```', _section('Add an experiment'), re.DOTALL
+  )
+  finished = [
+    subprocess.run(
+      [sys.executable, *shlex.split(command)[1:]],
+      cwd=changed,
+      env={**processes.environment(), 'PYTHONPATH': str(_REPOSITORY)},
+      capture_output=True,
+      text=True,
+    )
+    for command in commands.splitlines()
+  ]
+  for run in finished:
+    assert run.returncode == 0, run.stdout + run.stderr
+  lines = finished[0].stdout.splitlines()
+  # Others have the word in their summary.
+  names = {line.split()[0] for line in lines if line.startswith('  ')}
+  shown = {name for name in names if name.endswith('-nesterov')}
+  assert shown == {
+    f'{size}ablation-{dataset}-nesterov'
+    for size in ('', 'medium-', 'small-')
+    for dataset in ('cifar10', 'cifar100')
+  }
+  # The suite was that of the copy: each new experiment was looked at.
+  _, of_experiments, of_the_report = finished
+  passed = re.search(r'(\d+) passed', of_experiments.stdout)
+  assert int(passed[1]) > len(experiments.EXPERIMENTS) + len(shown)
+  assert '3 passed' in of_the_report.stdout
 
 
 def test_a_network_and_an_optimizer(changed, tmp_path):

@@ -1,11 +1,17 @@
 """Every Python block of docs/ runs, each page from top to bottom."""
 
+import ast
 import pathlib
 import re
+import sys
+import tomllib
 
 import pytest
 
 _DOCS = pathlib.Path(__file__).parents[1] / 'docs'
+_PROJECT = tomllib.loads((_DOCS.parent / 'pyproject.toml').read_text())[
+  'project'
+]
 
 
 def _blocks():
@@ -32,6 +38,36 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
       # Errors show the line of the page.
       source = '\n' * (line - 1) + source
       exec(compile(source, str(page), 'exec'), names)
+
+
+def _distributions(requirements):
+  return {re.match(r'[\w-]+', r)[0].lower() for r in requirements}
+
+
+@pytest.mark.parametrize('page', _PAGES, ids=lambda page: page.name)
+def test_a_page_names_the_extra_that_its_blocks_need(page):
+  """An install command, whose requirements include all that is imported."""
+  installs = re.findall(
+    r'pip install (?:-e )?[\'.]+(?:\[(.*?)\])?', page.read_text()
+  )
+  assert installs, f'{page.name} does not say what to install'
+  available = {'optax-lcam', 'numpy', *_distributions(_PROJECT['dependencies'])}
+  for extras in installs:
+    for extra in filter(None, extras.split(',')):
+      available |= _distributions(_PROJECT['optional-dependencies'][extra])
+  imported = set()
+  for of_page, _, source in _blocks():
+    if of_page == page:
+      for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+          imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+          imported.add(node.module)
+  names = {name.split('.')[0] for name in imported} - set(
+    sys.stdlib_module_names
+  )
+  of_name = {'orbax': 'orbax-checkpoint', 'optax_lcam': 'optax-lcam'}
+  assert {of_name.get(name, name) for name in names} <= available
 
 
 def test_the_pages_have_blocks():

@@ -1,5 +1,6 @@
 """The committed results are what the program makes of the committed records."""
 
+import inspect
 import json
 import pathlib
 import runpy
@@ -26,8 +27,8 @@ def committed_arms(committed):
   return records.group_into_arms(committed.runs)
 
 
-def test_the_report_is_what_the_program_makes(tmp_path):
-  text = report.write([_RESULTS], tmp_path, 'README.md')
+def test_the_report_is_what_the_program_makes(committed, tmp_path):
+  text = report.write_found(committed, tmp_path, 'README.md')
   assert (_RESULTS / 'README.md').read_text('utf-8') == text
   made_json = (tmp_path / 'report.json').read_text('utf-8')
   assert (_RESULTS / 'report.json').read_text('utf-8') == made_json
@@ -95,18 +96,27 @@ def test_the_readme_shows_what_the_results_show():
   page = _results_page()
   assert page['with_results'](readme, results) == readme
   shown = readme.split('<!-- results -->')[1].split('<!-- /results -->')[0]
-  rows = [line for line in shown.splitlines() if line.startswith('| CIFAR-')]
-  assert len(rows) == 6
+  rows = [line for line in shown.splitlines() if line.startswith('| ')]
   assert set(rows) <= set(results.splitlines())
+  # A header, a line below it and six rows, as soon as there is a verdict.
+  assert len(rows) == 8 or page['verdict'](results) == page['PENDING']
 
 
-def test_the_first_section_of_the_results_is_the_short_answer():
+def test_the_short_answer_is_that_of_the_preregistered_questions():
   page = _results_page()
+  source = inspect.getsource(inspect.getmodule(report.write))
+  assert page['_SECTION'] in source  # the report has this section
   results = (
-    '# Report\n\n![Plot](forest.png)\n\nLCAM is undecided.\n\n'
-    '| row | points |\n| --- | --: |\n| P1 | +0.1 |\n\n## The rest\n\nMore.\n'
+    '# Report\n\nA step is horizontal.\n\n![Other](other.png)\n\n'
+    f'{page["_SECTION"]}\n\n![Plot](forest.png)\n\n'
+    '| row | points |\n| --- | --: |\n| P1 | +0.1 |\n\nLCAM is undecided.\n\n'
+    'P1 asks.\n\n## The rest\n\nMore.\n'
   )
   assert page['verdict'](results) == 'LCAM is undecided.'
+  assert (
+    page['verdict'](results.replace(page['_SECTION'], '## X'))
+    == (page['PENDING'])
+  )
   readme = page['with_results'](
     'Top\n<!-- results -->\nold\n<!-- /results -->\nEnd\n', results
   )

@@ -77,7 +77,13 @@ class DataSettings:
   """Directory of the data set's files."""
 
   train_examples: Annotated[int | None, command_line.default('all')] = None
-  """Train on the first N examples only."""
+  """Train on the first N examples only, of those that are not held out."""
+
+  validation_examples: Annotated[int | None, command_line.default('none')] = (
+    None
+  )
+  """Hold out N training images, the same ones whatever the seed. Their loss and
+  error are recorded beside those of the test set."""
 
   image_size: Annotated[int | None, command_line.default('as they are')] = None
   """Shrink the images to N x N by averaging."""
@@ -187,6 +193,14 @@ class OptimizerSettings:
   nesterov: bool = False
   """lcam, coin, sgd: Nesterov's momentum."""
 
+  label_smoothing: float = 0.0
+  """Part of each label that is spread over all classes, in training. The
+  training loss, which lcam looks at, is of the smoothed labels."""
+
+  ema_decay: Annotated[float | None, command_line.default('none')] = None
+  """Test an exponential moving average of the weights and of the batch norms'
+  statistics, which forgets by this factor a step; less in the first steps."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleSettings:
@@ -259,6 +273,10 @@ class RunSettings:
   coin_seed: Annotated[int | None, command_line.default('--seed')] = None
   """Seed of the coin."""
 
+  eval_every: int = 1
+  """Test after every N epochs; always after the last and after the one that an
+  experiment is read off at."""
+
   eval_batch_size: int = 500
   """Images a step when testing. Changes speed and memory only."""
 
@@ -297,8 +315,8 @@ class Resolved(Config):
   """Settings in which nothing is open that follows from others.
 
   What may be ``None`` still says no by it: ``data_dir``, ``train_examples``,
-  ``image_size``, ``loss_decay``, ``horizontal_probability`` and
-  ``steps_per_dispatch``.
+  ``validation_examples``, ``image_size``, ``loss_decay``,
+  ``horizontal_probability``, ``ema_decay`` and ``steps_per_dispatch``.
   """
 
   # Each without the default that it would inherit.
@@ -372,8 +390,9 @@ def check(config: Config) -> None:
     f'dataset for {config.dataset}, whose images have one channel',
   )
   require_each(
-    'train_examples image_size widen_factor hidden_size epochs batch_size'
-    ' eval_batch_size steps_per_dispatch checkpoint_every',
+    'train_examples validation_examples image_size widen_factor hidden_size'
+    ' epochs batch_size eval_every eval_batch_size steps_per_dispatch'
+    ' checkpoint_every',
     lambda n: n >= 1,
     'at least 1',
   )
@@ -382,13 +401,13 @@ def check(config: Config) -> None:
   require('hidden_layers', 0 <= config.hidden_layers <= 1000, 'from 0 to 1000')
   require('hidden_size', config.hidden_size <= 100_000, 'at most 100000')
   require_each(
-    'batch_size eval_batch_size steps_per_dispatch checkpoint_every',
+    'batch_size eval_every eval_batch_size steps_per_dispatch checkpoint_every',
     lambda n: n <= MOST_STEPS,
     f'at most {MOST_STEPS}',
   )
   require_each(
     'horizontal_momentum vertical_momentum initial_momentum momentum'
-    ' dropout_rate',
+    ' dropout_rate label_smoothing ema_decay',
     lambda x: 0 <= x < 1,
     'in [0, 1)',
   )
@@ -565,6 +584,7 @@ FREE_TO_CHANGE = frozenset(
     'data_dir',
     'convolutions',
     'remat',
+    'eval_every',
     'eval_batch_size',
     'steps_per_dispatch',
     'deterministic',

@@ -1,7 +1,7 @@
-"""Text, JSON and pictures on disk: read with care, written whole or not at all.
+"""Text, JSON and pictures on disk, with validation and atomic writes.
 
-Text is UTF-8 whatever the locale, and its lines end with a line feed on every
-system. What cannot be read is told in one sentence that names the file.
+Text is UTF-8 with line feeds, independent of locale and system. A file that
+cannot be read raises an error with one sentence that names it.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -19,13 +19,13 @@ from train import errors
 
 
 def from_user(path: pathlib.Path) -> pathlib.Path:
-  """A path as a person gave it, with `~` for a home directory.
+  """Expands `~` in a path that a user gave, and checks the path.
 
   Args:
-    path: What was given.
+    path: The path as given.
 
   Raises:
-    UsageError: It is no path of this machine's file system.
+    UsageError: If it is not a path of the local file system.
 
   Examples:
     >>> from_user(pathlib.Path('gs://bucket/runs'))
@@ -34,7 +34,7 @@ def from_user(path: pathlib.Path) -> pathlib.Path:
 Mount the place, or copy what is there.
   """
   shown = str(path)
-  # pathlib makes one slash of two.
+  # pathlib merges two slashes.
   remote = re.match(r'([A-Za-z][A-Za-z0-9+.-]+):/(.*)', shown)
   if remote:
     shown = f'{remote[1]}://{remote[2]}'
@@ -43,7 +43,7 @@ Mount the place, or copy what is there.
     )
   else:
     try:
-      os.fsencode(path).decode()  # In another locale it is so nevertheless.
+      os.fsencode(path).decode()  # Also in a locale other than UTF-8.
       return path.expanduser()
     except UnicodeDecodeError as error:
       shown = os.fsencode(path).decode(errors='backslashreplace')
@@ -57,11 +57,11 @@ def read_bytes(path: pathlib.Path) -> bytes:
   """The content of a regular file.
 
   Raises:
-    UsageError: It is absent, of another kind (a directory, a pipe), or may not
-      be read.
+    UsageError: If it is absent, not a regular file (a directory, a pipe), or
+      cannot be read.
   """
   try:
-    # A pipe would be waited for without end.
+    # Reading a pipe could block forever.
     if not stat.S_ISREG(path.stat().st_mode):
       raise errors.UsageError(f'{path} is not a file.')
     return path.read_bytes()
@@ -71,11 +71,11 @@ def read_bytes(path: pathlib.Path) -> bytes:
 
 
 def decode(content: bytes, where: str) -> str:
-  """UTF-8 as text.
+  """Decodes UTF-8.
 
   Args:
     content: The bytes of a file, or of a part of it.
-    where: The file, and the part, for the error.
+    where: Name of the file and the part, for the error.
   """
   try:
     return content.decode()
@@ -96,14 +96,14 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 
 
 def parse_object(text: str, where: str) -> dict[str, Any]:
-  """A JSON object of finite numbers, in which no name comes twice.
+  """Parses a JSON object of finite numbers without duplicate names.
 
   Args:
     text: The JSON text.
-    where: The file, and the line, for the error.
+    where: Name of the file and the line, for the error.
 
   Raises:
-    UsageError: It is not valid JSON, or anything but such an object.
+    UsageError: If it is not valid JSON, or not such an object.
   """
   content = parse(text, where)
   if not isinstance(content, dict):
@@ -112,7 +112,7 @@ def parse_object(text: str, where: str) -> dict[str, Any]:
 
 
 def parse(text: str, where: str) -> Any:
-  """A JSON value of finite numbers, see :func:`parse_object`."""
+  """Parses a JSON value of finite numbers, see :func:`parse_object`."""
   if not text.strip():
     raise errors.UsageError(f'{where} is empty.')
   try:
@@ -129,7 +129,7 @@ def parse(text: str, where: str) -> Any:
 
 
 def _refuse_constant(name: str) -> Any:
-  raise ValueError(f'{name} is no number of JSON')
+  raise ValueError(f'{name} is not a JSON number')
 
 
 def _finite_float(text: str) -> float:
@@ -144,13 +144,13 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
   if len(content) < len(pairs):
     names = [name for name, _ in pairs]
     twice = next(name for name in names if names.count(name) > 1)
-    raise ValueError(f'{twice!r} is there twice')
+    raise ValueError(f'{twice!r} occurs twice')
   return content
 
 
 @contextlib.contextmanager
 def writing(path: pathlib.Path) -> Iterator[None]:
-  """Raises RunError where the file cannot be written."""
+  """Raises RunError if the file cannot be written."""
   try:
     yield
   except OSError as error:
@@ -161,7 +161,7 @@ def writing(path: pathlib.Path) -> Iterator[None]:
 
 
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
-  """Writes a JSON file completely or not at all, or raises RunError."""
+  """Writes a JSON file atomically. Raises RunError if that fails."""
   with writing(path):
     replace_text(
       path, json.dumps(finite(content), indent=2, allow_nan=False) + '\n'
@@ -169,12 +169,12 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
 
 
 def replace_text(path: pathlib.Path, text: str) -> None:
-  """Writes a text file completely or not at all.
+  """Writes a text file atomically.
 
   Raises:
-    OSError: It cannot be written. What was there before is intact.
+    OSError: If it cannot be written. The old file is then intact.
   """
-  # A lone surrogate, which no text should have, is written as JSON has it.
+  # Escapes lone surrogates, which are invalid in UTF-8, as JSON does.
   content = text.encode(errors='backslashreplace')
   replace(path, lambda unfinished: unfinished.write_bytes(content))
 
@@ -182,16 +182,15 @@ def replace_text(path: pathlib.Path, text: str) -> None:
 def replace(
   path: pathlib.Path, write: Callable[[pathlib.Path], object]
 ) -> None:
-  """Has a file written completely or not at all.
+  """Replaces a file atomically.
 
   Args:
     path: The file.
-    write: Writes the content to the path that it is given, which is beside the
-      file.
+    write: Writes the content to the temporary path that it is called with.
 
   Raises:
-    OSError: It cannot be written. What was there before is intact, as it is
-      where ``write`` raises.
+    OSError: If it cannot be written. The old file is then intact, as it is if
+      ``write`` raises.
   """
   unfinished = unfinished_path(path)
   try:
@@ -206,12 +205,12 @@ def replace(
 
 
 def unfinished_path(path: pathlib.Path) -> pathlib.Path:
-  """Where the content of a file is until it is complete."""
+  """The temporary path of an unfinished file."""
   return path.with_suffix('.tmp')
 
 
 def append_text(path: pathlib.Path, text: str) -> None:
-  """Adds text to the end of a file, and waits until it is on the disk."""
+  """Appends text to a file and flushes it to the disk."""
   with path.open('ab') as file:
     file.write(text.encode())
     file.flush()
@@ -219,13 +218,14 @@ def append_text(path: pathlib.Path, text: str) -> None:
 
 
 def check_writable(flag: str, directory: pathlib.Path) -> None:
-  """Raises UsageError if there can be no such directory to write into.
+  """Raises UsageError if a directory cannot be created or written.
 
-  Makes nothing: what is to be found wrong later leaves no trace.
+  It creates nothing, so that a later error leaves no trace.
 
   Args:
-    flag: Which the directory was given by.
-    directory: It, or the first of its parents that exists, is tried.
+    flag: The flag that the directory was given with.
+    directory: The directory. If it does not exist, its nearest existing parent
+      is checked.
   """
   place = directory.absolute()
   try:
@@ -250,7 +250,7 @@ def check_writable(flag: str, directory: pathlib.Path) -> None:
 
 
 def finite(content: Mapping[str, Any]) -> dict[str, Any]:
-  """JSON has no NaN and no infinity: they become ``None``."""
+  """Replaces NaN and infinity, which JSON does not have, by ``None``."""
   return {
     name: None
     if isinstance(value, float) and not math.isfinite(value)

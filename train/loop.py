@@ -18,6 +18,7 @@ import rich.console
 
 from train import config as config_lib
 from train import data
+from train import experiments as experiments_lib
 from train import files
 from train import pictures
 from train import progress
@@ -145,9 +146,7 @@ def _run_together(
     for config in configs:
       config_lib.check(config)
     config = configs[0]
-    dataset = data.load(
-      config.dataset, config.data_dir, config.train_examples, config.image_size
-    )
+    dataset = data.of_run(config)
   examples = len(dataset.train)
   steps_per_epoch = -(-examples // config.batch_size)
   resolved = [config_lib.resolve(c, steps_per_epoch) for c in configs]
@@ -226,12 +225,16 @@ def _run_together(
   # --------------------------------------------------------- data and network
   runs = range(len(configs))
   train_images, test_images = program.place()
+  validation_images = program.place_validation()
   state = program.init()
   title = title or run_dirs[0].name
+  held_out = (
+    f', {len(dataset.validation):,} validation' if dataset.validation else ''
+  )
   several = f'{len(configs)} runs of ' if len(configs) > 1 else ''
   say(
     f'{title}: {several}{program.title} with {program.count_parameters():,}'
-    f' parameters in {program.dtype}, {examples:,} training and'
+    f' parameters in {program.dtype}, {examples:,} training{held_out} and'
     f' {len(dataset.test):,} test images, {len(program.devices)} x'
     f' {program.devices[0].device_kind}'
   )
@@ -338,8 +341,26 @@ def _run_together(
       if len(diverged) == len(configs):
         break
 
-      of_test = _by_run(jax.device_get(program.evaluate(state, test_images)))
+      tested = [_is_tested(epoch, config, e) for e in experiments]
+      of_test = of_validation = None
+      if any(tested):
+        of_test = _by_run(jax.device_get(program.evaluate(state, test_images)))
+        if validation_images is not None:
+          of_validation = _by_run(
+            jax.device_get(program.evaluate(state, validation_images))
+          )
       of_steps = _by_run(jax.device_get(measured))
+
+      def test_figures(i: int) -> dict[str, float]:
+        figures: dict[str, float] = {}
+        for split, of_split, images in (
+          ('test', of_test, dataset.test),
+          ('validation', of_validation, dataset.validation),
+        ):
+          if of_split is not None and images is not None:
+            figures |= metrics.summarize_test(of_split[i], len(images), split)
+        return figures
+
       last_rates = program.learning_rates(epoch)[:, -1]
       for i in runs:
         if i in diverged:
@@ -349,7 +370,7 @@ def _run_together(
             'epoch': epoch,
             'step': epoch * steps_per_epoch,
             **metrics.summarize_epoch(of_steps[i], config.batch_size, examples),
-            **metrics.summarize_test(of_test[i], len(dataset.test)),
+            **(test_figures(i) if tested[i] else {}),
             'learning_rate': float(last_rates[i]),
             'images_per_second': (examples - first_step * config.batch_size)
             / train_seconds,
@@ -403,6 +424,14 @@ def _run_together(
   return written
 
 
+def _is_tested(
+  epoch: int, config: config_lib.Config, experiment: Experiment | None
+) -> bool:
+  """Whether the figures of tests of an epoch are recorded."""
+  read_off = experiments_lib.read_off_epoch(experiment, config.epochs)
+  return epoch % config.eval_every == 0 or epoch in (config.epochs, read_off)
+
+
 def _draw(
   directory: run_directory.RunDirectory,
   log: metrics.MetricsLog,
@@ -454,4 +483,6 @@ def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if any(row[name] is None for row in alive)
     else sum(row[name] for row in alive) / len(alive)
     for name in alive[0]
+    # Of two, the epoch may be read off in one alone.
+    if all(name in row for row in alive)
   } | {'epoch': newest}

@@ -1,7 +1,8 @@
-"""What pictures look like, and those of a single run.
+"""The style of all figures, and the figures of a single run.
 
-The colours can be told apart by the colour-blind, and the line styles in black
-and white. A Matplotlib configuration of the user's has no influence.
+The colors are safe for color blindness, and line styles and markers can be
+distinguished in black and white. The user's Matplotlib configuration has no
+effect.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ import numpy as np
 from train import files
 from train import safe
 
-# Okabe and Ito's palette, and line styles for print in black and white.
+# The palette of Okabe and Ito, and line styles for black and white.
 COLORS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9')
 LINE_STYLES = ('-', '--', '-.', ':')
 
@@ -34,10 +35,10 @@ _STYLE: Any = {
 
 @contextlib.contextmanager
 def drawing(**style: Any) -> Iterator[None]:
-  """What is drawn inside looks like all other pictures.
+  """A context in which figures have the common style.
 
   Args:
-    **style: Matplotlib's parameters in place of ours, with ``_`` for the dots.
+    **style: Matplotlib parameters that override it, with ``_`` for dots.
   """
   own: Any = {name.replace('_', '.'): value for name, value in style.items()}
   with matplotlib.rc_context():
@@ -47,10 +48,10 @@ def drawing(**style: Any) -> Iterator[None]:
 
 
 def save(figure: mpl_figure.Figure, path: pathlib.Path) -> None:
-  """Writes a PNG file completely or not at all.
+  """Writes a PNG file atomically.
 
   Raises:
-    OSError: It cannot be written. What was there before is intact.
+    OSError: If it cannot be written. The old file is then intact.
   """
   files.replace(
     path, lambda unfinished: figure.savefig(unfinished, format='png', dpi=120)
@@ -60,27 +61,33 @@ def save(figure: mpl_figure.Figure, path: pathlib.Path) -> None:
 def draw_run(
   rows: Sequence[Mapping[str, Any]], path: pathlib.Path, title: str
 ) -> None:
-  """Draws the curves of one run: errors, loss, horizontal share, rate.
+  """Draws the curves of a run: errors, loss, horizontal share, learning rate.
 
   Args:
     rows: The run's rows of metrics.
     path: The PNG file to write.
-    title: Above the figure.
+    title: Title of the figure.
   """
   has_phases = any(row['horizontal_fraction'] is not None for row in rows)
   with drawing():
     figure, axes = make_panels(4 if has_phases else 3, title)
-    epochs = [row['epoch'] for row in rows]
 
     def curve(axis: mpl_axes.Axes, name: str, label: str, i: int) -> None:
-      values = np.asarray([row.get(name) for row in rows], np.float64)
-      draw_line(axis, epochs, values, label, i)
+      # Not every epoch is tested.
+      own = [row for row in rows if name in row]
+      epochs = [row['epoch'] for row in own]
+      draw_line(axis, epochs, [_number(row[name]) for row in own], label, i)
 
+    has_validation = any('validation_error' in row for row in rows)
     curve(axes[0], 'test_error', 'test', 0)
     curve(axes[0], 'train_error', 'training', 1)
+    if has_validation:
+      curve(axes[0], 'validation_error', 'validation', 2)
     label_axis(axes[0], 'error (%)', from_zero=True)
     curve(axes[1], 'test_loss', 'test', 0)
     curve(axes[1], 'train_loss', 'training', 1)
+    if has_validation:
+      curve(axes[1], 'validation_loss', 'validation', 2)
     label_axis(axes[1], 'loss', from_zero=True)
     curve(axes[2], 'learning_rate', 'learning rate', 0)
     label_axis(axes[2], 'learning rate')
@@ -101,17 +108,17 @@ def draw_phases(
   path: pathlib.Path,
   title: str,
 ) -> None:
-  """Draws losses against their running mean, coloured by what they chose.
+  """Draws losses against their running mean, colored by the chosen phase.
 
   Each row shows some epochs in full and their last steps enlarged: the first
   epochs of the run, its middle and its last, or all of a short run.
 
   Args:
-    steps: The run's rows of steps; at least one with phases. Epochs of which
-      nothing was recorded are left out.
+    steps: The run's rows of steps, at least one with phases. Epochs without
+      records are left out.
     config: The settings of the run.
     path: The PNG file to write.
-    title: Above the figure.
+    title: Title of the figure.
   """
   steps = [row for row in steps if row['loss'] is not None]
   length = len(steps[0]['loss'])
@@ -120,7 +127,7 @@ def draw_phases(
   if len(steps) > together:
     middle = [(len(steps) - together) // 2] if len(steps) > 2 * together else []
     starts = [0, *middle, len(steps) - together]
-  # The loss of a step chooses the momentum of the next.
+  # The loss of a step selects the momentum of the next one.
   lag = 0 if config['reaction'] == 'current' else 1
   chosen = np.concatenate([_numbers(row, 'horizontal') for row in steps])[lag:]
   with drawing():
@@ -150,12 +157,12 @@ def draw_phases(
             losses[part][where],
             marker,
             color=color,
-            # Full and open, for print in black and white.
+            # Filled and open markers, for black and white.
             markerfacecolor=color if value else 'none',
             markersize=3 if first == 0 else 5,
             label=f'{label}: momentum {momentum:g}',
           )
-        # Broken where an epoch begins.
+        # Interrupted at the start of an epoch.
         breaks = _breaks(ends, number[part])
         at = np.insert(number[part].astype(float), breaks, np.nan)
         line = np.insert(mean[part], breaks, np.nan)
@@ -183,9 +190,13 @@ def draw_phases(
     save(figure, path)
 
 
-# In one panel: as many epochs as have so many steps, at least one.
+# Steps per panel: as many epochs as fit, at least one.
 _STEPS_SHOWN = 400
 _STEPS_ENLARGED = 40
+
+
+def _number(value: float | None) -> float:
+  return np.nan if value is None else value
 
 
 def _numbers(row: Mapping[str, Any], name: str) -> Any:
@@ -200,9 +211,9 @@ def _breaks(ends: Any, number: Any) -> Any:
 def _running_mean(
   steps: Sequence[Mapping[str, Any]], loss_decay: float | None
 ) -> Any:
-  """The mean that each loss is compared with; what is not finite is left out.
+  """The mean that each loss is compared with, without non-finite losses.
 
-  With a moving average, from the first of these epochs on.
+  A moving average starts at the first of these epochs.
   """
   means = []
   total = count = 0.0
@@ -218,7 +229,7 @@ def _running_mean(
 
 
 def _fix_margins(figure: mpl_figure.Figure, bottom: float) -> None:
-  """Margins in inches: a layout that is solved for draws everything twice."""
+  """Sets margins in inches; a constrained layout would draw all twice."""
   width, height = figure.get_size_inches()
   figure.set_layout_engine(None)
   figure.subplots_adjust(
@@ -226,7 +237,7 @@ def _fix_margins(figure: mpl_figure.Figure, bottom: float) -> None:
     right=1 - 0.15 / width,
     bottom=bottom / height,
     top=1 - 0.6 / height,
-    # Of the mean size of the panels.
+    # Relative to the mean size of the panels.
     wspace=0.27,
     hspace=0.4,
   )
@@ -247,7 +258,7 @@ def draw_line(axis: mpl_axes.Axes, x: Any, y: Any, label: str, i: int) -> None:
     label=label,
     color=COLORS[i % len(COLORS)],
     linestyle=LINE_STYLES[i % len(LINE_STYLES)],
-    # A run of one epoch has a point and no line.
+    # With one epoch there is a point, not a line.
     marker='o' if len(x) == 1 else None,
   )
 

@@ -1,4 +1,7 @@
-"""What a person sees of a run: a live line, or a plain line an epoch."""
+"""Progress of a run: a live line in a terminal, else plain lines.
+
+Plain lines come after each epoch, and within an epoch longer than a minute.
+"""
 
 import sys
 import time
@@ -10,11 +13,14 @@ import rich.text
 
 _REFRESH_SECONDS = 0.2
 
+# Without a terminal, where a line stays.
+_LINE_SECONDS = 60.0
+
 
 def console() -> rich.console.Console:
-  """Standard error; only a terminal gets a live line.
+  """Standard error. Only a terminal gets a live line.
 
-  FORCE_COLOR makes rich take a pipe for one.
+  With FORCE_COLOR rich would treat a pipe as a terminal.
   """
   return rich.console.Console(
     stderr=True, force_terminal=bool(sys.stderr and sys.stderr.isatty())
@@ -22,7 +28,7 @@ def console() -> rich.console.Console:
 
 
 class Progress:
-  """Shows one run. Use it as a context manager."""
+  """Shows the progress of one run. A context manager."""
 
   def __init__(
     self, console: rich.console.Console, title: str, epochs: int, steps: int
@@ -34,7 +40,8 @@ class Progress:
     self._row: dict[str, Any] | None = None
     self._started = time.monotonic()
     self._first_epoch: int | None = None
-    self._shown = 0.0
+    self._shown = time.monotonic()
+    self._seconds = _REFRESH_SECONDS if console.is_terminal else _LINE_SECONDS
     self._live = rich.live.Live(console=console, auto_refresh=False)
 
   def __enter__(self) -> 'Progress':
@@ -47,21 +54,19 @@ class Progress:
       self._live.stop()
 
   def say(self, line: str) -> None:
-    """Prints a line that stays."""
+    """Prints a permanent line."""
     self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
   def wants_step(self) -> bool:
     """Whether enough time has passed to show another step."""
-    now = time.monotonic()
-    return self._console.is_terminal and now - self._shown > _REFRESH_SECONDS
+    return time.monotonic() - self._shown > self._seconds
 
   def step(self, epoch: int, step: int, loss: float) -> None:
     """Shows a step of an epoch. Both are counted from 1."""
-    self._shown = time.monotonic()
     self._begin(epoch)
     done = (epoch - 1) + step / self._steps
     line = f'step {step}/{self._steps}  loss {loss:.4f}'
-    if self._row is not None:
+    if self._row is not None and self._console.is_terminal:
       line += f'  |  last epoch: {_figures(self._row)}'
     self._show(epoch, f'{line}  {self._time_left(done)}')
 
@@ -69,17 +74,19 @@ class Progress:
     """Shows the row of a finished epoch."""
     self._row = row
     self._begin(row['epoch'])
-    line = f'{_figures(row)}  {self._time_left(row["epoch"])}'
-    if self._console.is_terminal:
-      self._show(row['epoch'], line)
-    else:
-      self.say(self._prefix(row['epoch']) + line)
+    self._show(
+      row['epoch'], f'{_figures(row)}  {self._time_left(row["epoch"])}'
+    )
 
   def _begin(self, epoch: int) -> None:
     if self._first_epoch is None:
       self._first_epoch = epoch
 
   def _show(self, epoch: int, line: str) -> None:
+    self._shown = time.monotonic()
+    if not self._console.is_terminal:
+      self.say(self._prefix(epoch) + line)
+      return
     text = rich.text.Text(self._prefix(epoch) + line, overflow='ellipsis')
     text.no_wrap = True
     self._live.update(text, refresh=True)
@@ -95,10 +102,11 @@ class Progress:
 
 
 def _figures(row: dict[str, Any]) -> str:
-  parts = [
-    f'loss {_fixed(row["train_loss"], 4)}',
-    f'test error {_fixed(row["test_error"], 2)} %',
-  ]
+  parts = [f'loss {_fixed(row["train_loss"], 4)}']
+  for split in ('validation', 'test'):
+    # Not every epoch is tested.
+    if f'{split}_error' in row:
+      parts.append(f'{split} error {_fixed(row[f"{split}_error"], 2)} %')
   if row['horizontal_fraction'] is not None:
     parts.append(f'horizontal {100 * row["horizontal_fraction"]:.0f} %')
   parts.append(f'{row["images_per_second"]:.0f} images/s')
@@ -110,7 +118,7 @@ def _fixed(value: float | None, digits: int) -> str:
 
 
 def duration(seconds: float) -> str:
-  """Seconds as a person says them: 42s, 3m05s, 2h10m."""
+  """Formats seconds: 42s, 3m05s, 2h10m."""
   minutes, seconds = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   if hours:

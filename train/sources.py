@@ -1,7 +1,7 @@
-"""The data sets by name, which `--dataset` takes: descriptions, no code.
+"""The data sets of `--dataset` by name: descriptions without code.
 
 To add one, add an entry to `SOURCES` and, unless TensorFlow Datasets has it, a
-module to train/data/ that reads its files. CONTRIBUTING.md shows both.
+reader in train/data/. CONTRIBUTING.md shows both.
 """
 
 import dataclasses
@@ -11,13 +11,13 @@ from train import errors
 
 @dataclasses.dataclass(frozen=True)
 class ProbeSize:
-  """How much a probe trains: what two CPU cores do in a minute or a few."""
+  """The size of a probe: a few minutes on two CPU cores."""
 
   train_examples: int = 2048
   validation_examples: int = 2000
   """Training images held out to measure the error on."""
   image_size: int = 16
-  """Height and width that the images are shrunk to, in pixels."""
+  """Height and width of the shrunken images, in pixels."""
   epochs: int = 8
 
 
@@ -29,14 +29,14 @@ class Source:
   """Module of train/data/ with the function ``load(name, data_dir)``, which
   returns :class:`train.data.dataset.Splits`. Imported when it is needed."""
   channels: int
-  """Of an image: 1 or 3."""
+  """Number of image channels: 1 or 3."""
   crop_padding: int
   """Zeros around an image before the random crop, in pixels."""
   flip: bool
-  """Whether a mirror image is another example of the same class."""
+  """Whether to augment with horizontal flips."""
   image_size: int = 32
-  """About how high and wide images are, in pixels: to know how much memory a
-  run takes before they are read."""
+  """Approximate height and width of the images, in pixels, to estimate the
+  memory of a run before they are read."""
   probe: ProbeSize = ProbeSize()
 
 
@@ -46,11 +46,11 @@ SOURCES: dict[str, Source] = {
   'digits': Source(
     reader='digits',
     channels=1,
-    # An eighth of the width, like the 4 pixels of CIFAR.
+    # An eighth of the width, as for CIFAR (4 pixels).
     crop_padding=1,
     flip=False,
     image_size=8,
-    # All that is not the test set.
+    # Everything but the test set.
     probe=ProbeSize(
       train_examples=1024, validation_examples=413, image_size=8, epochs=6
     ),
@@ -61,7 +61,7 @@ SOURCES: dict[str, Source] = {
 
 
 def get(name: str) -> Source:
-  """The source of this name, or UsageError with the nearest one."""
+  """The source of this name. UsageError suggests the nearest name."""
   if name in SOURCES:
     return SOURCES[name]
   raise errors.UsageError(

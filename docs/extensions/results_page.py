@@ -1,11 +1,11 @@
 """The parts of results/README.md that the README and the index page show.
 
-The first section of results/README.md, before its first `##` heading, is the
-short answer: a verdict, a picture and a table of six rows.
+They are those of its section on the preregistered questions: the first picture,
+the first table and the first paragraph, which is the verdict.
 
     python docs/extensions/results_page.py
 
-puts it into the README, between the markers.
+puts them into the README, between the markers.
 """
 
 import pathlib
@@ -19,22 +19,23 @@ PENDING = (
   ' [preregistration](PREREGISTRATION.md) describes. The earlier runs at the'
   ' small scale do not decide the question.'
 )
+_SECTION = '## What was asked beforehand'
 _MARKERS = re.compile(r'(<!-- results -->\n).*(<!-- /results -->)', re.DOTALL)
 
 
 def verdict(results: str) -> str:
-  """The first paragraph of the results, or what stands in for it."""
-  for block in _lead(results):
-    if not block.startswith(('|', '!', '-', '#', '>', '<')):
+  """The verdict of the results, or what stands in for it."""
+  for block in _blocks(results):
+    if not block.startswith(('|', '!', '-', '#')):
       return block
   return PENDING
 
 
 def table(results: str) -> str:
-  """The table of six rows, or that of the claims the paper implies."""
-  tables = [block for block in _lead(results) if block.startswith('|')]
-  if tables:
-    return tables[0]
+  """The table of six rows; before there is one, that of the implied claims."""
+  for block in _blocks(results):
+    if block.startswith('|'):
+      return block
   for block in results.split('\n\n'):
     lines = block.strip().splitlines()
     rows = [line for line in lines if '| implied |' in re.sub(' +', ' ', line)]
@@ -44,9 +45,11 @@ def table(results: str) -> str:
 
 
 def picture(results: str) -> str:
-  """The first picture, in Markdown."""
-  pictures = re.findall(r'^!\[.*?\]\(.*?\)$', results, re.MULTILINE)
-  return pictures[0] if pictures else ''
+  """The picture of the verdict; before there is one, the first picture."""
+  for text in (*_blocks(results), results):
+    if found := re.search(r'^!\[.*?\]\(.*?\)$', text, re.MULTILINE):
+      return found[0]
+  return ''
 
 
 def with_results(readme: str, results: str) -> str:
@@ -60,11 +63,11 @@ def with_results(readme: str, results: str) -> str:
   )
 
 
-def _lead(results: str) -> list[str]:
-  """The blocks between the title and the first section."""
-  first = re.split(r'^## ', results, maxsplit=1, flags=re.MULTILINE)[0]
-  blocks = [block.strip() for block in first.split('\n\n')]
-  return [block for block in blocks if block and not block.startswith('# ')]
+def _blocks(results: str) -> list[str]:
+  """The blocks of the section on the preregistered questions."""
+  _, _, rest = results.partition(f'{_SECTION}\n')
+  section = re.split(r'^## ', rest, maxsplit=1, flags=re.MULTILINE)[0]
+  return [block.strip() for block in section.split('\n\n') if block.strip()]
 
 
 if __name__ == '__main__':

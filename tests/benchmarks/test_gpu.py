@@ -7,7 +7,14 @@ import pytest
 
 from benchmarks import gpu
 from benchmarks import harness
-from benchmarks import scale
+from benchmarks import workload
+
+
+def _compile(depth, widen_factor, batch_size):
+  program = workload.of_network(
+    depth, widen_factor, batch_size, convolutions='xla'
+  )
+  return program.lower_train().compile()
 
 
 def test_wrn_28_10_takes_31_5_gflop_an_image():
@@ -15,13 +22,13 @@ def test_wrn_28_10_takes_31_5_gflop_an_image():
 
 
 def test_flop_are_those_that_xla_counts_in_the_convolutions():
-  counted = scale.compile_step(10, 4, 4, 1).cost_analysis()['flops']
+  counted = _compile(10, 4, 4).cost_analysis()['flops']
   # XLA adds the norms and leaves out what falls on padding.
   assert 4 * gpu.flop_per_image(10, 4) == pytest.approx(counted, rel=0.15)
 
 
 def test_operations_are_named_by_what_they_are_for():
-  kinds = gpu.find_kinds(scale.compile_step(10, 1, 8, 1).as_text())
+  kinds = gpu.find_kinds(_compile(10, 1, 8).as_text())
   assert set(kinds.values()) == {
     'convolution, forward',
     'convolution, backward',

@@ -4,68 +4,50 @@ from flax import nnx
 import jax
 import pytest
 
+from benchmarks import compiled
+from benchmarks import hlo
 from benchmarks import scale
+from benchmarks import workload
 import models
 
 
+def _collectives(devices):
+  program = workload.of_network(
+    10, 1, 16, devices=jax.devices()[:devices], convolutions='xla'
+  )
+  text = program.lower_train().compile().as_text()
+  return hlo.Module(text).collectives()
+
+
 @pytest.fixture(scope='module')
-def programs():
-  return {
-    devices: scale.compile_step(10, 1, 16, devices).as_text()
-    for devices in (1, 8)
-  }
+def on_eight():
+  return _collectives(8)
 
 
-def test_one_device_sends_nothing(programs):
-  assert list(scale.find_collectives(programs[1])) == []
+def test_one_device_sends_nothing():
+  assert _collectives(1) == []
 
 
-def test_the_gradients_are_reduced_together_and_the_loss_rides_along(programs):
-  found = scale.find_collectives(programs[8])
-  assert {c.name for c in found} == {'all-reduce'}
+def test_the_gradients_are_reduced_together_and_the_loss_rides_along(on_eight):
+  assert {c.name for c in on_eight} == {'all-reduce'}
   model = nnx.eval_shape(lambda: models.WideResNet(10, 1, rngs=nnx.Rngs(0)))
   sizes = sorted(
     4 * leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))
   )
   norms = sum(isinstance(m, nnx.BatchNorm) for _, m in nnx.iter_modules(model))
-  counted = scale.count_collectives(programs[8], 8)
-  assert counted['large_all_reduces'] == 1
+  assert len([c for c in on_eight if c.bytes >= 6000]) == 1
   # Of each norm a sum and a sum of squares, and as much for its gradient; XLA
   # leaves the stem's gradient for the end.
-  assert counted['all_reduces'] <= 2 * norms + 2
+  assert len(on_eight) <= 2 * norms + 2
   # No scalar goes alone: neither the loss nor the count of correct images.
-  assert all(c.bytes > 8 for c in found)
-  with_scalars = [c for c in found if 4 in c.arrays]
-  assert len(with_scalars) == 1
-  assert with_scalars[0].arrays.count(4) == 2
-  assert max(with_scalars[0].arrays) in sizes
+  assert all(c.bytes > 8 for c in on_eight)
+  arrays = [[array.bytes for array in c.arrays] for c in on_eight]
+  (with_scalars,) = [of_one for of_one in arrays if 4 in of_one]
+  assert with_scalars.count(4) == 2
+  assert max(with_scalars) in sizes
   # Each gradient once; the rest is of norms.
-  gradients = [n for c in found for n in c.arrays if n >= 1024]
+  gradients = [n for of_one in arrays for n in of_one if n >= 1024]
   assert sorted(gradients) == [n for n in sizes if n >= 1024]
-
-
-def test_collectives_are_read_from_the_text():
-  text = """
-  %all-reduce.1 = (f32[3,3]{1,0}, bf16[8]{0}) all-reduce(%a, %b), channel_id=1
-  %x = f32[] all-reduce-start(%c), channel_id=2
-  %y = f32[64]{0} all-gather(%d), dimensions={0}
-  %z = f32[64]{0} add(%all-reduce.1, %y)
-  """
-  found = scale.find_collectives(text)
-  assert [(c.name, c.arrays) for c in found] == [
-    ('all-reduce', (36, 16)),
-    ('all-reduce', (4,)),
-    ('all-gather', (256,)),
-  ]
-
-
-def test_a_gpu_reduces_in_portions_of_30_mib():
-  arrays = ', '.join(['f32[1048576]{0}'] * 16)
-  line = f'%r = ({arrays}) all-reduce(%a), channel_id=1'
-  counted = scale.count_collectives(line, 2)
-  assert counted['large_all_reduces'] == 1
-  # 16 arrays of 4 MiB, seven in each.
-  assert counted['on_gpu'] == 3
 
 
 def test_the_model_is_the_arithmetic_that_it_says():
@@ -76,3 +58,26 @@ def test_the_model_is_the_arithmetic_that_it_says():
   assert computing == pytest.approx(4e-3)  # bytes, not the 2 ms of FLOP
   assert collectives == pytest.approx(2 * 7 / 8 * 1e-2 + 3 * 14 * 1e-6)
   assert scale.predict(machine, 1e9, 0, 1e8, 3, 1) == (2e-3, 0)
+
+
+def test_what_is_predicted_is_of_the_compiled_programs(monkeypatch):
+  program = {
+    'flops': 128e9,
+    'bytes': 1e9,
+    'all_reduces': [
+      {'dtype': 'float32', 'bytes': 1000, 'count': 49},
+      {'dtype': 'bfloat16', 'bytes': 70_000_000, 'count': 1},
+    ],
+  }
+  recorded = dict.fromkeys(compiled.PROGRAMS, program)
+  monkeypatch.setattr(compiled, 'recorded', lambda: recorded)
+  monkeypatch.setattr(scale, '_measure_here', lambda _: {})
+  predicted = scale.measure(True)['model']['WRN-28-10']
+  one, strong, weak = (p for p in predicted if p['machine'] == 'H100')
+  assert (one['devices'], one['reductions'], one['batch']) == (1, 0, 128)
+  assert (strong['devices'], strong['batch']) == (8, 128)
+  assert weak['batch'] == 8 * 128
+  assert weak['reductions'] == 50
+  assert weak['reduced_bytes'] == 70_049_000
+  assert weak['compute_seconds'] == one['compute_seconds']
+  assert strong['compute_seconds'] == pytest.approx(one['compute_seconds'] / 8)

@@ -21,7 +21,6 @@ from tests.references import golden
 
 NETWORKS = [
   golden.GOLDEN_NETWORK,
-  golden.Network(depth=22, widen_factor=1, height=8, width=8),
   golden.Network(depth=10, widen_factor=2, in_channels=1, height=28, width=28),
   golden.Network(depth=16, widen_factor=1, height=30, width=30),
   golden.Network(depth=10, widen_factor=4, num_classes=100),

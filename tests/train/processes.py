@@ -12,14 +12,11 @@ import numpy as np
 from orbax import checkpoint as ocp
 from tensorboard.backend.event_processing import event_accumulator
 
+from tests.train import prepared
 from train.config import FREE_TO_CHANGE
 
 _REPOSITORY = pathlib.Path(__file__).parents[2]
 _TIMES = ('images_per_second', 'seconds')
-
-
-def command(*arguments):
-  return [sys.executable, '-m', 'train', *map(str, arguments)]
 
 
 def environment():
@@ -29,42 +26,44 @@ def environment():
   return variables
 
 
-def train(*arguments, **options):
-  """Runs it to its end."""
-  return subprocess.run(
-    command(*arguments),
-    cwd=_REPOSITORY,
-    env=environment(),
-    capture_output=True,
+def start(*arguments, module='train', cwd=_REPOSITORY, **options):
+  """Begins it. Use the result as a context manager.
+
+  Args:
+    *arguments: Of the program.
+    module: In place of the program.
+    cwd: The working directory.
+    **options: Of :class:`subprocess.Popen`, such as ``env``. With any of them,
+      and where a test has changed the environment, no library is imported yet.
+  """
+  if not options and prepared.can_start(environment()):
+    return prepared.Process(module, arguments, cwd, environment())
+  return subprocess.Popen(
+    [sys.executable, '-m', module, *map(str, arguments)],
+    cwd=cwd,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
     text=True,
-    timeout=600,
-    **options,
+    **{'env': environment(), **options},
+  )
+
+
+def train(*arguments, **options):
+  """Runs it to its end; for the options see :func:`start`."""
+  with start(*arguments, **options) as process:
+    try:
+      stdout, stderr = process.communicate(timeout=600)
+    except BaseException:
+      process.kill()
+      raise
+  return subprocess.CompletedProcess(
+    arguments, process.returncode, stdout, stderr
   )
 
 
 def train_killed_at(moment, directory, *arguments):
   """Runs it until it accesses files of a directory; see kill_at.py."""
-  return subprocess.run(
-    [sys.executable, '-m', 'tests.train.kill_at',
-     *map(str, (moment, directory, *arguments))],
-    cwd=_REPOSITORY,
-    env=environment(),
-    capture_output=True,
-    text=True,
-    timeout=600,
-  )  # fmt: skip
-
-
-def start(*arguments):
-  """Begins it. Use the result as a context manager."""
-  return subprocess.Popen(
-    command(*arguments),
-    cwd=_REPOSITORY,
-    env=environment(),
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
+  return train(moment, directory, *arguments, module='tests.train.kill_at')
 
 
 @contextlib.contextmanager

@@ -1,13 +1,19 @@
 """The commands, as a person gives them."""
 
+import dataclasses
+import functools
 import json
+import os
 import re
+from unittest import mock
 
 import pytest
 
 from tests.train import processes
-
-_SHORT = ('--epochs', 6, '--train-examples', 400, '--batch-size', 32)
+from tests.train import runs
+from train import __main__ as program
+from train import experiments
+from train import loop
 
 
 @pytest.mark.parametrize(
@@ -102,10 +108,12 @@ def test_a_reader_that_has_seen_enough():
 
 def test_an_experiment_with_a_flag_and_its_report(tmp_path):
   for seed in (0, 1):
+    # The first begins as a person begins it, with all imports.
+    options = {} if seed else {'env': processes.environment()}
     finished = processes.train(
       'run', 'digits-lcam', '--model', 'mlp', '--epochs', 1,
       '--train-examples', 100, '--seed', seed,
-      '--run-dir', tmp_path / str(seed),
+      '--run-dir', tmp_path / str(seed), **options,
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     assert 'test error' in finished.stdout
@@ -120,7 +128,10 @@ def test_an_experiment_with_a_flag_and_its_report(tmp_path):
   assert (tmp_path / 'out' / 'curves.png').exists()
 
 
-@pytest.mark.parametrize('name', ['cifar10', 'cifar100'])
+# That both are read as they are is in test_data.py.
+@pytest.mark.parametrize(
+  'name', ['cifar10', pytest.param('cifar100', marks=pytest.mark.slow)]
+)
 def test_real_cifar_images(name, tmp_path, cifar_dir):
   finished = processes.train(
     'run', '--dataset', name, '--data-dir', cifar_dir, '--model', 'mlp',
@@ -139,16 +150,44 @@ def test_the_traction_model_says_what_it_found(tmp_path):
   assert (tmp_path / 'traction.png').exists()
 
 
+def test_the_main_job_in_short(tmp_path, monkeypatch, capsys):
+  """With smaller networks, in this process."""
+  get = experiments.get
+
+  def get_small(name):
+    config = dataclasses.replace(runs.CONFIG, epochs=2)
+    arm = get(name)
+    return dataclasses.replace(
+      arm, config=dataclasses.replace(config, optimizer=arm.config.optimizer)
+    )
+
+  monkeypatch.setattr(program.experiments, 'get', get_small)
+  run_together = functools.partial(loop.run_together, devices=runs.one_device())
+  monkeypatch.setattr(loop, 'run_together', run_together)
+  arguments = ['--run-dir', str(tmp_path / 'digits')]
+  with mock.patch.dict(os.environ), runs.without_pictures():
+    assert program.main(arguments) == 0
+    _assert_the_main_job(tmp_path / 'digits', capsys.readouterr().out)
+    assert program.main(arguments) == 0
+  assert capsys.readouterr().err.count('is finished') == 6
+
+
+@pytest.mark.slow
 def test_the_main_job(tmp_path):
   finished = processes.train('--run-dir', tmp_path / 'digits')
   assert finished.returncode == 0, finished.stderr
-  summaries = [
-    json.loads(path.read_text())
-    for path in (tmp_path / 'digits').rglob('summary.json')
-  ]
-  assert [summary['status'] for summary in summaries] == ['done'] * 6
+  summaries = _assert_the_main_job(tmp_path / 'digits', finished.stdout)
   assert max(summary['final_test_error'] for summary in summaries) < 3
-  assert 'digits-lcam − digits-fixed' in finished.stdout
-  assert (tmp_path / 'digits' / 'curves.png').exists()
   again = processes.train('--run-dir', tmp_path / 'digits')
   assert again.stderr.count('is finished') == 6
+
+
+def _assert_the_main_job(directory, shown):
+  """What it leaves; its six summaries."""
+  summaries = [
+    json.loads(path.read_text()) for path in directory.rglob('summary.json')
+  ]
+  assert [summary['status'] for summary in summaries] == ['done'] * 6
+  assert 'digits-lcam − digits-fixed' in shown
+  assert (directory / 'curves.png').exists()
+  return summaries

@@ -202,12 +202,11 @@ def test_a_disk_that_fills_up_meanwhile(undisturbed, tmp_path):
   'name',
   ['config.tmp', 'metrics.tmp', 'steps.tmp', 'summary.tmp', 'metrics.jsonl'],
 )
-def test_a_file_that_cannot_be_written(name, tmp_path):
+def test_a_file_that_cannot_be_written(name, expected, run_dir, tmp_path):
   """A directory in its place stands in for whatever else can be wrong."""
-  directory = tmp_path / 'run'
-  expected, _ = _run(tmp_path / 'undisturbed')
+  directory = tmp_path / 'new run'
   if name == 'metrics.jsonl':
-    _run(directory)
+    directory = run_dir
     _pretend_it_was_cut_off(directory)
     (directory / name).unlink()
     shutil.rmtree(directory / 'checkpoints' / '12')
@@ -217,15 +216,14 @@ def test_a_file_that_cannot_be_written(name, tmp_path):
   (directory / name).rmdir()
   if name != 'metrics.jsonl':
     summary, _ = _run(directory)
-    assert summary['params_sha256'] == expected['params_sha256']
+    assert summary['params_sha256'] == expected[1]['params_sha256']
 
 
 @pytest.mark.parametrize('written', [0, 1])
 def test_a_disk_that_is_full_of_everything_but_metrics(
-  tmp_path, monkeypatch, written
+  expected, tmp_path, monkeypatch, written
 ):
   """Full just when a row is written, that of the steps or the other one."""
-  expected, _ = _run(tmp_path / 'undisturbed')
   directory = tmp_path / 'run'
   append = loop.metrics.MetricsLog.append
   fsync = os.fsync
@@ -250,10 +248,8 @@ def test_a_disk_that_is_full_of_everything_but_metrics(
   assert fsync is os.fsync
   summary, shown = _run(directory)
   assert 'going on after epoch 1' in shown
-  assert summary['params_sha256'] == expected['params_sha256']
-  assert processes.read_rows(directory) == processes.read_rows(
-    tmp_path / 'undisturbed'
-  )
+  assert summary['params_sha256'] == expected[1]['params_sha256']
+  assert processes.read_rows(directory) == processes.read_rows(expected[0])
 
 
 # What a process says of each of some commands, and their exit codes.
@@ -345,41 +341,50 @@ def test_two_runs_that_decode_the_same_images_at_once(
 _run = runs.run
 
 
+@pytest.fixture(scope='module')
+def expected(tmp_path_factory):
+  """A run in this process, its directory and its summary."""
+  directory = tmp_path_factory.mktemp('runs') / 'expected'
+  return directory, _run(directory)[0]
+
+
+@pytest.fixture
+def run_dir(expected, tmp_path):
+  """That run, to be damaged."""
+  return pathlib.Path(shutil.copytree(expected[0], tmp_path / 'run'))
+
+
 def _pretend_it_was_cut_off(directory):
   (directory / 'summary.json').write_text('{"status": "incomplete"}')
 
 
 @pytest.mark.parametrize('harm', damage.ALL)
-def test_the_checkpoint_before_a_damaged_one_is_used(harm, tmp_path):
-  expected, _ = _run(tmp_path)
-  rows = processes.read_rows(tmp_path)
-  _pretend_it_was_cut_off(tmp_path)
-  harm(tmp_path / 'checkpoints' / '12')
-  summary, shown = _run(tmp_path)
-  assert f'{tmp_path / "checkpoints" / "12"} is damaged' in shown
+def test_the_checkpoint_before_a_damaged_one_is_used(harm, expected, run_dir):
+  _pretend_it_was_cut_off(run_dir)
+  harm(run_dir / 'checkpoints' / '12')
+  summary, shown = _run(run_dir)
+  assert f'{run_dir / "checkpoints" / "12"} is damaged' in shown
   assert 'going on after epoch 2' in shown
-  assert summary['params_sha256'] == expected['params_sha256']
-  assert processes.read_rows(tmp_path) == rows
-  kept = {path.name for path in (tmp_path / 'checkpoints').iterdir()}
+  assert summary['params_sha256'] == expected[1]['params_sha256']
+  assert processes.read_rows(run_dir) == processes.read_rows(expected[0])
+  kept = {path.name for path in (run_dir / 'checkpoints').iterdir()}
   assert kept == {'8', '12', '12.1.set-aside'}
 
 
-def test_a_run_never_starts_from_zero_silently(tmp_path):
-  _run(tmp_path)
-  _pretend_it_was_cut_off(tmp_path)
+def test_a_run_never_starts_from_zero_silently(run_dir):
+  _pretend_it_was_cut_off(run_dir)
   for step in ('8', '12'):
-    damage.flip_a_bit(tmp_path / 'checkpoints' / step)
+    damage.flip_a_bit(run_dir / 'checkpoints' / step)
   with pytest.raises(errors.UsageError, match='can be read'):
-    _run(tmp_path)
+    _run(run_dir)
 
 
-def test_a_run_without_checkpoints_says_that_it_starts_again(tmp_path):
-  expected, _ = _run(tmp_path)
-  _pretend_it_was_cut_off(tmp_path)
-  shutil.rmtree(tmp_path / 'checkpoints')
-  summary, shown = _run(tmp_path)
+def test_a_run_without_checkpoints_says_that_it_starts_again(expected, run_dir):
+  _pretend_it_was_cut_off(run_dir)
+  shutil.rmtree(run_dir / 'checkpoints')
+  summary, shown = _run(run_dir)
   assert 'there is no checkpoint; it starts from the beginning' in shown
-  assert summary['params_sha256'] == expected['params_sha256']
+  assert summary['params_sha256'] == expected[1]['params_sha256']
 
 
 # ------------------------------------------------------------- losses that fail

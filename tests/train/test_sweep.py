@@ -1,16 +1,22 @@
 """Arms of a sweep share compiled programs, and follow each other."""
 
+import dataclasses
+import functools
 import io
 import json
 
 import jax
+import numpy as np
 import pytest
 import rich.console
 
+from tests.train import runs
 from train import errors
 from train import experiments
+from train import following
 from train import loop
 from train import sweep
+from train.experiments import Takes
 from train.program import build
 
 # Two batches of the digits, for the smallest network.
@@ -133,3 +139,227 @@ def test_wrong_input_ends_a_sweep(tmp_path, monkeypatch):
   monkeypatch.setattr(loop, 'run_together', refuse)
   with pytest.raises(errors.UsageError, match='no'):
     _sweep([experiments.get('digits-lcam')], 1, tmp_path)
+
+
+@pytest.fixture
+def _one_device(monkeypatch):
+  """A sweep takes all devices that there are."""
+  run_together = functools.partial(loop.run_together, devices=runs.one_device())
+  monkeypatch.setattr(loop, 'run_together', run_together)
+  with runs.without_pictures():
+    yield
+
+
+def _rows(directory):
+  return [json.loads(line) for line in (directory / 'metrics.jsonl').open()]
+
+
+def _digits():
+  """Two arms, of one epoch each, in the programs of the other tests."""
+  config = dataclasses.replace(runs.CONFIG, epochs=1)
+  return [
+    dataclasses.replace(
+      experiments.get(f'digits-{name}'),
+      config=dataclasses.replace(config, optimizer=optimizer),
+    )
+    for name, optimizer in (('lcam', 'lcam'), ('fixed', 'sgd'))
+  ]
+
+
+@pytest.mark.usefixtures('_one_device')
+def test_a_sweep_pairs_its_seeds(tmp_path):
+  console = runs.console()
+  assert sweep.sweep(_digits(), 2, tmp_path, console) == []
+  assert '3 of 4 done, about' in console.file.getvalue()
+  configs = {
+    path.parent.relative_to(tmp_path).as_posix(): json.loads(path.read_text())
+    for path in tmp_path.rglob('config.json')
+  }
+  assert configs.keys() == {
+    f'digits-{arm}/seed-{seed}' for arm in ('lcam', 'fixed') for seed in (0, 1)
+  }
+  for seed in (0, 1):
+    lcam = configs[f'digits-lcam/seed-{seed}']
+    fixed = configs[f'digits-fixed/seed-{seed}']
+    assert {name for name in lcam if lcam[name] != fixed[name]} == {
+      'experiment',
+      'optimizer',
+    }
+
+
+@pytest.mark.usefixtures('_one_device')
+def test_a_run_that_fails_leaves_the_rest_of_a_sweep_alone(
+  tmp_path, monkeypatch
+):
+  console = runs.console()
+  real = loop.run_together
+
+  def run_together(configs, directories, **keywords):
+    if configs[0].optimizer == 'lcam':
+      directories[0].mkdir(parents=True)
+      raise MemoryError('out of it')
+    return real(configs, directories, **keywords)
+
+  monkeypatch.setattr(loop, 'run_together', run_together)
+  failed = sweep.sweep(_digits(), 1, tmp_path, console)
+  assert failed == [tmp_path / 'digits-lcam' / 'seed-0']
+  assert "MemoryError('out of it')" in console.file.getvalue()
+  assert 'Traceback' in (failed[0] / 'error.txt').read_text()
+  done = json.loads(
+    (tmp_path / 'digits-fixed' / 'seed-0' / 'summary.json').read_text()
+  )
+  assert done['status'] == 'done'
+
+
+@pytest.mark.usefixtures('_one_device')
+def test_a_sweep_of_runs_together(tmp_path):
+  lcam, _ = _digits()
+  console = runs.console()
+  assert sweep.sweep([lcam], 3, tmp_path, console, runs_together=2) == []
+  together = {
+    path.parent.relative_to(tmp_path).as_posix(): json.loads(path.read_text())[
+      'runs_together'
+    ]
+    for path in tmp_path.rglob('summary.json')
+  }
+  assert together == {
+    f'digits-lcam/seed-{seed}': count
+    for seed, count in ((0, 2), (1, 2), (2, 1))
+  }
+
+
+@pytest.fixture
+def groups(monkeypatch):
+  """The runs of each program of a sweep, by arm and seed; none is made."""
+  made = []
+  monkeypatch.setattr(sweep.following, 'take_over', lambda *_: {})
+  monkeypatch.setattr(
+    loop,
+    'run_together',
+    lambda configs, _, experiments, **__: made.append(
+      [(e.arm, c.seed) for e, c in zip(experiments, configs, strict=True)]
+    ),
+  )
+  return made
+
+
+def test_arms_of_one_kind_are_one_program(groups, tmp_path):
+  lcam, fixed = _digits()
+
+  def arm(name, of=lcam, takes=None, **settings):
+    config = dataclasses.replace(of.config, **settings)
+    return dataclasses.replace(
+      of, arm=name, config=config, follows=takes and lcam, takes=takes
+    )
+
+  arms = [
+    lcam,
+    arm('other', vertical_momentum=0.5),
+    fixed,
+    arm('coin', takes=Takes.SHARE, optimizer='coin'),
+    arm('average', fixed, Takes.MEAN_MOMENTUM),
+    arm('faster', fixed, momentum=0.95),
+  ]
+  sweep.sweep(arms, 2, tmp_path, runs.console(), runs_together=8)
+  assert list(map(set, groups)) == [
+    {(name, seed) for name in names for seed in (0, 1)}
+    for names in (
+      ('lcam', 'other', 'fixed', 'faster'),
+      # What follows a run is in a later program.
+      ('coin',),
+      ('average',),
+    )
+  ]
+
+
+@pytest.mark.parametrize(
+  ('backend', 'depth', 'widen_factor', 'together'),
+  [
+    ('cpu', 10, 1, 1),
+    ('gpu', 10, 1, 8),
+    ('gpu', 16, 4, 8),
+    ('tpu', 16, 4, 8),
+    ('gpu', 28, 10, 1),
+    ('tpu', 28, 10, 1),
+  ],
+)
+def test_the_device_and_the_network_choose_how_many_seeds_go_together(
+  backend, depth, widen_factor, together, groups, tmp_path, monkeypatch
+):
+  monkeypatch.setattr(sweep.jax, 'default_backend', lambda: backend)
+  lcam, _ = _digits()
+  config = dataclasses.replace(
+    lcam.config, model='wrn', depth=depth, widen_factor=widen_factor
+  )
+  arm = dataclasses.replace(lcam, config=config)
+  console = runs.console()
+  sweep.sweep([arm], 10, tmp_path, console)
+  seeds = [('lcam', seed) for seed in range(10)]
+  assert groups == [
+    seeds[first : first + together] for first in range(0, 10, together)
+  ]
+
+
+@pytest.mark.usefixtures('_one_device')
+def test_a_coin_follows_the_run_of_its_own_seed(tmp_path):
+  lcam, _ = _digits()
+  arms = [
+    dataclasses.replace(
+      lcam,
+      arm=name,
+      config=dataclasses.replace(lcam.config, optimizer=optimizer),
+      follows=lcam,
+      takes=takes,
+    )
+    for name, optimizer, takes in (
+      ('coin', 'coin', Takes.SHARE),
+      ('coin-by-epoch', 'coin', Takes.SHARE_OF_EACH_EPOCH),
+      ('average', 'sgd', Takes.MEAN_MOMENTUM),
+    )
+  ]
+  console = runs.console()
+  assert sweep.sweep([*arms, lcam], 1, tmp_path, console) == []
+  followed = _rows(tmp_path / 'digits-lcam' / 'seed-0')
+  configs = {
+    name: json.loads(
+      (tmp_path / f'digits-{name}' / 'seed-0/config.json').read_text()
+    )
+    for name in ('coin', 'coin-by-epoch', 'average')
+  }
+  shares = [row['horizontal_fraction'] for row in followed]
+  assert configs['coin']['horizontal_probability'] == [np.mean(shares)]
+  assert configs['coin-by-epoch']['horizontal_probability'] == shares
+  assert configs['average']['momentum'] == np.mean(
+    [row['mean_momentum'] for row in followed]
+  )
+
+
+def test_only_a_finished_run_of_lcam_can_be_followed(tmp_path):
+  with pytest.raises(errors.RunError, match='must be a finished run'):
+    following.take_over(Takes.SHARE, tmp_path / 'absent')
+  fixed = tmp_path / 'fixed'
+  runs.run(fixed, optimizer='sgd', epochs=1)
+  with pytest.raises(errors.RunError, match='a run of lcam'):
+    following.take_over(Takes.SHARE, fixed)
+  with pytest.raises(errors.UsageError, match='horizontal-probability'):
+    runs.run(tmp_path / 'a', optimizer='coin')
+  assert not (tmp_path / 'a').exists()
+
+
+def test_a_run_that_cannot_follow_leaves_the_others_alone(
+  tmp_path, monkeypatch
+):
+  lcam, fixed = _digits()
+  coin = dataclasses.replace(
+    lcam,
+    arm='coin',
+    config=dataclasses.replace(lcam.config, optimizer='coin'),
+    follows=lcam,
+    takes=Takes.SHARE,
+  )
+  # As if every run had ended without a summary.
+  monkeypatch.setattr(loop, 'run_together', lambda *_, **__: None)
+  console = runs.console()
+  failed = sweep.sweep([lcam, coin, fixed], 1, tmp_path, console)
+  assert failed == [tmp_path / 'digits-coin/seed-0']
+  assert 'must be a finished run' in console.file.getvalue()

@@ -1,9 +1,9 @@
 """Decoded arrays on disk, with checksums.
 
 An entry is a folder of .npy files and a manifest with the SHA-256 of each. It
-is complete or absent: it is written elsewhere and renamed into place, so two
-programs that build it at once do no harm to each other. An entry that does not
-match its manifest, or is not what was asked for, is built again.
+is complete or absent: it is written elsewhere and renamed into place, so that
+concurrent builds are safe. An entry that does not match its manifest or the
+request is built again.
 """
 
 from collections.abc import Callable, Collection
@@ -35,12 +35,12 @@ _LOCK_SECONDS = 60
 def load_or_build(
   key: str, names: Collection[str], build: Callable[[], Arrays]
 ) -> Arrays:
-  """The arrays of an entry, built and kept where it is absent or damaged.
+  """Returns the arrays of an entry; builds it if it is absent or damaged.
 
   Args:
     key: Name of the entry; it must change with the source of the arrays.
     names: Those of the arrays.
-    build: Makes the arrays.
+    build: Computes the arrays.
 
   Returns:
     Arrays by name.
@@ -55,7 +55,7 @@ def load_or_build(
 
 
 def root() -> pathlib.Path:
-  """The folder of all entries, in the user's cache folder."""
+  """The folder of all entries, in the user's cache directory."""
   return platformdirs.user_cache_path('optax-lcam') / 'arrays'
 
 
@@ -110,7 +110,7 @@ def _write_alone(entry: pathlib.Path, arrays: Arrays) -> None:
       json.dumps(manifest, indent=1), encoding='utf-8', newline='\n'
     )
     if os.path.lexists(entry):
-      # Damaged, or finished by another program in the meantime.
+      # Damaged, or completed by another process in the meantime.
       os.replace(entry, replaced)
     os.replace(unfinished, entry)
   finally:

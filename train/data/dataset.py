@@ -1,10 +1,12 @@
-"""What every source of images gives."""
+"""The types that every source of images returns."""
 
 import dataclasses
 import hashlib
 from typing import NamedTuple
 
 import numpy as np
+
+_HELD_OUT_SEED = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Split:
 
 
 class Splits(NamedTuple):
-  """What a module of train/data/ reads from its files."""
+  """What a reader in train/data/ returns."""
 
   num_classes: int
   train: Split
@@ -29,7 +31,7 @@ class Splits(NamedTuple):
 
 
 def check(splits: Splits, channels: int) -> None:
-  """Raises ValueError where images or labels are not as all else expects."""
+  """Raises ValueError for unexpected shapes, dtypes or labels."""
   size = splits.train.images.shape[1:3]
   for name, split in (('train', splits.train), ('test', splits.test)):
     images, labels = split.images, split.labels
@@ -50,7 +52,7 @@ def check(splits: Splits, channels: int) -> None:
 
 
 def check_labels(labels: np.ndarray, num_classes: int) -> None:
-  """Raises ValueError for the first label that is no class."""
+  """Raises ValueError for the first label that is not a class."""
   outside = (labels < 0) | (labels >= num_classes)
   if outside.any():
     raise ValueError(
@@ -69,18 +71,20 @@ class Dataset:
   crop_padding: int
   """Zeros around an image before the random crop, in pixels."""
   flip: bool
-  """Whether a mirror image is another example of the same class."""
+  """Whether to augment with horizontal flips."""
+  validation: Split | None = None
+  """Training images that are held out, in no other split."""
 
   def sha256(self) -> str:
-    """Tells whether two processes have the same images and labels."""
+    """A checksum of the images and labels, to compare processes."""
     digest = hashlib.sha256()
-    for split in (self.train, self.test):
+    for split in filter(None, (self.train, self.test, self.validation)):
       digest.update(split.images.tobytes())
       digest.update(split.labels.tobytes())
     return digest.hexdigest()
 
   def channel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of the training pixels, in 0 to 1.
+    """Mean and standard deviation of the training pixels, in [0, 1].
 
     Returns:
       Two arrays of shape=(channels,), dtype=float32.
@@ -93,19 +97,40 @@ class Dataset:
     values = np.arange(256) / 255
     weights = counts / len(pixels)
     mean = weights @ values
-    deviation = np.sqrt(weights @ values**2 - mean**2)
-    return mean.astype(np.float32), deviation.astype(np.float32)
+    std = np.sqrt(weights @ values**2 - mean**2)
+    return mean.astype(np.float32), std.astype(np.float32)
+
+
+def hold_out(whole: Dataset, examples: int) -> Dataset:
+  """The data set with some of the training images as a validation split.
+
+  They are drawn at random, as files may be sorted, and always the same.
+
+  Args:
+    whole: A data set of more training images than that.
+    examples: Images to hold out.
+  """
+  order = np.random.default_rng(_HELD_OUT_SEED).permutation(len(whole.train))
+  chosen = np.zeros(len(order), bool)
+  chosen[order[:examples]] = True
+
+  def part(where: np.ndarray) -> Split:
+    return Split(whole.train.images[where], whole.train.labels[where])
+
+  return dataclasses.replace(
+    whole, train=part(~chosen), validation=part(chosen)
+  )
 
 
 def shrink(whole: Dataset, factor: int) -> Dataset:
-  """The data set with each square of pixels replaced by its mean.
+  """Shrinks the images: each square of pixels becomes its mean.
 
   Args:
     whole: Images whose height and width are multiples of ``factor``.
     factor: Side of a square, in pixels.
 
   Returns:
-    The data set with images that are smaller by the factor, and crops to suit.
+    The data set with smaller images and a crop padding to match.
   """
 
   def smaller(split: Split) -> Split:
@@ -120,5 +145,6 @@ def shrink(whole: Dataset, factor: int) -> Dataset:
     whole,
     train=smaller(whole.train),
     test=smaller(whole.test),
+    validation=whole.validation and smaller(whole.validation),
     crop_padding=round(whole.crop_padding / factor),
   )

@@ -21,8 +21,8 @@ def load(name: str, data_dir: pathlib.Path | None) -> dataset.Splits:
   """Loads the digits with a fixed stratified split, 1,437 to 360.
 
   Args:
-    name: Not used, as there is one such set.
-    data_dir: Not used, as scikit-learn brings the images.
+    name: Unused: there is only one such data set.
+    data_dir: Unused: scikit-learn contains the images.
   """
   del name, data_dir
   digits = datasets.load_digits()

@@ -1,9 +1,10 @@
-"""From a name of train/sources.py to images."""
+"""Loads a data set of train/sources.py by name."""
 
 import dataclasses
 import importlib
 import pathlib
 
+from train import config as config_lib
 from train import errors
 from train import sources
 from train.data import dataset
@@ -14,6 +15,7 @@ def load(
   data_dir: pathlib.Path | None = None,
   train_examples: int | None = None,
   image_size: int | None = None,
+  validation_examples: int | None = None,
 ) -> dataset.Dataset:
   """Loads a data set.
 
@@ -23,17 +25,19 @@ def load(
     train_examples: Keep the first N training examples, ``None`` for all.
     image_size: Shrink the images to this height and width, ``None`` to keep
       them as they are.
+    validation_examples: Hold out so many training images, see
+      :func:`train.data.dataset.hold_out`.
 
   Returns:
     The data set.
 
   Raises:
-    UsageError: The data cannot be had, is not as described, has fewer training
-      examples, or images whose size is no multiple of ``image_size``.
+    UsageError: If the data cannot be loaded, is invalid, has fewer training
+      examples, or has images whose size is not a multiple of ``image_size``.
   """
   reader = importlib.import_module(f'train.data.{sources.get(name).reader}')
   splits: dataset.Splits = reader.load(name, data_dir)
-  return prepare(name, splits, train_examples, image_size)
+  return prepare(name, splits, train_examples, image_size, validation_examples)
 
 
 def prepare(
@@ -41,6 +45,7 @@ def prepare(
   splits: dataset.Splits,
   train_examples: int | None = None,
   image_size: int | None = None,
+  validation_examples: int | None = None,
 ) -> dataset.Dataset:
   """The data set that :func:`load` makes of what a reader gave."""
   source = sources.get(name)
@@ -56,11 +61,20 @@ def prepare(
     crop_padding=source.crop_padding,
     flip=source.flip,
   )
+  available = len(loaded.train)
+  if validation_examples is not None:
+    if validation_examples >= available:
+      raise errors.UsageError(
+        f'--validation-examples must be less than the {available} training'
+        f' images of {name}, got {validation_examples}.'
+      )
+    loaded = dataset.hold_out(loaded, validation_examples)
+    available -= validation_examples
   if train_examples is not None:
-    available = len(loaded.train)
     if train_examples > available:
       raise errors.UsageError(
-        f'--train-examples must be at most {available} for {name}, got'
+        f'--train-examples must be at most {available} for {name}'
+        f'{" without those held out" if validation_examples else ""}, got'
         f' {train_examples}.'
       )
     first = dataset.Split(
@@ -76,3 +90,14 @@ def prepare(
       )
     loaded = dataset.shrink(loaded, size // image_size)
   return loaded
+
+
+def of_run(config: config_lib.Config) -> dataset.Dataset:
+  """Loads the data set of a run, as its settings say."""
+  return load(
+    config.dataset,
+    config.data_dir,
+    config.train_examples,
+    config.image_size,
+    config.validation_examples,
+  )

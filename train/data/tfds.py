@@ -1,7 +1,7 @@
 """Images with labels through TensorFlow Datasets, such as CIFAR.
 
-A prepared ArrayRecord directory is read without TensorFlow. Preparing one needs
-it, once.
+Reading a prepared ArrayRecord directory does not need TensorFlow; preparing it
+does.
 """
 
 import hashlib
@@ -24,18 +24,18 @@ _ARRAYS = ('train_images', 'train_labels', 'test_images', 'test_labels')
 
 
 def load(name: str, data_dir: pathlib.Path | None) -> dataset.Splits:
-  """Loads a data set, decoded on the first call and from a cache afterwards.
+  """Loads a data set: decodes it on the first call and caches it.
 
   Args:
-    name: Of a data set with a train and a test split, whose examples have an
-      ``image``, all of one size, and a ``label``.
+    name: Name of a data set with a train and a test split, whose examples have
+      a ``label`` and an ``image``, all of one size.
     data_dir: TensorFlow Datasets directory, ``None`` for its default.
 
   Returns:
     All images, in the order of the files.
 
   Raises:
-    UsageError: The data set is neither prepared nor can be, or is damaged.
+    UsageError: If the data set is damaged, or is not prepared and cannot be.
   """
   builder = _prepared_builder(name, data_dir)
   _check(builder)
@@ -51,11 +51,11 @@ def load(name: str, data_dir: pathlib.Path | None) -> dataset.Splits:
 
 
 def _prepared_builder(name: str, data_dir: pathlib.Path | None) -> Any:
-  # Imported here, as digits do without it.
+  # Imported here, because digits do not need it.
   with interruption.importing():
     import tensorflow_datasets as tfds
 
-  # An absent directory is reported below, in one sentence.
+  # An absent directory is reported below.
   logging.getLogger('absl').setLevel(logging.ERROR)
   try:
     builder = tfds.builder(name, data_dir=data_dir, file_format='array_record')
@@ -85,7 +85,7 @@ def _prepared_builder(name: str, data_dir: pathlib.Path | None) -> Any:
 
 
 def _check(builder: Any) -> None:
-  """Raises UsageError unless the data set is one of images with labels."""
+  """Raises UsageError unless the data set has images with labels."""
   features = builder.info.features
   if not {'image', 'label'} <= set(features.keys()):
     lacks = 'no examples with an image and a label'
@@ -142,7 +142,7 @@ def _decode_split(builder: Any, split: str) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _fingerprint(directory: pathlib.Path) -> str:
-  """Changes when a file of a prepared data set does."""
+  """A fingerprint that changes when a file of the data set changes."""
   digest = hashlib.sha256()
   for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
     stat = entry.stat()

@@ -1,7 +1,8 @@
 """Convolutions for training on a CPU, by oneDNN.
 
-Optional: ``python -m train.onednn build`` compiles them where a C++ compiler
-and oneDNN are at hand. They are faster than XLA's own, and their bits differ.
+Optional: ``python -m train.onednn build`` compiles them if a C++ compiler
+and oneDNN are installed. They are faster than those of XLA, and differ from
+them by rounding.
 """
 
 from train.onednn.convolution import conv_general_dilated

@@ -12,27 +12,27 @@ from train.onednn.library import Unavailable
 
 _COMPILERS = ('c++', 'g++', 'clang++')
 
-# Those that run a primitive in the thread that calls it, if told to.
+# Runtimes that can run a primitive in the calling thread.
 _THREADING = ('OMP', 'SEQ', 'THREADPOOL')
 
 
 def build() -> pathlib.Path:
-  """Compiles the kernels, unless they are there already.
+  """Compiles the kernels, unless they exist already.
 
-  Any number of processes may do so at once.
+  Several processes may do so concurrently.
 
   Returns:
     The library.
 
   Raises:
-    Unavailable: A compiler, oneDNN or its headers are missing, the compiler
-      fails, or what it made cannot be loaded.
+    Unavailable: If a compiler, oneDNN or its headers are missing, the compiler
+      fails, or the result cannot be loaded.
   """
   target = library.path()
   if not library.is_whole(target):
     command = [*_compiler(), *_arguments(library.find_onednn())]
     target.parent.mkdir(parents=True, exist_ok=True)
-    # In the same file system, to be renamed.
+    # In the same file system, so that it can be renamed.
     with tempfile.TemporaryDirectory(dir=target.parent) as directory:
       compiled = pathlib.Path(directory, target.name)
       _compile([*command, '-o', str(compiled)])

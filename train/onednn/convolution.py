@@ -1,4 +1,4 @@
-"""The kernels as functions of JAX: under jit, vmap and reverse mode."""
+"""The kernels as JAX functions, for jit, vmap and reverse mode."""
 
 from collections.abc import Sequence
 import functools
@@ -39,26 +39,26 @@ def conv_general_dilated(
 ) -> jax.Array:
   """``jax.lax.conv_general_dilated`` by oneDNN, for programs of one CPU.
 
-  What oneDNN's kernels are made for is theirs: two spatial dimensions in NHWC
-  and HWIO, no dilation, no groups, float32 or, on processors that multiply it,
-  bfloat16. All else is XLA's, and so are shapes for which XLA is faster.
+  oneDNN computes convolutions with two spatial dimensions in NHWC and HWIO,
+  without dilation or groups, in float32 or, on processors that support it,
+  bfloat16. XLA computes all others, and shapes for which XLA is faster.
 
-  Results differ from XLA's by rounding. Repeats are equal bit for bit; what
-  oneDNN computes, on any number of threads. ``vmap`` and reverse mode of any
-  order work; forward mode is a TypeError, as for any ``jax.custom_vjp``.
+  Results differ from those of XLA by rounding. Repetitions are equal bit for
+  bit; those of oneDNN for any number of threads. ``vmap`` and reverse mode of
+  any order work; forward mode is a TypeError, as for any ``jax.custom_vjp``.
 
   Args:
     lhs: Images, shape=(batch, height, width, channels).
     rhs: Kernel, shape=(height, width, channels, out_channels), of the same
       dtype.
-    window_strides: This and what follows is as in JAX.
-    padding: A name, or rows before and after and columns before and after.
+    window_strides: This and the following arguments are as in JAX.
+    padding: A name, or the rows before and after and columns before and after.
     lhs_dilation: Ones or None, else XLA computes it.
     rhs_dilation: Ones or None, else XLA computes it.
     dimension_numbers: NHWC, HWIO, NHWC, else XLA computes it.
     feature_group_count: 1, else XLA computes it.
     batch_group_count: 1, else XLA computes it.
-    precision: XLA's alone. The kernels add in float32 for either dtype.
+    precision: Only for XLA. The kernels accumulate in float32 for both dtypes.
     preferred_element_type: None or the dtype, else XLA computes it.
     out_sharding: None, else XLA computes it.
 
@@ -66,7 +66,7 @@ def conv_general_dilated(
     shape=(batch, out_height, out_width, out_channels), of the same dtype.
 
   Raises:
-    train.onednn.Unavailable: The kernels are not built.
+    train.onednn.Unavailable: If the kernels are not built.
 
   Examples:
     >>> from flax import nnx
@@ -109,16 +109,16 @@ def conv_general_dilated(
 
 
 class _Processor(NamedTuple):
-  """What this processor decides."""
+  """Properties of this processor."""
 
   dtypes: tuple[Any, ...]
-  """Those that it computes in."""
+  """The dtypes of its kernels."""
   has_avx512: bool
 
 
 @functools.cache
 def register() -> _Processor:
-  """Makes the kernels known to XLA."""
+  """Registers the kernels with XLA."""
   kernels = library.load()
   for kind in ('Forward', 'InputGradient', 'KernelGradient'):
     handler = getattr(kernels, f'Onednn{kind}')
@@ -154,7 +154,7 @@ def _geometry(
 def _is_supported(lhs: _Shape, rhs: _Shape, geometry: Geometry) -> bool:
   if 0 in lhs or 0 in rhs or lhs[3] != rhs[2]:
     return False
-  # oneDNN's fast kernels want each window to meet the image.
+  # The fast kernels of oneDNN require that each window overlaps the image.
   return all(
     0 <= low < size and 0 <= high < size and n + low + high >= size
     for (low, high), size, n in zip(
@@ -179,15 +179,15 @@ def xla_is_faster(
 ) -> bool:
   """Whether XLA computes this faster than oneDNN 3.2 does.
 
-  Measured once without AVX-512, by ``python -m benchmarks.convolutions`` on an
-  AMD EPYC of family 23: there oneDNN has older code for kernel gradients than
-  for the rest. With AVX-512 it computes all.
+  Measured with ``python -m benchmarks.convolutions`` on an AMD EPYC of family
+  23 without AVX-512, where oneDNN uses older code for kernel gradients. With
+  AVX-512 oneDNN computes all convolutions.
 
   Args:
     kind: See :func:`call_onednn`, as for all others.
     b: Shape of the second argument.
-    shape: Of the result.
-    geometry: Of the convolution.
+    shape: Shape of the result.
+    geometry: Geometry of the convolution.
   """
   if register().has_avx512:
     return False
@@ -204,7 +204,7 @@ def xla_is_faster(
 def call_xla(
   kind: Kind, a: jax.Array, b: jax.Array, shape: _Shape, geometry: Geometry
 ) -> jax.Array:
-  """The same as :func:`call_onednn`, by XLA."""
+  """Computes :func:`call_onednn` with XLA."""
 
   def convolve(images: jax.Array, kernel: jax.Array) -> jax.Array:
     return lax.conv_general_dilated(
@@ -291,7 +291,7 @@ _kernel_gradient.defvjp(_keep(_kernel_gradient), _kernel_gradient_back)
 def _call(
   kind: Kind, a: jax.Array, b: jax.Array, shape: _Shape, geometry: Geometry
 ) -> jax.Array:
-  """One of the three, by whom it is computed faster."""
+  """One of the three, with the faster implementation."""
   if xla_is_faster(kind, b.shape, shape, geometry):
     return call_xla(kind, a, b, shape, geometry)
   return call_onednn(kind, a, b, shape, geometry)
@@ -300,15 +300,15 @@ def _call(
 def call_onednn(
   kind: Kind, a: jax.Array, b: jax.Array, shape: _Shape, geometry: Geometry
 ) -> jax.Array:
-  """Runs a kernel; under vmap once for all members, or once for each.
+  """Runs a kernel; under vmap once for all members, or once per member.
 
   Args:
-    kind: Which of the three. Forward takes images and kernel, InputGradient
+    kind: One of the three. Forward takes images and kernel, InputGradient
       the cotangent and the kernel, KernelGradient images and cotangent.
     a: shape=(batch, height, width, channels).
     b: See ``kind``, of the same dtype.
-    shape: Of the result.
-    geometry: Of the convolution.
+    shape: Shape of the result.
+    geometry: Geometry of the convolution.
 
   Returns:
     The result, of the same dtype.
@@ -317,7 +317,7 @@ def call_onednn(
 
   @jax.custom_batching.custom_vmap
   def call(a: jax.Array, b: jax.Array) -> jax.Array:
-    # Sums over the batch are float32 within the kernel.
+    # The kernel sums over the batch in float32.
     made = jnp.float32 if kind == 'KernelGradient' else a.dtype
     result = jax.ffi.ffi_call(_target(kind), jax.ShapeDtypeStruct(shape, made))(
       a,

@@ -1,4 +1,4 @@
-"""The compiled kernels: where they are kept, and whether they can be used."""
+"""The compiled kernels: their location, and whether they can be used."""
 
 import ctypes
 import functools
@@ -23,18 +23,18 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 
 
 class Unavailable(Exception):
-  """The kernels cannot be built or used: one sentence that says why."""
+  """The kernels cannot be built or used; the message gives the reason."""
 
 
 class Onednn(NamedTuple):
   """An installed oneDNN."""
 
   prefix: pathlib.Path
-  """Holds ``include`` where the headers are installed too."""
+  """Contains ``include`` if the headers are installed."""
   library: pathlib.Path
   """The shared library."""
   version: str
-  """As the library itself tells it, such as ``3.2.0``."""
+  """The version that the library reports, such as ``3.2.0``."""
 
 
 class _Version(ctypes.Structure):
@@ -49,10 +49,10 @@ class _Version(ctypes.Structure):
 
 @functools.cache
 def find_onednn() -> Onednn:
-  """The first oneDNN 3 of ``$DNNLROOT``, of Python's packages, of the system.
+  """Finds oneDNN 3 in ``$DNNLROOT``, the Python packages or the system.
 
   Raises:
-    Unavailable: There is none, or it cannot be loaded.
+    Unavailable: If there is none, or it cannot be loaded.
   """
   if sys.platform != 'linux':
     raise Unavailable(f'The kernels are for Linux alone, not {sys.platform}.')
@@ -61,7 +61,7 @@ def find_onednn() -> Onednn:
     if not library.exists():
       continue
     try:
-      # Its symbols stay out of the way of other libraries.
+      # Its symbols must not interfere with other libraries.
       loaded = ctypes.CDLL(str(library))
     except OSError as error:
       raise Unavailable(f'oneDNN cannot be loaded: {error}.') from error
@@ -78,7 +78,7 @@ def find_onednn() -> Onednn:
 
 
 def _candidates() -> list[tuple[pathlib.Path, pathlib.Path]]:
-  """Prefixes in which oneDNN may be, and its library in each."""
+  """Candidate prefixes of oneDNN, and the library in each."""
   prefixes = [
     pathlib.Path(prefix)
     for prefix in (
@@ -103,10 +103,10 @@ def _candidates() -> list[tuple[pathlib.Path, pathlib.Path]]:
 
 
 def path() -> pathlib.Path:
-  """Where the kernels for this source, jaxlib and oneDNN are kept.
+  """The path of the kernels for this source, jaxlib and oneDNN.
 
   Raises:
-    Unavailable: There is no oneDNN.
+    Unavailable: If there is no oneDNN.
   """
   onednn = find_onednn()
   parts = (
@@ -122,14 +122,14 @@ def path() -> pathlib.Path:
 
 
 def sealed(library: bytes) -> bytes:
-  """A library with its own digest behind it, where loaders look at nothing."""
+  """Appends the digest of a library to it, which loaders ignore."""
   return library + hashlib.sha256(library).digest()
 
 
 def is_whole(library: pathlib.Path) -> bool:
-  """Whether a file is what :func:`sealed` made.
+  """Whether a file is an intact result of :func:`sealed`.
 
-  The loader would map a file that lost its end, and the process would die.
+  Loading a truncated file would kill the process.
   """
   try:
     content = library.read_bytes()
@@ -142,10 +142,10 @@ def is_whole(library: pathlib.Path) -> bool:
 
 @functools.cache
 def load() -> ctypes.CDLL:
-  """The kernels that :mod:`train.onednn.build` has made.
+  """Loads the kernels that :mod:`train.onednn.build` compiled.
 
   Raises:
-    Unavailable: They are not built, or cannot be loaded.
+    Unavailable: If they are not built, or cannot be loaded.
   """
   built = path()
   if not is_whole(built):
@@ -160,7 +160,7 @@ def load() -> ctypes.CDLL:
 
 
 def threading_runtime(headers: pathlib.Path) -> str:
-  """How an installed oneDNN was made to run threads, such as ``OMP``."""
+  """The threading runtime of an installed oneDNN, such as ``OMP``."""
   config = (headers / 'oneapi' / 'dnnl' / 'dnnl_config.h').read_text()
   found = re.search(
     r'^#define DNNL_CPU_THREADING_RUNTIME DNNL_RUNTIME_(\w+)', config, re.M

@@ -1,14 +1,14 @@
-"""Crop, flip and normalise: pure functions that run inside the jitted step.
+"""Crop, flip and normalization: pure functions inside the jitted step.
 
-As in section 1 of the authors' program: zeros around the image, a random window
-of the image's own size, a mirror image half of the time, then the channels'
-normalisation. The WRN paper has reflections of the image in place of the zeros.
+As in the authors' program: zero padding, a random crop of the original size, a
+horizontal flip with probability 1/2, and per-channel normalization. The WRN
+paper uses reflection padding.
 """
 
 import jax
 import jax.numpy as jnp
 
-# The channels' statistics of ImageNet, which the authors use for CIFAR.
+# The ImageNet statistics, which the authors use for CIFAR.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -21,16 +21,17 @@ def crop_and_flip(
   flip: bool,
   reflect: bool = False,
 ) -> jax.Array:
-  """A random window of each padded image, mirrored half of the time.
+  """Crops each padded image at random and flips it with probability 1/2.
 
   Args:
     key: A PRNG key.
     images: shape=(batch, height, width, channels), dtype=uint8.
-    padding: Pixels that are added on each side. Windows start at -padding to
-      padding, each offset as likely as any other.
-    flip: Whether to mirror left and right.
-    reflect: Whether the added pixels mirror the image, without its outermost
-      ones, which must be fewer than its width and height. Default: zeros.
+    padding: Pixels added on each side. The offsets of the crop are uniform from
+      -padding to padding.
+    flip: Whether to flip horizontally.
+    reflect: Whether to pad by reflection, without repeating the outermost
+      pixels; ``padding`` must be less than the width and height. Default: zero
+      padding.
 
   Returns:
     Images of the same shape and dtype.
@@ -38,7 +39,7 @@ def crop_and_flip(
   batch, height, width, channels = images.shape
   offset_key, flip_key = jax.random.split(key)
   offsets = jax.random.randint(offset_key, (batch, 2), 0, 2 * padding + 1)
-  # Bytes side by side, along the width first: what is fastest on a CPU.
+  # Shift rows of bytes, along the width first: the fastest order on a CPU.
   cropped = images.reshape(batch, height, width * channels)
   cropped = _shift(cropped, offsets[:, 1], 2, channels, padding, reflect)
   cropped = _shift(cropped, offsets[:, 0], 1, 1, padding, reflect)
@@ -57,17 +58,17 @@ def _shift(
   padding: int,
   reflect: bool,
 ) -> jax.Array:
-  """Moves each image along one axis, padded where nothing is left of it.
+  """Shifts each image along one axis, with padding.
 
-  Chooses among all shifts: a slice of its own for each image is a loop over the
-  batch on a TPU, which takes as long there as the rest of a step of WRN-10-1.
+  Selects among all shifts: on a TPU a separate slice per image becomes a loop
+  over the batch, which takes as long as the rest of a WRN-10-1 step.
 
   Args:
     images: shape=(batch, height, width * channels).
-    offsets: shape=(batch,), in pixels, from 0, where images move by ``padding``
-      towards higher indices, to twice ``padding``.
+    offsets: shape=(batch,), in pixels. From 0, a shift by ``padding`` towards
+      higher indices, to twice ``padding``.
     axis: 1 or 2.
-    pixel: Elements of a pixel along the axis.
+    pixel: Array elements per pixel along the axis.
     padding: The largest shift, in pixels.
     reflect: Whether to pad with reflections instead of zeros.
 
@@ -110,7 +111,7 @@ def normalize(
   mean: jax.typing.ArrayLike,
   std: jax.typing.ArrayLike,
 ) -> jax.Array:
-  """Pixels of 0 to 255 as float32 with the given statistics taken out.
+  """Scales pixels to [0, 1] and normalizes them with the given statistics.
 
   Args:
     images: shape=(batch, height, width, channels), dtype=uint8.

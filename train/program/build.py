@@ -1,14 +1,15 @@
-"""The compiled program of a run, or of several runs side by side.
+"""The compiled program of one run or of several vmapped runs.
 
-Everything that trains a network in this repository does it with a
-:class:`Program`: the loop, the sweep, the studies, the benchmarks and the
-tests. Nothing else merges a network, makes a mesh or compiles a step.
+Everything in this repository that trains a network uses a :class:`Program`: the
+loop, the sweep, the studies, the benchmarks and the tests. Nothing else merges
+a network, creates a mesh or compiles a step.
 
 A program has *members*: runs that differ in their seeds, their learning rates
-and the numbers of their optimizer (momenta, weight decay, the probability of a
-random control). These are arguments of the compiled code, not constants, so
-that all arms of one network and one kind of optimizer share it: within a
-process by :func:`_functions`, across processes by JAX's compilation cache.
+and the hyperparameters of their optimizer (momenta, weight decay, the
+probability of a random control). These are arguments of the compiled code, not
+constants. All arms with one network and one kind of optimizer therefore share
+the compiled code: within a process through :func:`_functions`, across processes
+through JAX's compilation cache.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -44,11 +45,11 @@ _Tree = TypeVar('_Tree')
 
 _MOST_STEPS_PER_DISPATCH = 100
 
-# A sweep of the paper's experiments alternates between fewer kinds than this.
+# A sweep of the paper's experiments uses fewer structures than this.
 _MOST_KEPT = 32
 
-# What members may differ in: their seeds, what ends up in the learning rates,
-# and what the structure of an optimizer is made of.
+# Settings in which members may differ: seeds, everything that determines the
+# learning rates, and the settings of the optimizer.
 _FREE = (
   *config_lib.SEEDS,
   *{
@@ -71,9 +72,9 @@ _FREE = (
 
 
 def can_share(configs: Sequence[config_lib.Config]) -> bool:
-  """Whether runs can be members of one program, trained side by side.
+  """Whether runs can be members of one program.
 
-  They can if they differ in nothing but seeds, schedules and the numbers of
+  They can if they differ only in seeds, schedules and the hyperparameters of
   their optimizer.
   """
 
@@ -95,23 +96,24 @@ def by_member(tree: _Tree) -> list[_Tree]:
 
 
 class Program:
-  """What one or more runs compute.
+  """The computation of one or more runs.
 
   Every array of a state, of metrics and of an :class:`Epoch` has a leading
   axis of members, of length 1 for a single run. Inside the compiled code a
-  single run has no such axis: `jax.vmap` makes convolutions slower on a CPU.
+  single run has no such axis, because `jax.vmap` slows convolutions on a CPU.
 
   Args:
     configs: The settings of the members, see :func:`can_share`.
     dataset: Their images.
-    devices: The devices that a batch is spread over. Default: all.
-    optimizer: In place of the one that the settings name.
+    devices: The devices over which a batch is sharded. Default: all.
+    optimizer: Replaces the optimizer in the settings.
     param_dtype: dtype of the parameters and of the optimizer's state.
 
   Raises:
-    ValueError: The runs cannot be one program.
-    UsageError: ``--convolutions onednn`` or ``--batch-norm device`` is not
-      possible here.
+    ValueError: If the runs cannot be members of one program.
+    UsageError: If ``--convolutions onednn`` or ``--batch-norm device`` is not
+      possible on these devices, or ``--normalization imagenet`` with these
+      images.
   """
 
   def __init__(
@@ -125,8 +127,8 @@ class Program:
   ):
     if not can_share(configs):
       raise ValueError(
-        'Runs of one program must differ in seeds, schedules and the numbers of'
-        ' their optimizer alone.'
+        'Runs of one program may differ only in seeds, schedules and the'
+        ' hyperparameters of their optimizer.'
       )
     self.configs = list(configs)
     self.devices = tuple(jax.devices() if devices is None else devices)
@@ -140,6 +142,12 @@ class Program:
       self.dtype = 'float32' if self._on_cpu else 'bfloat16'
     self._optimizers = [optimizer or optimizers.get(c) for c in configs]
     network = models.NETWORKS[config.model]
+    channels = dataset.train.images.shape[-1]
+    if config.normalization == 'imagenet' and channels != 3:
+      raise errors.UsageError(
+        f'--normalization must be dataset for {dataset.name}, whose images have'
+        f' {channels} channel, got imagenet.'
+      )
     self.title = network.title_of(config)
     self.convolutions = _choose_convolutions(config, network, self.devices)
     self._of = _functions(
@@ -161,33 +169,53 @@ class Program:
         crop_padding=dataset.crop_padding,
         flip=dataset.flip,
         reflect=config.padding == 'reflection',
+        label_smoothing=config.label_smoothing,
+        ema_decay=config.ema_decay,
         deterministic=config.deterministic,
         members=len(configs),
         devices=self.devices,
       )
     )
     self.replicated = self._of.replicated
+    self._starts: dict[int, list[jax.Array]] = {}
 
   # ------------------------------------------------------------------- inputs
 
   def place(
     self, dataset: dataset_lib.Dataset | None = None
   ) -> tuple[Images, Images]:
-    """Puts the training and the test images on the devices.
+    """Transfers the training and the test images to the devices.
 
     Args:
-      dataset: In place of the program's own, with images of the same shape.
+      dataset: Replaces the data set of the program; images of the same shape.
     """
     dataset = dataset or self.dataset
-    mean, std = dataset.channel_statistics()
-    if self.configs[0].normalization == 'imagenet':
-      mean = np.asarray(augmentation.IMAGENET_MEAN, np.float32)
-      std = np.asarray(augmentation.IMAGENET_STD, np.float32)
-    train, test = (
-      Images(_as_rows(split.images), split.labels, mean, std)
-      for split in (dataset.train, dataset.test)
+    return self._place(dataset.train, dataset), self._place(
+      dataset.test, dataset
     )
-    return processes.replicate((train, test), self.replicated)
+
+  def place_validation(self) -> Images | None:
+    """Transfers the held-out images to the devices, if there are any."""
+    held_out = self.dataset.validation
+    return None if held_out is None else self._place(held_out, self.dataset)
+
+  def normalization(
+    self, dataset: dataset_lib.Dataset | None = None
+  ) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation per channel, of pixels in 0 to 1."""
+    if self.configs[0].normalization == 'imagenet':
+      return (
+        np.asarray(augmentation.IMAGENET_MEAN, np.float32),
+        np.asarray(augmentation.IMAGENET_STD, np.float32),
+      )
+    return (dataset or self.dataset).channel_statistics()
+
+  def _place(
+    self, split: dataset_lib.Split, dataset: dataset_lib.Dataset
+  ) -> Images:
+    mean, std = self.normalization(dataset)
+    images = Images(_as_rows(split.images), split.labels, mean, std)
+    return processes.replicate(images, self.replicated)
 
   @functools.cached_property
   def seeds(self) -> Seeds:
@@ -203,7 +231,7 @@ class Program:
     return processes.replicate(seeds, self.replicated)
 
   def epoch(self, number: int) -> Epoch:
-    """What the members are trained with in an epoch, counted from 1."""
+    """The inputs of an epoch, counted from 1."""
     rates = self.learning_rates(number).astype(np.float32)
     numbers = self._numbers(number)
     number_, rates, numbers = processes.replicate(
@@ -212,7 +240,7 @@ class Program:
     return Epoch(self._compile_order()(self.seeds, number_), rates, numbers)
 
   def learning_rates(self, epoch: int) -> np.ndarray:
-    """The rates of the steps of an epoch, counted from 1.
+    """The learning rates of the steps of an epoch, counted from 1.
 
     Returns:
       shape=(members, steps), dtype=float64.
@@ -245,7 +273,7 @@ class Program:
     return self.init_from(params, batch_stats)
 
   def init_from(self, params: Any, batch_stats: Any) -> TrainState:
-    """The members' states at step 0, with given parameters and statistics."""
+    """The states at step 0 with the given parameters and statistics."""
     numbers = processes.replicate(self._numbers(), self.replicated)
     arguments = (self.seeds, numbers, params, batch_stats)
     return self._of.compile(
@@ -255,25 +283,25 @@ class Program:
     )(*arguments)
 
   def plan(self, steps_done: int = 0) -> Iterator[tuple[int, int]]:
-    """The dispatches of an epoch, or of its rest.
+    """The dispatches of an epoch, or of its remaining steps.
 
     Args:
-      steps_done: Steps of the epoch that are done.
+      steps_done: Finished steps of the epoch.
 
     Yields:
-      Batch size and number of steps of each.
+      Batch size and number of steps of each dispatch.
     """
     batch_size = self.configs[0].batch_size
     most = self.configs[0].steps_per_dispatch or (
       1 if self._on_cpu else _MOST_STEPS_PER_DISPATCH
     )
     full, last = divmod(self.examples, batch_size)
-    # Dispatches of one length, so that they share one compiled program.
+    # All dispatches have one length, so that they share one compiled program.
     length = max(
       n for n in range(1, min(most, max(full, 1)) + 1) if full % n == 0
     )
     while steps_done < full:
-      # One by one up to where a longer dispatch begins.
+      # Single steps up to the start of the next dispatch.
       steps = length if steps_done % length == 0 else 1
       yield batch_size, steps
       steps_done += steps
@@ -288,7 +316,7 @@ class Program:
     size: int,
     steps: int = 1,
   ) -> tuple[TrainState, StepMetrics]:
-    """Trains for some steps, and gives up the memory of the old state.
+    """Trains for some steps. Donates the old state.
 
     Args:
       state: The members' states.
@@ -314,11 +342,12 @@ class Program:
     Args:
       state: The members' states.
       data: The training images, from :meth:`place`.
-      number: Of the epoch.
-      learning_rate: In place of those of the schedule.
+      number: The number of the epoch.
+      learning_rate: Replaces the schedule.
 
     Returns:
-      The states after it, and metrics of shape=(members, steps), on the host.
+      The states after the epoch, and metrics of shape=(members, steps), on the
+      host.
     """
     epoch = self.epoch(number)
     if learning_rate is not None:
@@ -333,17 +362,25 @@ class Program:
     return state, jax.tree.map(lambda *x: np.concatenate(x, -1), *fetched)
 
   def evaluate(self, state: TrainState, data: Images) -> list[EvalMetrics]:
-    """Sums over the images of each evaluation step, of shape=(members,)."""
-    compiled = self.compile_eval()
+    """The sums of each evaluation step, each of shape=(members,).
+
+    With ``--ema-decay`` the averaged weights are evaluated.
+    """
+    examples = len(data.labels)
+    compiled = self.compile_eval(examples)
+    params, batch_stats = state.evaluated
     return [
-      compiled(state.params, state.batch_stats, data, start)
-      for start in self._eval_starts
+      compiled(params, batch_stats, data, start)
+      for start in self._eval_starts(examples)
     ]
 
-  @functools.cached_property
-  def _eval_starts(self) -> list[jax.Array]:
-    starts = range(0, len(self.dataset.test), self.configs[0].eval_batch_size)
-    return processes.replicate([np.int32(x) for x in starts], self.replicated)
+  def _eval_starts(self, examples: int) -> list[jax.Array]:
+    if examples not in self._starts:
+      starts = range(0, examples, self.configs[0].eval_batch_size)
+      self._starts[examples] = processes.replicate(
+        [np.int32(x) for x in starts], self.replicated
+      )
+    return self._starts[examples]
 
   def are_finite(self, state: TrainState) -> np.ndarray:
     """shape=(members,), dtype=bool: whether all their parameters are finite."""
@@ -351,7 +388,7 @@ class Program:
 
   @property
   def train_step(self) -> Callable[..., tuple[TrainState, StepMetrics]]:
-    """One training step to be called inside another compiled program.
+    """One training step, for use inside another compiled program.
 
     ``(state, data, seeds, epoch, size) -> (state, metrics)``.
     """
@@ -371,20 +408,22 @@ class Program:
   # ------------------------------------------------------ shapes, compilation
 
   def shape_member(self) -> TrainState:
-    """Shapes and dtypes of the state of one member; nothing is computed."""
+    """Shapes and dtypes of the state of one member, without computation."""
     return jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape[1:], x.dtype), self._shapes()[0]
     )
 
   def count_parameters(self) -> int:
-    """Parameters of one member."""
+    """Number of parameters of one member."""
     return sum(x.size for x in jax.tree.leaves(self.shape_member().params))
 
   def compile(self, steps_done: int = 0) -> None:
-    """Compiles all that a run needs, from so many steps of an epoch on."""
+    """Compiles what a run needs after ``steps_done`` steps of an epoch."""
     for size, steps in {*self.plan(), *self.plan(steps_done)}:
       self.compile_train(size, steps)
     self.compile_eval()
+    if self.dataset.validation is not None:
+      self.compile_eval(len(self.dataset.validation))
     self._compile_order()
     self._compile_are_finite()
 
@@ -395,15 +434,20 @@ class Program:
     key = ('train', size, steps, self._data_shapes())
     return self._of.compile(key, lambda: self.lower_train(size, steps))
 
-  def compile_eval(self) -> Any:
-    """The compiled evaluation step ``(params, batch_stats, data, start)``."""
-    key = ('eval', self._data_shapes())
-    return self._of.compile(key, self.lower_eval)
+  def compile_eval(self, examples: int | None = None) -> Any:
+    """The compiled evaluation step ``(params, batch_stats, data, start)``.
+
+    Args:
+      examples: Of the split. Default: those of the test split.
+    """
+    examples = examples or len(self.dataset.test)
+    key = ('eval', examples)
+    return self._of.compile(key, lambda: self.lower_eval(examples))
 
   def lower_train(
     self, size: int | None = None, steps: int = 1, *, donate: bool = True
   ) -> Any:
-    """The lowered steps, for the devices of this program, present or not."""
+    """The lowered training steps. The devices need not be present."""
     state, train, _, seeds, epoch = self._shapes()
     program = functools.partial(
       self._of.train_steps,
@@ -415,11 +459,20 @@ class Program:
       state, train, seeds, epoch
     )
 
-  def lower_eval(self) -> Any:
-    """The lowered evaluation step."""
+  def lower_eval(self, examples: int | None = None) -> Any:
+    """The lowered evaluation step, see :meth:`compile_eval`."""
     state, _, test, *_ = self._shapes()
+
+    def resize(shape: Any) -> Any:
+      return shape.update(shape=(examples, *shape.shape[1:]))
+
+    data = test
+    if examples is not None:
+      data = test._replace(
+        images=resize(test.images), labels=resize(test.labels)
+      )
     return self._of.jit(self._of.eval_step).lower(
-      state.params, state.batch_stats, test, self._shape_number()
+      state.params, state.batch_stats, data, self._shape_number()
     )
 
   def _compile_order(self) -> Any:
@@ -471,7 +524,7 @@ def _choose_convolutions(
   network: models.Network,
   devices: Sequence[jax.Device],
 ) -> Literal['xla', 'onednn']:
-  """What computes the convolutions of a run: ``xla`` or ``onednn``."""
+  """The implementation of the convolutions: ``xla`` or ``onednn``."""
   if config.convolutions == 'xla' or not network.convolves:
     return 'xla'
   reason = onednn.why_not()
@@ -490,7 +543,7 @@ def _choose_batch_norm_parts(
   examples: int,
   devices: Sequence[jax.Device],
 ) -> int:
-  """In how many parts a batch norm divides a batch."""
+  """The number of parts of a batch that batch norm treats separately."""
   count = len(devices)
   if config.batch_norm == 'global' or not network.normalizes:
     return 1
@@ -506,7 +559,7 @@ def _choose_batch_norm_parts(
 
 @dataclasses.dataclass(frozen=True)
 class _Structure:
-  """What compiled code depends on: programs with equal ones share it."""
+  """What compiled code depends on. Programs with equal structures share it."""
 
   model: str
   network: tuple[tuple[str, Any], ...]
@@ -524,13 +577,15 @@ class _Structure:
   crop_padding: int
   flip: bool
   reflect: bool
+  label_smoothing: float
+  ema_decay: float | None
   deterministic: bool
   members: int
   devices: tuple[jax.Device, ...]
 
 
 class _Functions:
-  """The functions of a structure, and what of them is compiled."""
+  """The functions of a structure, and their compiled versions."""
 
   def __init__(self, structure: _Structure):
     mesh = jax.make_mesh(
@@ -558,6 +613,8 @@ class _Functions:
       crop_padding=structure.crop_padding,
       flip=structure.flip,
       reflect=structure.reflect,
+      label_smoothing=structure.label_smoothing,
+      ema_decay=structure.ema_decay,
       batch_sharding=by_batch,
     )
     over_members = functools.partial(_over_members, structure.members)
@@ -594,13 +651,14 @@ class _Functions:
     """Compiles a function once.
 
     Args:
-      key: What it is kept under.
-      lower: Gives it, lowered.
-      quick: Whether to save time in compiling it, as it runs but seldom. On a
-        CPU the initial parameters else take as long as a training step.
+      key: The key in the cache.
+      lower: Returns the lowered function.
+      quick: Whether to reduce compilation time for a function that runs rarely.
+        On a CPU the initialization otherwise takes as long to compile as a
+        training step.
     """
     if key not in self._compiled:
-      # Also keeps XLA from choosing algorithms by how fast they happen to be.
+      # Also disables XLA's autotuning.
       options: dict[str, Any] = {
         'xla_gpu_deterministic_ops': self._structure.deterministic
       }
@@ -644,7 +702,7 @@ class _Functions:
     return step_lib.Network(graphdef, lambda: jax.tree.map(blank, rest))
 
   def _init(self, seeds: Seeds) -> tuple[Any, Any]:
-    # Apart from the optimizer: programs of one network share it.
+    # Separate from the optimizer, so that programs with one network share it.
     model = self._make_model(seeds.init_key())
     params, batch_stats = nnx.state(model, nnx.Param, nnx.BatchStat)
     return params, batch_stats
@@ -656,13 +714,16 @@ class _Functions:
     params: Any,
     batch_stats: Any,
   ) -> TrainState:
-    # No learning rate is a part of a state.
+    # The state does not depend on the learning rate.
     optimizer = self._rule.build(0.0, numbers, seeds)
     return TrainState(
       step=jnp.zeros([], jnp.int32),
       params=params,
       batch_stats=batch_stats,
       opt_state=optimizer.init(params),
+      average=None
+      if self._structure.ema_decay is None
+      else (params, batch_stats),
     )
 
   def _order(self, seeds: Seeds, epoch: jax.Array) -> jax.Array:
@@ -675,7 +736,7 @@ _functions = functools.lru_cache(_MOST_KEPT)(_Functions)
 
 
 def _as_rows(images: np.ndarray) -> np.ndarray:
-  # Not -1: there may be no images.
+  # Not -1, which fails for zero images.
   return images.reshape(len(images), math.prod(images.shape[1:]))
 
 
@@ -687,12 +748,12 @@ def _all_finite(params: Any) -> jax.Array:
 def _over_members(
   members: int, fn: Callable[..., Any], in_axes: tuple[int | None, ...]
 ) -> Callable[..., Any]:
-  """Gives a function an axis of members, in its arguments and results.
+  """Adds an axis of members to the arguments and results of a function.
 
   Args:
-    members: How many there are.
+    members: Number of members.
     fn: A function of one member.
-    in_axes: As of :func:`jax.vmap`, of the positional arguments. Keywords are
+    in_axes: As for :func:`jax.vmap`, for the positional arguments. Keywords are
       static.
   """
 

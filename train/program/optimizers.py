@@ -1,11 +1,12 @@
-"""The register of optimizers: what each is built of, and what it logs.
+"""The register of optimizers: how each is built, and what it logs.
 
 To add one, write a function that builds it and add an entry to
 :data:`OPTIMIZERS`. `--optimizer`, its default learning rate and the records
 follow from the entry.
 
-A builder is called inside the compiled training step. Its numbers are float32
-arguments of the program, so that runs that differ in them share one program.
+A builder is called inside the compiled training step. Its numeric settings are
+float32 arguments of the program, so that runs that differ only in these share
+one program.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ if TYPE_CHECKING:
   import jax
   import optax
 
-# JAX and Optax are imported where they are used: the command line reads the
-# register for its flags, before JAX is told how to start.
+# JAX and Optax are imported inside functions: the command line reads the
+# register for its flags before JAX is configured.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Optimizer:
 
   build: Callable[..., optax.GradientTransformation]
   """``build(learning_rate, *, steps_per_epoch, coin_key, **settings)``: the
-  transformation, from a learning rate and settings that may be traced."""
+  transformation for a learning rate and settings that may be traced."""
   learning_rate: float
   """The default of ``--learning-rate``."""
   numbers: tuple[str, ...] = ('weight_decay',)
@@ -36,11 +37,11 @@ class Optimizer:
   options: tuple[str, ...] = ()
   """Settings that are compiled into it."""
   log: Callable[..., tuple[Any, Any]] | None = None
-  """``log(before, after, **settings)``: from the optimizer's state before and
-  after a step, the momentum that the step was taken with and whether that is
-  the horizontal one. ``None``: it has no such thing."""
+  """``log(before, after, **settings)``: the momentum of a step and whether it
+  is the horizontal one, from the optimizer states before and after the step.
+  ``None``: the optimizer has no phases."""
   arguments: Callable[[dict[str, Any]], dict[str, Any]] = dict
-  """The builder's arguments, from the settings of the names above. Numbers
+  """Maps the settings named above to the arguments of the builder. Numbers
   become arguments of the compiled program, everything else is compiled in."""
 
   def arguments_of(self, config: Any, epoch: int = 1) -> dict[str, Any]:
@@ -67,7 +68,7 @@ class Optimizer:
     }
 
   def structure_of(self, config: Any) -> Any:
-    """What a compiled program depends on: equal ones share it."""
+    """What a compiled program depends on. Equal structures share it."""
     return (
       self.build,
       self.log,
@@ -77,7 +78,7 @@ class Optimizer:
 
 
 def _in_epoch(value: Any, epoch: int) -> Any:
-  """A setting in an epoch, where it may have a value for each."""
+  """The value of a setting in an epoch; a setting may have one per epoch."""
   if isinstance(value, tuple):
     return value[min(epoch, len(value)) - 1]
   return value
@@ -88,7 +89,7 @@ def _is_number(value: Any) -> bool:
 
 
 def get(config: Any) -> Optimizer:
-  """The entry of a run's ``--optimizer``."""
+  """The entry of the ``--optimizer`` of a run."""
   return OPTIMIZERS[config.optimizer]
 
 
@@ -109,7 +110,7 @@ def _lcam(
 def _coin_sgd(
   rate: Any, *, weight_decay: Any, nesterov: bool, **settings: Any
 ) -> optax.GradientTransformation:
-  """LCAM's two momenta at random: the ablation of the loss."""
+  """Random control: the two momenta of LCAM, chosen without the loss."""
   import optax
 
   trace = optax.inject_hyperparams(optax.trace, static_args='nesterov')
@@ -124,7 +125,7 @@ def _coin_sgd(
 
 
 def _coupled(make: Callable[[Any], Any]) -> Callable[..., Any]:
-  """An optimizer of Optax with L2 regularisation, as PyTorch's have."""
+  """An Optax optimizer with L2 regularization, as in PyTorch."""
 
   def build(rate: Any, *, weight_decay: Any, **_: Any) -> Any:
     import optax
@@ -143,7 +144,7 @@ def _adam(rate: Any) -> optax.GradientTransformation:
 def _rmsprop(rate: Any) -> optax.GradientTransformation:
   import optax
 
-  # PyTorch's decay and place of epsilon.
+  # The decay and the position of epsilon of PyTorch.
   return optax.rmsprop(rate, decay=0.99, eps_in_sqrt=False)
 
 
@@ -225,7 +226,7 @@ def _toss(
       jax.random.fold_in(coin_key, step), horizontal_probability
     )
     chosen = jnp.where(horizontal, horizontal_momentum, vertical_momentum)
-    # As with LCAM, nothing has been chosen before the first step.
+    # As in LCAM, there is no choice before the first step.
     return jnp.where(step == 0, initial_momentum, chosen)
 
   return momentum
@@ -265,9 +266,9 @@ def _log_coin(
 
 
 def _as_lcam(settings: dict[str, Any]) -> dict[str, Any]:
-  """A fixed momentum as LCAM with equal momenta, bit for bit the same.
+  """A fixed momentum, as LCAM with two equal momenta: identical bit for bit.
 
-  So that runs of LCAM and their controls are one compiled program.
+  LCAM and its controls therefore share one compiled program.
   """
   momentum = settings.pop('momentum')
   return {

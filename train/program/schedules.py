@@ -1,7 +1,7 @@
-"""The learning rate of every step, worked out on the host in float64.
+"""The learning rate of each step, computed on the host in float64.
 
 The rates reach the compiled program as an array, so that runs with different
-schedules share one program, and no rounding of float32 adds up.
+schedules share one program and float32 rounding errors do not accumulate.
 """
 
 import numpy as np
@@ -14,15 +14,15 @@ def learning_rates(
   steps_per_epoch: int,
   steps: np.typing.ArrayLike,
 ) -> np.ndarray:
-  """The learning rates of a run at some of its steps.
+  """The learning rates of a run at the given steps.
 
   Args:
     config: The settings of the run.
     steps_per_epoch: Training steps of one epoch.
-    steps: Steps from the start of the run, counted from 0, of any shape.
+    steps: Steps since the start of the run, counted from 0, of any shape.
 
   Returns:
-    The rates, of the shape of ``steps``, dtype=float64.
+    The rates, with the shape of ``steps``, dtype=float64.
   """
   peak = config.learning_rate
   final = config.final_learning_rate
@@ -30,14 +30,14 @@ def learning_rates(
   step = np.asarray(steps, np.float64)
 
   def to_steps(epochs: float) -> int:
-    # What comes after the last step that can be counted never comes.
+    # Steps beyond the largest integer are never reached.
     return round(min(epochs * steps_per_epoch, config_lib.MOST_STEPS))
 
   match config.schedule:
     case 'constant':
       return np.full_like(step, peak)
     case 'exponential':
-      # Section 4.3. The first step after the start still has the full rate.
+      # Section 4.3. The first step of the decay still uses the full rate.
       start = to_steps(config.decay_start)
       decay_rate = config.decay_rate
       return peak * decay_rate ** np.maximum(step - start, 0)
@@ -58,7 +58,7 @@ def learning_rates(
       left = 1 - np.minimum(step / total, 1)
       return final + (peak - final) * left**config.polynomial_power
     case 'cyclical':
-      # Smith, 2017: up and down in straight lines.
+      # Smith, 2017: linear increase and decrease.
       half = max(1, to_steps(config.cycle_epochs) // 2)
       distance = np.abs((step + half) % (2 * half) - half) / half
       return final + (peak - final) * distance
@@ -72,7 +72,7 @@ def learning_rates(
 
 
 def _cosine(first: float, last: float, progress: np.ndarray) -> np.ndarray:
-  """From the first rate to the last, along half a period of a cosine."""
+  """Half a period of a cosine, from the first rate to the last."""
   share = (1 + np.cos(np.pi * np.minimum(progress, 1))) / 2
   return last + (first - last) * share
 
@@ -91,9 +91,9 @@ def _warm_restarts(
 def _one_cycle(
   peak: float, warmup: float, total: int, step: np.ndarray
 ) -> np.ndarray:
-  """Smith and Topin, 2018: up to the peak, then down to next to nothing.
+  """Smith and Topin, 2018: up to the peak, then down to almost zero.
 
-  With the fractions that Optax and PyTorch start and end at.
+  The initial and final fractions are those of Optax and PyTorch.
   """
   first, last = peak / 25, peak / 25 / 1e4
   top = int(min(1.0, warmup) * total)

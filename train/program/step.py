@@ -1,7 +1,7 @@
 """The pure training and evaluation steps.
 
-The batch loss is made here, as the mean over the global batch, and passed to
-the optimizer as ``value``.
+The batch loss is computed here, as the mean over the global batch, and passed
+to the optimizer as ``value``.
 """
 
 from collections.abc import Callable
@@ -15,31 +15,38 @@ import optax
 
 from train.program import augmentation
 
-# Each kind of randomness has a stream of its own, also under one seed.
+# Each kind of randomness has its own stream, even if the seeds are equal.
 _INIT, _ORDER, _AUGMENTATION, _DROPOUT = range(4)
 
-# Named, so that a seed means the same numbers whatever JAX's default is.
+# Explicit, so that a seed gives the same numbers for every default of JAX.
 _PRNG = 'threefry2x32'
 
 
 class TrainState(NamedTuple):
-  """All that a run carries from step to step, and all that it saves."""
+  """Everything that a run carries from step to step and saves."""
 
   step: jax.Array  # shape=(), dtype=int32: steps done.
   params: Any  # nnx.State of the model's nnx.Param.
   batch_stats: Any  # nnx.State of the model's nnx.BatchStat.
   opt_state: Any
+  # The parameters and statistics averaged over the steps, with --ema-decay.
+  average: tuple[Any, Any] | None = None
+
+  @property
+  def evaluated(self) -> tuple[Any, Any]:
+    """The parameters and statistics that count."""
+    return self.average or (self.params, self.batch_stats)
 
 
 class Images(NamedTuple):
   """A split of the data set, on the device."""
 
-  # shape=(examples, height * width * channels), dtype=uint8. A gather from rows
-  # of pixels would, on a TPU, first copy all images into padded tiles.
+  # shape=(examples, height * width * channels), dtype=uint8. With separate axes
+  # a gather on a TPU would first copy all images into padded tiles.
   images: jax.Array | np.ndarray
   # shape=(examples,), dtype=int32.
   labels: jax.Array | np.ndarray
-  # shape=(channels,), dtype=float32: what normalisation takes out.
+  # shape=(channels,), dtype=float32: for normalization.
   mean: jax.Array | np.ndarray
   std: jax.Array | np.ndarray
 
@@ -84,22 +91,22 @@ def _key(seed: Any) -> jax.Array:
 
 
 class Epoch(NamedTuple):
-  """What an epoch is trained with."""
+  """The inputs of an epoch of training."""
 
   # shape=(examples,), dtype=int32: a permutation of the training set.
   order: Any
   # shape=(steps,), dtype=float32.
   learning_rates: Any
-  # shape=(), dtype=float32 each: the optimizer's numbers by name.
+  # shape=(), dtype=float32 each: numeric settings of the optimizer by name.
   numbers: dict[str, Any]
 
 
 class StepMetrics(NamedTuple):
-  """What one training step measured. Scalars."""
+  """Metrics of one training step. Scalars."""
 
   loss: jax.Array  # float32: mean over the batch.
-  correct: jax.Array  # int32: images whose largest logit is the label's.
-  momentum: jax.Array  # float32: what this step was taken with.
+  correct: jax.Array  # int32: correctly classified images.
+  momentum: jax.Array  # float32: of this step.
   horizontal: jax.Array  # float32: 1 if that is the horizontal momentum.
 
 
@@ -115,15 +122,15 @@ class Network(NamedTuple):
 
   graphdef: Any
   rest: Callable[[], Any]
-  """Gives what of the model does not train: dropout streams of its own, from
-  which no step draws."""
+  """Returns the rest of the model: its own dropout streams, which no step
+  uses."""
 
   def merge(self, params: Any, batch_stats: Any) -> Any:
     return nnx.merge(self.graphdef, params, batch_stats, self.rest(), copy=True)
 
 
 class Rule(NamedTuple):
-  """The optimizer of a run without its numbers."""
+  """The optimizer of a run without its numeric settings."""
 
   make: Callable[..., optax.GradientTransformation]
   make_log: Callable[..., tuple[Any, Any]] | None
@@ -155,7 +162,7 @@ class Rule(NamedTuple):
     """The momentum of a step, and 1 where it is the horizontal one, else 0.
 
     Returns:
-      shape=(), dtype=float32 each; NaN where the optimizer has no such thing.
+      shape=(), dtype=float32 each; NaN if the optimizer has no phases.
     """
     if self.make_log is None:
       return jnp.float32(jnp.nan), jnp.float32(jnp.nan)
@@ -172,18 +179,22 @@ def make_train_step(
   flip: bool,
   reflect: bool,
   batch_sharding: jax.sharding.Sharding,
+  label_smoothing: float = 0.0,
+  ema_decay: float | None = None,
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
   """Builds the training step of a run.
 
   Args:
     network: The network.
     rule: The optimizer.
-    batch_size: Images of each step but the last of an epoch.
+    batch_size: Images of each step, except the last one of an epoch.
     image_shape: Height, width and channels.
     crop_padding: See :func:`augmentation.crop_and_flip`.
     flip: See :func:`augmentation.crop_and_flip`.
     reflect: See :func:`augmentation.crop_and_flip`.
-    batch_sharding: How a batch is spread over the devices.
+    batch_sharding: The sharding of a batch.
+    label_smoothing: Part of each label that is spread over all classes.
+    ema_decay: Decay per step of the moving average of the weights.
 
   Returns:
     A function ``(state, data, seeds, epoch, size) -> (state, metrics)`` of
@@ -218,7 +229,7 @@ def make_train_step(
       model = network.merge(params, state.batch_stats)
       model.train()
       logits = model(images, rngs=nnx.Rngs(dropout=dropout_key))
-      losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+      losses = _cross_entropy(logits, labels, label_smoothing)
       return losses.mean(), (logits, nnx.state(model, nnx.BatchStat))
 
     (loss, (logits, batch_stats)), grads = jax.value_and_grad(
@@ -229,11 +240,18 @@ def make_train_step(
       grads, state.opt_state, state.params, value=loss
     )
     momentum, horizontal = rule.log(state.opt_state, opt_state, epoch.numbers)
+    params = optax.apply_updates(state.params, updates)
+    average = state.average
+    if ema_decay is not None:
+      average = _average(
+        average, (params, batch_stats), ema_decay, state.step + 1
+      )
     new_state = TrainState(
       step=state.step + 1,
-      params=optax.apply_updates(state.params, updates),
+      params=params,
       batch_stats=batch_stats,
       opt_state=opt_state,
+      average=average,
     )
     metrics = StepMetrics(
       loss=loss,
@@ -244,6 +262,34 @@ def make_train_step(
     return new_state, metrics
 
   return train_step
+
+
+def _cross_entropy(
+  logits: jax.Array, labels: jax.Array, smoothing: float
+) -> jax.Array:
+  if not smoothing:
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+  one_hot = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+  return optax.softmax_cross_entropy(
+    logits, optax.smooth_labels(one_hot, smoothing)
+  )
+
+
+def _average(average: Any, newest: Any, decay: float, step: jax.Array) -> Any:
+  """The moving average after a step, counted from 1.
+
+  In the first steps it forgets faster, as TensorFlow's does, so that little of
+  the initial weights is left.
+  """
+  now = step.astype(jnp.float32)
+  decay_now = jnp.minimum(decay, (1 + now) / (10 + now))
+  return jax.tree.map(
+    lambda old, new: (decay_now * old + (1 - decay_now) * new).astype(
+      old.dtype
+    ),
+    average,
+    newest,
+  )
 
 
 def repeat(
@@ -271,7 +317,7 @@ def repeat(
       return train_step(carry, data, seeds, epoch, size)
 
     if steps == 1:
-      # Not a loop: on a CPU the convolutions of a loop are slow.
+      # No loop: on a CPU convolutions inside a loop are slow.
       state, metrics = one(state, None)
       return state, jax.tree.map(lambda x: x[None], metrics)
     return jax.lax.scan(one, state, length=steps)
@@ -292,11 +338,11 @@ def make_eval_step(
     network: The network.
     batch_size: Images of a step.
     image_shape: Height, width and channels.
-    batch_sharding: How a batch is spread over the devices.
+    batch_sharding: The sharding of a batch.
 
   Returns:
-    A function ``(params, batch_stats, data, start) -> metrics`` on the images
-    from ``start`` on, of which there may be fewer than ``batch_size``.
+    A function ``(params, batch_stats, data, start) -> metrics`` for the images
+    from ``start`` on, which may be fewer than ``batch_size``.
   """
 
   def eval_step(
@@ -325,5 +371,5 @@ def _count_correct(
   logits: jax.Array, labels: jax.Array, where: jax.Array | None = None
 ) -> jax.Array:
   correct = jnp.argmax(logits, axis=-1) == labels
-  # In float32, exact to 2**24, several devices send it along with the loss.
+  # In float32 (exact up to 2**24), so that one reduction sums it and the loss.
   return jnp.sum(correct, where=where, dtype=jnp.float32).astype(jnp.int32)

@@ -1,13 +1,13 @@
-"""What is on disk of a run and of a study: written, read, checked, packed.
+"""The records of runs and studies on disk: writing, reading, checks, packing.
 
-schema          the types of what is in each file, and the checks
-read            the readers of the files of a run directory
+schema          the types of each file and their checks
+read            readers of the files of a run directory
 packed          many runs in a few tables
-found           every record below some directories
-run, arms       one run; the runs that differ in their seeds alone
-run_directory   the files of a run that is being made
-ownership       the one process that may write them
-checkpoint      what a run resumes from
+found           all records below some directories
+run, arms       one run; runs that differ only in their seeds
+run_directory   the files of a run in progress
+ownership       the lock of a run directory
+checkpoint      the checkpoints of a run
 metrics         the curves as JSON lines and for TensorBoard
 weights_and_biases  the curves for Weights & Biases
 """

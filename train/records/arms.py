@@ -11,7 +11,7 @@ from train.records.run import Seeds
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-  """Runs that differ in nothing but their seeds, in the order of these."""
+  """Runs that differ only in their seeds, ordered by seed."""
 
   name: str
   runs: list[Run]
@@ -31,32 +31,32 @@ class Arm:
 
   @property
   def has_phases(self) -> bool:
-    """Whether this is an arm of LCAM, which is what the others are for."""
+    """Whether this is an arm of LCAM, not a control."""
     return self.runs[0].config['optimizer'] == 'lcam'
 
   @property
   def finished(self) -> list[Run]:
-    """The runs that count."""
+    """The finished runs."""
     return [run for run in self.runs if run.is_done]
 
   def final_errors(self) -> dict[Seeds, float]:
-    """Final test error in percent by seeds, of the runs that are done."""
+    """Final test error in percent of the finished runs, by seed."""
     return {run.seeds: run.rows[-1]['test_error'] for run in self.finished}
 
   def read_off_errors(self) -> dict[Seeds, float]:
-    """Test error in percent by seeds at the paper's epoch, likewise."""
+    """Test error in percent at the epoch of the paper, by seed."""
     return {run.seeds: run.read_off_error for run in self.finished}
 
   def best_errors(self) -> dict[Seeds, float]:
-    """Best test error of any epoch in percent by seeds, likewise."""
-    return {run.seeds: min(run.test_errors) for run in self.finished}
+    """Lowest test error of any epoch in percent, by seed."""
+    return {run.seeds: min(run.test_errors.values()) for run in self.finished}
 
 
 def group_into_arms(runs: Iterable[Run]) -> list[Arm]:
-  """Puts runs that differ in nothing but their seeds together.
+  """Groups runs that differ only in their seeds.
 
-  An arm is named after its experiment, and after the settings in which it
-  differs from others of the same name.
+  The name of an arm is that of its experiment, plus the settings in which it
+  differs from other arms of the same name.
   """
   groups: dict[tuple[str, str], list[Run]] = {}
   for run in runs:

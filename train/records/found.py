@@ -1,4 +1,4 @@
-"""Every record in or below some directories, and what is wrong with some."""
+"""Finds all records in or below some directories, and reports invalid ones."""
 
 import collections
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ from train.records import read
 from train.records import schema
 from train.records.run import Run
 
-# In a run directory, and nothing that is looked for.
+# Parts of a run directory that contain no records.
 _NOT_ENTERED = ('checkpoints', 'tensorboard', 'wandb')
 
 
@@ -30,28 +30,27 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """What there is. A run that is there twice is in it once."""
+  """The records found. Duplicate runs occur once."""
 
   runs: list[Run]
-  """In the order of the directories, and of the paths in each."""
+  """Ordered by directory, then by path."""
   studies: list[Study]
   """By kind in the order of the report."""
   left_out: list[str]
-  """A sentence on each record that cannot be used, which names it."""
+  """One sentence for each record that cannot be used."""
   notes: list[str]
-  """A sentence on whatever else is worth to be known."""
+  """Other remarks, one sentence each."""
 
 
 def find(directories: Iterable[pathlib.Path]) -> Found:
-  """Reads every run and every study in or below the directories.
+  """Reads all runs and studies in or below the directories.
 
-  A run is the same under whatever path, link or packed table it lies: its
-  experiment, settings and seeds say which it is. Two that are the same and have
-  different results are both left out.
+  A run is identified by its experiment, settings and seeds, whatever the path,
+  link or packed table. If two records of one run have different results, both
+  are left out.
 
   Raises:
-    UsageError: A directory is absent, there is nothing in any of them, or
-      nothing that can be read.
+    UsageError: If a directory does not exist, or no record can be read.
   """
   directories = list(directories)
   left_out: list[str] = []
@@ -63,7 +62,7 @@ def find(directories: Iterable[pathlib.Path]) -> Found:
     if not directory.is_dir():
       raise errors.UsageError(f'There is no directory {directory}.')
     for folder in _folders(directory, seen, left_out):
-      # Once for each run, however many rows have the field.
+      # Once per run, not once per row.
       fields: set[str] = set()
       try:
         if packed.is_packed(folder):
@@ -102,7 +101,7 @@ def find(directories: Iterable[pathlib.Path]) -> Found:
 
 
 def _is_run(folder: pathlib.Path) -> bool:
-  """Whether a folder is of a run that has begun."""
+  """Whether a folder belongs to a run that has started."""
   return any(
     os.path.lexists(folder / name) for name in (read.SUMMARY, read.EPOCHS)
   )
@@ -111,7 +110,7 @@ def _is_run(folder: pathlib.Path) -> bool:
 def _folders(
   directory: pathlib.Path, seen: set[str], left_out: list[str]
 ) -> Iterator[pathlib.Path]:
-  """A directory and all below it in order, links followed, each once."""
+  """A directory and its subdirectories in order, each once; follows links."""
   folders = []
 
   def told(error: OSError) -> None:
@@ -131,7 +130,7 @@ def _folders(
 def _once(
   runs: Iterable[Run], left_out: list[str], notes: list[str]
 ) -> list[Run]:
-  """Every run once; none of those whose results contradict each other."""
+  """Removes duplicates, and runs whose results contradict each other."""
   same: dict[str, list[Run]] = {}
   for run in runs:
     identity = (run.config.get('experiment'), run.settings, run.seeds)
@@ -139,7 +138,7 @@ def _once(
   kept = []
   copies = 0
   for own in same.values():
-    # One that has not ended yet says nothing against one that has.
+    # An unfinished run does not contradict a finished one.
     ended = [run for run in own if run.summary['status'] != 'incomplete']
     candidates = ended or own[:1]
     if any(run.results != candidates[0].results for run in candidates[1:]):
@@ -160,7 +159,7 @@ def _once(
 
 
 def _distinct(studies: Iterable[Study]) -> list[Study]:
-  """Every study once, by kind in the order of the report."""
+  """Removes duplicate studies; ordered by kind as in the report."""
   kept: list[Study] = []
   for kind in schema.STUDIES:
     for study in studies:

@@ -1,4 +1,4 @@
-"""The figures of each epoch: made from the steps' own, and written down."""
+"""Computes the metrics of each epoch from those of its steps, and logs them."""
 
 from collections.abc import Callable, Mapping, Sequence
 import functools
@@ -25,10 +25,10 @@ Row = TypeVar('Row', EpochRow, StepsRow)
 
 
 def _import_tensorboard() -> tuple[Any, Any, Any]:
-  """The writer of TensorBoard's files, what makes summaries, and the events.
+  """Imports the parts of tensorboardX that are needed, without PyTorch.
 
-  tensorboardX imports PyTorch where it finds it, which takes a third of the
-  start of a run, and needs it for tensors of PyTorch alone.
+  tensorboardX imports PyTorch if it is installed, which takes a third of the
+  start time of a run, and needs it only for PyTorch tensors.
   """
   is_hidden = 'torch' not in sys.modules
   if is_hidden:
@@ -45,22 +45,24 @@ def _import_tensorboard() -> tuple[Any, Any, Any]:
 
 _EventsWriter, _summary, _Event = _import_tensorboard()
 
-# What the names of TensorBoard's files begin with.
+# Prefix of the file names of TensorBoard.
 _EVENTS = 'events'
 
-# TensorBoard and Weights & Biases show these; the rest of a row only places it.
+# Shown by TensorBoard and Weights & Biases.
 CURVES = (
   'train_loss',
   'train_error',
   'test_loss',
   'test_error',
+  'validation_loss',
+  'validation_error',
   'learning_rate',
   'horizontal_fraction',
   'mean_momentum',
   'images_per_second',
 )
 
-# What TensorBoard draws into one chart, under "Custom scalars".
+# Charts of TensorBoard under "Custom scalars".
 _LAYOUT = {
   'outcome': {
     'error (%)': ['Multiline', ['train_error', 'test_error']],
@@ -80,11 +82,11 @@ _LAYOUT = {
 def summarize_epoch(
   steps: Sequence[StepMetrics], batch_size: int, examples: int
 ) -> dict[str, float]:
-  """Figures of one epoch from those of its steps.
+  """Computes the metrics of an epoch from those of its steps.
 
   Args:
     steps: Metrics of the dispatches in order, each field of shape=(steps,).
-    batch_size: Images of each step but the last, which may have less.
+    batch_size: Images of each step, except the last one, which may have fewer.
     examples: Images of the epoch.
 
   Returns:
@@ -111,20 +113,21 @@ def first_not_finite(steps: Sequence[StepMetrics], otherwise: int) -> int:
 
   Args:
     steps: Metrics of the dispatches in order, each field of shape=(steps,).
-    otherwise: What to return where every loss is finite.
+    otherwise: The result if every loss is finite.
   """
   (where,) = np.nonzero(~np.isfinite(np.concatenate([s.loss for s in steps])))
   return int(where[0]) + 1 if len(where) else otherwise
 
 
 def summarize_test(
-  steps: Sequence[EvalMetrics], examples: int
+  steps: Sequence[EvalMetrics], examples: int, split: str = 'test'
 ) -> dict[str, float]:
-  """Figures of one evaluation from those of its steps.
+  """Computes the metrics of an evaluation from those of its steps.
 
   Args:
     steps: Metrics of the evaluation steps.
-    examples: Images of the test set.
+    examples: Images of the split.
+    split: What the figures are called after.
 
   Returns:
     ``test_loss``, the mean, and ``test_error`` in percent.
@@ -132,24 +135,24 @@ def summarize_test(
   loss = sum(float(step.loss) for step in steps)
   correct = sum(int(step.correct) for step in steps)
   return {
-    'test_loss': loss / examples,
-    'test_error': 100 * (examples - correct) / examples,
+    f'{split}_loss': loss / examples,
+    f'{split}_error': 100 * (examples - correct) / examples,
   }
 
 
 def steps_row(epoch: int, steps: Sequence[StepMetrics]) -> StepsRow:
-  """What is kept of the single steps of an epoch, as JSON values.
+  """The record of the steps of an epoch, as JSON values.
 
   Args:
     epoch: From 1.
     steps: Metrics of the dispatches in order, each field of shape=(steps,).
 
   Returns:
-    ``epoch``, and a list each of ``loss``, ``momentum`` (with which the step
-    was taken) and ``horizontal`` (1 where that was the horizontal one). Numbers
-    are float32 with no more digits than tell them apart. ``None`` stands for a
-    number that is not finite, and for a list of momenta or phases where the
-    optimizer has none.
+    ``epoch``, and the lists ``loss``, ``momentum`` (of the step) and
+    ``horizontal`` (1 if that is the horizontal momentum). Numbers are float32
+    with the fewest digits that identify them. ``None`` stands for a non-finite
+    number, and for a whole list of momenta or phases if the optimizer has
+    none.
 
   Example:
     >>> nothing = np.float32([np.nan, np.nan])
@@ -177,26 +180,26 @@ def steps_row(epoch: int, steps: Sequence[StepMetrics]) -> StepsRow:
 
 
 def _nothing_of(epoch: int) -> StepsRow:
-  """What is kept of the steps of an epoch of which nothing was recorded."""
+  """The record of an epoch whose steps were not recorded."""
   return {'epoch': epoch, 'loss': None, 'momentum': None, 'horizontal': None}
 
 
 def _shortest(value: np.float32) -> float:
-  # float(value) would have the 17 digits of a float64.
+  # float(value) would be printed with the 17 digits of a float64.
   return float(str(value))
 
 
 class MetricsLog:
-  """A row an epoch, in metrics.jsonl, in steps.jsonl and for TensorBoard.
+  """Writes one row per epoch to metrics.jsonl, steps.jsonl and TensorBoard.
 
-  Only the first process writes them; all of them know the rows of metrics.
+  Only the first process writes; all processes have the rows of metrics.
   """
 
   def __init__(self, directory: run_directory.RunDirectory, epochs_done: int):
-    """Opens the log of a run of which ``epochs_done`` epochs will be kept.
+    """Opens the log of a run and keeps its first ``epochs_done`` epochs.
 
     Raises:
-      UsageError: It lacks one of them.
+      UsageError: If one of them is missing.
     """
     self._directory = directory
     self._close_events = lambda: None
@@ -209,7 +212,7 @@ class MetricsLog:
         lambda: (
           read.steps(path, first=epochs_done)
           if os.path.lexists(directory.steps)
-          # The run has begun before there was such a file.
+          # The run was started by a version without this file.
           else [_nothing_of(epoch) for epoch in range(1, epochs_done + 1)]
         ),
       )
@@ -218,12 +221,12 @@ class MetricsLog:
       )
       tensorboard = directory.tensorboard
       with files.writing(tensorboard):
-        # It may be a link to where TensorBoard looks.
+        # It may be a link to a directory of TensorBoard.
         tensorboard.mkdir(exist_ok=True)
         for old in tensorboard.glob(f'{_EVENTS}*'):
           old.unlink()
-        # Not SummaryWriter: it writes in a thread, which a full disk ends
-        # without a word, and waits for it for ever.
+        # Not SummaryWriter: its thread dies silently if the disk is full, and
+        # closing it then blocks forever.
         events = _EventsWriter(str(tensorboard / _EVENTS))
         self._close_events = events.close
         self._write = functools.partial(_write, events)
@@ -238,7 +241,7 @@ class MetricsLog:
     """Writes the row of one epoch: finite numbers and ``None``.
 
     Args:
-      row: The figures of the epoch.
+      row: The metrics of the epoch.
       steps: Those of its steps, see :func:`steps_row`.
     """
     self.rows.append(row)
@@ -251,7 +254,10 @@ class MetricsLog:
 
   def best_test_error(self) -> float | None:
     """The lowest test error of any epoch, in percent."""
-    return min((row['test_error'] for row in self.rows), default=None)
+    return min(
+      (row['test_error'] for row in self.rows if 'test_error' in row),
+      default=None,
+    )
 
   def close(self) -> None:
     self._close_events()
@@ -272,14 +278,14 @@ def _write(events: Any, content: Any, epoch: int) -> None:
 def _cut(
   jsonl: pathlib.Path, read_first: Callable[[], Sequence[Row]]
 ) -> list[Row]:
-  """Leaves the rows in a file that count, and returns them.
+  """Truncates a file to the valid rows, and returns them.
 
   Args:
     jsonl: The file.
-    read_first: Reads them, see :func:`train.records.read.epochs`.
+    read_first: Reads the rows, see :func:`train.records.read.epochs`.
 
   Raises:
-    UsageError: One is missing or damaged. The file is left as it is.
+    UsageError: If a row is missing or damaged. The file is then unchanged.
   """
   try:
     rows = list(read_first())

@@ -1,8 +1,8 @@
-"""One owner of a run directory at a time.
+"""A lock, so that only one process at a time owns a run directory.
 
-The operating system holds the lock and frees it when the process ends, however
-it ends. Over a network file system that works as far as the file system passes
-locks on.
+The operating system releases the lock when the process ends, even if it is
+killed. On a network file system this requires that the file system supports
+locks.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,11 +24,11 @@ _OWNER = 'owner.json'
 
 @contextlib.contextmanager
 def hold(directories: Sequence[pathlib.Path]) -> Iterator[None]:
-  """Owns run directories, which exist, for as long as the context lasts.
+  """Locks existing run directories for the duration of the context.
 
   Raises:
-    UsageError: One of them belongs to another process, which is named.
-    RunError: It cannot be written.
+    UsageError: If another process owns one of them; the message names it.
+    RunError: If a directory cannot be written.
   """
   with contextlib.ExitStack() as stack:
     for directory in directories:
@@ -65,5 +65,5 @@ def _read(owner: pathlib.Path) -> str:
     told = json.loads(owner.read_text(encoding='utf-8'))
     return 'process {process} on {host}, since {since}'.format(**told)
   except (OSError, ValueError, KeyError, TypeError):
-    # It has only just begun, or is about to end.
+    # The owner has just started or is about to end.
     return 'another process'

@@ -1,4 +1,4 @@
-"""Packs what lies below some directories into one folder."""
+"""Packs all records below some directories into one folder."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -13,12 +13,12 @@ from train.records.run import Run
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-  """What has been packed."""
+  """What was packed."""
 
   runs: int
   studies: int
   left_out: list[str]
-  """A sentence on each record that is not in the tables."""
+  """One sentence for each record that is not in the tables."""
   notes: list[str]
 
   @property
@@ -28,17 +28,17 @@ class Result:
 
 
 def pack(directories: Sequence[pathlib.Path], out: pathlib.Path) -> Result:
-  """Writes the tables of all runs, and the records of studies as they are.
+  """Writes the tables of all runs, and copies the records of studies.
 
-  The directories are left as they are. Checkpoints, TensorBoard's files and
-  pictures are not packed.
+  The directories are not changed. Checkpoints, TensorBoard files and pictures
+  are not packed.
 
   Args:
-    directories: Where runs and studies are, at any depth.
-    out: Folder to write into; made if absent. It may be one of the directories.
+    directories: Directories with runs and studies at any depth.
+    out: Output folder, created if absent. It may be one of the directories.
 
   Raises:
-    UsageError: There is nothing to pack, or ``out`` cannot be written.
+    UsageError: If there is nothing to pack, or ``out`` cannot be written.
   """
   found = found_lib.find(directories)
   if found.runs:
@@ -64,9 +64,9 @@ def _name(run: Run, directories: Sequence[pathlib.Path]) -> str:
 def _below(
   path: pathlib.Path, directories: Sequence[pathlib.Path]
 ) -> pathlib.PurePath:
-  """A path from the directory in which it was found.
+  """The path relative to the directory in which it was found.
 
-  Of several directories each is kept apart by its name.
+  With several directories, it begins with the name of the directory.
   """
   directory = next(d for d in directories if d == path or d in path.parents)
   below = path.relative_to(directory)

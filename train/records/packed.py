@@ -1,18 +1,17 @@
-"""Many runs in a few tables that a person can read and git can diff.
+"""Many runs in a few tables that are readable and work with `git diff`.
 
-settings.tsv   the settings that all runs share, one a line
-arms.tsv       an arm a line: the settings that its runs share
-runs.tsv       a run a line: its seeds and the rest of config.json, then from
-               the column `status` on what summary.json says
-epochs.tsv     an epoch a line: metrics.jsonl
-steps.tsv      an epoch a line: steps.jsonl, if any run has it
+settings.tsv   one line per setting that all runs share
+arms.tsv       one line per arm: the settings that its runs share
+runs.tsv       one line per run: its seeds and the rest of config.json; from
+               the column `status` on, summary.json
+epochs.tsv     one line per epoch: metrics.jsonl
+steps.tsv      one line per epoch: steps.jsonl, if any run has it
 
-Columns are separated by tabs. A cell is a JSON value, or the text itself where
-that could not be taken for one; an empty cell is a field that is not there. In
-steps.tsv the numbers of a list are separated by blanks, and `0.93*22` stands
-for 22 times 0.93.
+Columns are separated by tabs. A cell is a JSON value, or plain text if that is
+unambiguous; an empty cell is an absent field. In steps.tsv the numbers of a
+list are separated by spaces, and `0.93*22` stands for 22 times 0.93.
 
-Every number is that of the run's files, bit for bit.
+Every number equals that of the files of the run, bit for bit.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,12 +52,12 @@ def write(runs: Sequence[tuple[str, Run]], out: pathlib.Path) -> None:
   """Writes the tables.
 
   Args:
-    runs: In the order of the tables, each by the path that the tables call it,
-      in which folders are separated by slashes.
-    out: Folder to write into; made if absent.
+    runs: In the order of the tables, by their path in the tables, with folders
+      separated by slashes.
+    out: Output folder, created if absent.
 
   Raises:
-    UsageError: Two runs have one path, or ``out`` cannot be written.
+    UsageError: If two runs have one path, or ``out`` cannot be written.
   """
   names = [name for name, _ in runs]
   for name in names:
@@ -141,7 +140,7 @@ def write(runs: Sequence[tuple[str, Run]], out: pathlib.Path) -> None:
 
 
 def _by_arm(runs: Sequence[Run]) -> dict[str, list[Run]]:
-  """Runs by the name of their arm; namesakes are numbered."""
+  """Runs by the name of their arm; equal names are numbered."""
   named: dict[str, list[Run]] = {}
   order = {id(run): i for i, run in enumerate(runs)}
   for arm in sorted(
@@ -158,7 +157,7 @@ def _by_arm(runs: Sequence[Run]) -> dict[str, list[Run]]:
 
 
 def _fields(records: Iterable[Mapping[str, Any]], kind: Any) -> list[str]:
-  """The known fields that are there in their order, then the others."""
+  """The known fields that are present, in order, then the others."""
   there = dict.fromkeys(name for record in records for name in record)
   known = [name for name in kind.__annotations__ if name in there]
   return [*known, *(name for name in there if name not in known)]
@@ -178,7 +177,7 @@ def _cell(record: Mapping[str, Any], name: str) -> str:
 
 
 def _text(value: str) -> str:
-  """The text itself, or as JSON where it could be taken for something else."""
+  """The text itself, or its JSON string if the text is ambiguous."""
   is_plain = value.isprintable() and value.strip() == value != ''
   if is_plain and value[0] not in '"[{' and not _is_json(value):
     return value
@@ -195,7 +194,7 @@ _NUMBER = re.compile(r'(-?(?:0|[1-9][0-9]*))(\.[0-9]+)?([eE][+-]?[0-9]+)?')
 
 
 def _join(values: list[Any] | None) -> str:
-  """The numbers of a list, with those that follow each other counted."""
+  """The numbers of a list, run-length encoded."""
   if values is None:
     return ''
   parts = []
@@ -210,22 +209,22 @@ def _join(values: list[Any] | None) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class Packed:
-  """What was read of a folder of tables."""
+  """The contents of a folder of tables."""
 
   runs: list[Run]
   left_out: list[str]
-  """A sentence on each run that cannot be used."""
+  """One sentence for each run that cannot be used."""
 
 
 def read(directory: pathlib.Path, note: schema.Note = schema.ignore) -> Packed:
-  """All runs of a folder of tables, in the order of these.
+  """Reads all runs of a folder of tables, in order.
 
   Args:
     directory: See :func:`is_packed`.
-    note: Is told of fields that this version does not know.
+    note: Called for fields that this version does not know.
 
   Raises:
-    UsageError: A table as a whole cannot be read.
+    UsageError: If a table as a whole cannot be read.
   """
   tables = _Tables(directory)
   runs, left_out = [], []
@@ -241,13 +240,13 @@ def read(directory: pathlib.Path, note: schema.Note = schema.ignore) -> Packed:
 
 
 def find(path: pathlib.Path) -> Run | None:
-  """The run that would be in this directory, had it not been packed.
+  """Finds the packed run of a run directory.
 
   Args:
-    path: Of a run directory. Tables are looked for in the folders above.
+    path: The run directory. Its parent folders are searched for tables.
 
   Raises:
-    UsageError: The tables are damaged.
+    UsageError: If the tables are damaged.
   """
   for directory in path.parents:
     if is_packed(directory):
@@ -260,13 +259,13 @@ def find(path: pathlib.Path) -> Run | None:
 
 @functools.lru_cache(maxsize=1)
 def _read_once(directory: pathlib.Path, state: tuple[Any, ...]) -> '_Tables':
-  """The tables of a folder, for as long as none of them changes."""
+  """The tables of a folder, cached until one of them changes."""
   del state
   return _Tables(directory)
 
 
 def _state(directory: pathlib.Path) -> tuple[Any, ...]:
-  """What changes with the tables: a sweep asks for one run after the other."""
+  """A key that changes with the tables, for the cache."""
   stats = [
     (directory / name).stat()
     for name in (SETTINGS, ARMS, RUNS, EPOCHS, STEPS)
@@ -282,15 +281,15 @@ class _Line:
     self.place = place
     self.cells = cells
     self.wrong = wrong
-    """What is wrong with the whole line, if anything is."""
+    """The error of the whole line, if there is one."""
 
   @property
   def name(self) -> str:
-    """The first cell, which says what the line is of."""
+    """The first cell: the name of the line."""
     return str(_value(next(iter(self.cells.values())), self.place))
 
   def values(self, columns: Iterable[str]) -> dict[str, Any]:
-    """What is in the cells of some columns, without those that are empty."""
+    """The values of some columns, without empty cells."""
     if self.wrong:
       raise errors.UsageError(f'{self.place} {self.wrong}.')
     return {
@@ -369,7 +368,7 @@ class _Tables:
     return run
 
   def unused(self) -> str | None:
-    """A sentence on a line of a run that is not in the table of runs."""
+    """One sentence for each line of a run that is not in the table of runs."""
     for grouped in (self._epochs, self._steps):
       for name, lines in grouped.items():
         if name not in self._runs:
@@ -381,11 +380,11 @@ class _Tables:
 
 
 def _read_table(path: pathlib.Path, first: str) -> Iterator[_Line]:
-  """The lines of a table below its head.
+  """The lines of a table below its header.
 
   Args:
     path: The file.
-    first: What the first column must be called.
+    first: The required name of the first column.
   """
   text = files.read_text(path)
   if not text.endswith('\n'):
@@ -422,7 +421,7 @@ def _grouped(lines: Iterable[_Line]) -> dict[str, list[_Line]]:
 
 
 def _value(cell: str, place: str) -> Any:
-  """What a cell that is not empty holds."""
+  """The value of a cell that is not empty."""
   if cell in _LITERALS:
     return _LITERALS[cell]
   if _is_json(cell) or cell[:1] in ('"', '[', '{'):
@@ -441,12 +440,12 @@ def _read_steps(lines: Sequence[_Line]) -> list[schema.StepsRow]:
   return schema.check_steps(rows, lambda i: lines[i].place)
 
 
-# More steps an epoch than any run has: the memory is not for a wrong digit.
+# More steps per epoch than any run has, so that a typo cannot fill the memory.
 _MOST_STEPS = 10_000_000
 
 
 def _split(cell: str, place: str) -> list[Any] | None:
-  """The list that :func:`_join` has made this of."""
+  """The inverse of :func:`_join`."""
   if not cell:
     return None
   values: list[Any] = []

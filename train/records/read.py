@@ -1,7 +1,7 @@
-"""The readers of the files of a run directory: one a kind, used by all.
+"""The readers of the files of a run directory, one per kind.
 
-What they return has been checked, see :mod:`train.records.schema`. What they
-cannot return they tell in one sentence that names the file.
+Their results are checked, see :mod:`train.records.schema`. Errors are one
+sentence that names the file.
 """
 
 from collections.abc import Callable
@@ -27,14 +27,14 @@ _Row = TypeVar('_Row')
 
 
 def run(path: pathlib.Path, note: schema.Note = schema.ignore) -> Run:
-  """A run from its directory, or from packed tables that lie above.
+  """Reads a run from its directory, or from packed tables above it.
 
   Args:
-    path: The run's directory, whether it is there or has been packed.
-    note: Is told of fields that this version does not know.
+    path: The directory of the run, which may exist or have been packed.
+    note: Called for fields that this version does not know.
 
   Raises:
-    UsageError: There is none, a file of it is absent or damaged, or two
+    UsageError: If there is no run, a file is absent or damaged, or two files
       contradict each other.
   """
   if not path.exists():
@@ -59,7 +59,7 @@ def run(path: pathlib.Path, note: schema.Note = schema.ignore) -> Run:
 def config(
   path: pathlib.Path, note: schema.Note = schema.ignore
 ) -> dict[str, Any]:
-  """What config.json in a run directory says, or UsageError."""
+  """Reads config.json of a run directory, or raises UsageError."""
   file = path / CONFIG
   return schema.check_config(files.read_json(file), str(file), note)
 
@@ -67,10 +67,10 @@ def config(
 def summary(
   path: pathlib.Path, note: schema.Note = schema.ignore
 ) -> Summary | None:
-  """What summary.json in a run directory says; ``None`` if there is none.
+  """Reads summary.json of a run directory; ``None`` if it does not exist.
 
   Raises:
-    UsageError: It is damaged.
+    UsageError: If it is damaged.
   """
   file = path / SUMMARY
   if not _is_there(file):
@@ -84,16 +84,16 @@ def epochs(
   first: int | None = None,
   note: schema.Note = schema.ignore,
 ) -> list[EpochRow]:
-  """The rows of metrics.jsonl in a run directory; none if it is not there.
+  """Reads metrics.jsonl of a run directory; no rows if it does not exist.
 
   Args:
     path: The run directory.
-    first: Read so many lines and leave what follows unread, as a resume does
-      that cuts it off. Default: all.
-    note: Is told of fields that this version does not know.
+    first: Number of lines to read, for a resume, which cuts off the rest.
+      Default: all.
+    note: Called for fields that this version does not know.
 
   Raises:
-    UsageError: A line is damaged, cut off, missing or out of order.
+    UsageError: If a line is damaged, truncated, missing or out of order.
   """
   return _rows(path / EPOCHS, schema.check_epochs, first, note)
 
@@ -104,12 +104,12 @@ def steps(
   first: int | None = None,
   note: schema.Note = schema.ignore,
 ) -> list[StepsRow]:
-  """The rows of steps.jsonl, see :func:`epochs`."""
+  """Reads steps.jsonl, see :func:`epochs`."""
   return _rows(path / STEPS, schema.check_steps, first, note)
 
 
 def study(path: pathlib.Path, kind: str) -> dict[str, Any]:
-  """The record of a study, or UsageError.
+  """Reads the record of a study, or raises UsageError.
 
   Args:
     path: The file.
@@ -128,7 +128,7 @@ def _rows(
     return f'{file}, line {i + 1}'
 
   lines = files.read_bytes(file).split(b'\n') if _is_there(file) else []
-  # After the last line feed there is no line.
+  # There is no line after the last line feed.
   if lines and not lines[-1]:
     lines.pop()
   if first is not None:
@@ -145,11 +145,11 @@ def _rows(
 
 
 def _is_there(file: pathlib.Path) -> bool:
-  """Whether there is anything of this name, be it a link to nothing."""
+  """Whether a path exists; true for a dangling link."""
   try:
     file.lstat()
   except (FileNotFoundError, NotADirectoryError):
     return False
   except OSError:
-    pass  # To read it says why not.
+    pass  # Reading it will raise the error.
   return True

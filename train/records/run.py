@@ -1,4 +1,4 @@
-"""One run on disk, read and checked."""
+"""One run on disk, after reading and checks."""
 
 from collections.abc import Callable, Sequence
 import dataclasses
@@ -11,7 +11,7 @@ from train.records.schema import EpochRow
 from train.records.schema import StepsRow
 from train.records.schema import Summary
 
-# The settings that tell runs of an arm apart, or change no result.
+# Settings that differ between the runs of an arm, or do not affect results.
 _OWN_TO_EACH_RUN = {*config_lib.FREE_TO_CHANGE, *config_lib.SEEDS}
 
 Seeds = tuple[int, ...]
@@ -23,7 +23,7 @@ class Run:
   """One run, from its directory or from packed tables."""
 
   path: pathlib.Path
-  """Its directory, or where that would be beside the tables."""
+  """Its directory, or its place relative to the tables."""
   config: dict[str, Any]
   """See :func:`schema.check_config`."""
   summary: Summary
@@ -31,7 +31,7 @@ class Run:
   read_steps: Callable[[], list[StepsRow]] = dataclasses.field(
     repr=False, compare=False
   )
-  """Reads the steps again: too many to be kept of every run."""
+  """Reads the steps on demand: they are too large to keep for every run."""
 
   @property
   def seed(self) -> int:
@@ -40,7 +40,7 @@ class Run:
 
   @property
   def seeds(self) -> Seeds:
-    """All of them: what pairs this run with those of other arms."""
+    """All seeds, which pair this run with runs of other arms."""
     return tuple(self.config[name] for name in config_lib.SEEDS)
 
   @property
@@ -48,31 +48,35 @@ class Run:
     return self.summary['status'] == 'done'
 
   @property
-  def test_errors(self) -> list[float]:
-    """In percent, after each epoch."""
-    return [row['test_error'] for row in self.rows]
+  def test_errors(self) -> dict[int, float]:
+    """In percent, by the epochs after which there was a test."""
+    return {
+      row['epoch']: row['test_error']
+      for row in self.rows
+      if 'test_error' in row
+    }
 
   @property
   def read_off_error(self) -> float:
-    """Test error in percent at the epoch at which the paper reads it off."""
+    """Test error in percent at the epoch that the paper reports."""
     epoch = experiments.read_off_epoch(
       experiments.of_record(self.config), len(self.rows)
     )
-    return self.test_errors[epoch - 1]
+    return self.test_errors[epoch]
 
   @property
   def steps(self) -> list[StepsRow]:
-    """A row an epoch; none in records of before there were any."""
+    """One row per epoch; empty for records of older versions."""
     return self.read_steps()
 
   def curve(self, name: str) -> list[float | None]:
-    """One figure over the epochs."""
+    """One metric over the epochs."""
     rows: Sequence[Any] = self.rows
     return [row.get(name) for row in rows]
 
   @property
   def settings(self) -> dict[str, Any]:
-    """What must be the same in all runs of an arm."""
+    """Everything that must be equal in all runs of an arm."""
     own = _OWN_TO_EACH_RUN
     experiment = experiments.of_record(self.config)
     if experiment is not None and experiment.takes is not None:
@@ -80,13 +84,13 @@ class Run:
     names = [field.name for field in dataclasses.fields(config_lib.Config)]
     return {
       **{name: self.config[name] for name in names if name not in own},
-      # What dtype=auto has come to.
+      # The resolved value of dtype=auto.
       'compute_dtype': self.config.get('compute_dtype'),
     }
 
   @property
   def results(self) -> tuple[Any, ...]:
-    """What a repetition of the run with the same seeds would have to equal."""
+    """The results, which a repetition with the same seeds must reproduce."""
     figures = (
       'train_loss', 'train_error', 'test_loss', 'test_error', 'mean_momentum',
       'horizontal_fraction',

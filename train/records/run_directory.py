@@ -1,16 +1,16 @@
-"""The files of one run: who may write here, what was set, how it ended.
+"""The files of one run: claims the directory, checks a resume, writes records.
 
 config.json     every setting, the seeds, versions, device, git commit
-metrics.jsonl   a row an epoch
-steps.jsonl     a row an epoch: the loss and the momentum of each of its steps
-summary.json    how it ended
-checkpoints/    the last states
-run.lock        held by the process that trains, owner.json says which
-tensorboard/    the same figures for TensorBoard
-wandb.json      which run on Weights & Biases this is, if --wandb was given
-wandb/          what wandb keeps of it
-curves.png      the picture
-phases.png      losses against their running mean, of an optimizer with phases
+metrics.jsonl   one row per epoch
+steps.jsonl     one row per epoch: loss and momentum of each step
+summary.json    the result
+checkpoints/    the latest states
+run.lock        the lock of the training process, which owner.json names
+tensorboard/    the metrics for TensorBoard
+wandb.json      the run on Weights & Biases, with --wandb
+wandb/          the files of wandb
+curves.png      the curves
+phases.png      losses against their running mean, if there are phases
 """
 
 from collections.abc import Mapping, Sequence
@@ -53,7 +53,7 @@ _PACKAGES = (
 )
 
 
-# What decides on the rounding of a run, beside the versions.
+# Settings that affect the rounding of a run, besides the versions.
 _ROUNDING = (
   'platform',
   'device_kind',
@@ -65,7 +65,7 @@ _ROUNDING = (
 
 
 class RunDirectory:
-  """Reads and writes the files of one run, in the first process alone."""
+  """Reads and writes the files of one run, only in the first process."""
 
   def __init__(self, path: pathlib.Path):
     self.path = path
@@ -88,22 +88,22 @@ class RunDirectory:
     devices: Sequence[jax.Device] | None = None,
     **facts: Any,
   ) -> None:
-    """Takes the directory for this run, whether new or begun before.
+    """Claims the directory for a new or a resumed run.
 
     Args:
-      given: The configuration as the command line gave it.
-      resolved: The same, resolved.
-      devices: Those of the run. Default: all.
-      **facts: What else config.json shall say.
+      given: The configuration from the command line.
+      resolved: The resolved configuration.
+      devices: The devices of the run. Default: all.
+      **facts: Further fields of config.json.
 
     Raises:
-      UsageError: It holds something else, or cannot be written.
+      UsageError: If it contains something else, or cannot be written.
     """
     self.check_writable()
     if self._packed() is not None or os.path.lexists(self._config):
       saved = self.read_config()
       if saved.get('compute_dtype') == facts.get('compute_dtype'):
-        # Said or found out: it is the same arithmetic.
+        # Given or detected: the arithmetic is the same.
         resolved = dataclasses.replace(resolved, dtype=saved['dtype'])
       different = config_lib.differences(given, resolved, saved)
       if different:
@@ -112,7 +112,7 @@ class RunDirectory:
           f' {", ".join(different)}. Choose another directory.'
         )
       return
-    # A run that was killed as it began may have left that one file.
+    # A run that was killed at the start may have left only this file.
     if self.path.exists() and {*self.path.iterdir()} - {
       self._unfinished_config
     }:
@@ -134,18 +134,18 @@ class RunDirectory:
   def check_goes_on(
     self, devices: Sequence[jax.Device] | None = None, **facts: Any
   ) -> list[str]:
-    """Compares a claimed run that is not finished with what it goes on with.
+    """Compares an unfinished run with the environment of its resume.
 
     Args:
-      devices: Those of the run. Default: all.
-      **facts: As of :meth:`claim`.
+      devices: The devices of the run. Default: all.
+      **facts: As for :meth:`claim`.
 
     Returns:
-      What was another when the run began and leaves its meaning as it is, but
-      not its bits: a phrase each.
+      Differences that change the rounding of the run but not its meaning, one
+      phrase each.
 
     Raises:
-      UsageError: The run would become another one.
+      UsageError: If the resumed run would not be the same run.
     """
     saved = self.read_config()
     unknown = sorted(saved.keys() - schema.CONFIG_FIELDS)
@@ -166,7 +166,7 @@ class RunDirectory:
 
     same = {'compute_dtype': now['compute_dtype']}
     if saved['batch_norm'] == 'device':
-      # Each has statistics of its own.
+      # Each device has its own statistics.
       same['device_count'] = now['device_count']
     decides = [
       *different(saved, same),
@@ -178,7 +178,7 @@ class RunDirectory:
         ' it was begun, or choose another directory.'
       )
     rounding = {name: now[name] for name in _ROUNDING}
-    if saved['convolutions'] == 'auto':  # Before it was recorded which.
+    if saved['convolutions'] == 'auto':  # Not recorded before.
       del rounding['convolutions']
     is_other = saved.get('source_sha256', now['source_sha256'])
     return [
@@ -188,16 +188,16 @@ class RunDirectory:
     ]
 
   def check_writable(self) -> None:
-    """Raises UsageError if it cannot be written; makes nothing."""
+    """Raises UsageError if it cannot be written. Creates nothing."""
     files.check_writable('--run-dir', self.path)
 
   def read_config(self) -> dict[str, Any]:
-    """What config.json says, once the directory is claimed.
+    """The contents of config.json, after :meth:`claim`.
 
-    Of a run that is finished and was packed, what the tables say.
+    For a finished run that was packed, the contents of the tables.
 
     Raises:
-      UsageError: It is damaged.
+      UsageError: If it is damaged.
     """
     done = self._packed()
     if done is not None:
@@ -205,12 +205,12 @@ class RunDirectory:
     return read.config(self.path, self.notes.append)
 
   def read_summary(self) -> Summary | None:
-    """The summary; ``None`` where there is none yet.
+    """The summary, or ``None`` if there is none yet.
 
-    Of a run that is finished and was packed, what the tables say.
+    For a finished run that was packed, the contents of the tables.
 
     Raises:
-      UsageError: It is damaged.
+      UsageError: If it is damaged.
     """
     done = self._packed()
     if done is not None:
@@ -222,7 +222,7 @@ class RunDirectory:
       files.write_json(self._summary, summary)
 
   def _packed(self) -> Run | None:
-    """The run if it is finished, was packed and is no longer here."""
+    """The packed run, if the run is finished and its directory is gone."""
     if self.path.exists():
       return None
     run = packed.find(self.path)
@@ -243,10 +243,10 @@ def params_sha256(params: Any) -> str:
 def environment(
   devices: Sequence[jax.Device] | None = None,
 ) -> dict[str, Any]:
-  """Versions, devices and commit: what belongs beside any measurement.
+  """Versions, devices and commit, to be recorded with every measurement.
 
   Args:
-    devices: Those that are used. Default: all.
+    devices: The devices in use. Default: all.
   """
   devices = devices or jax.devices()
   device = devices[0]
@@ -262,7 +262,7 @@ def environment(
 
 
 def software() -> dict[str, Any]:
-  """What all processes of a run must have the same of."""
+  """Everything that must be equal in all processes of a run."""
   return {
     'versions': {
       'python': platform.python_version(),
@@ -275,9 +275,9 @@ def software() -> dict[str, Any]:
 
 @functools.cache
 def source_sha256() -> str:
-  """Changes with the source of the optimizer, the networks or the program.
+  """A checksum of the source of the optimizer, the networks and the program.
 
-  Processes of one run must have the same one, with a git commit or without.
+  It must be equal in all processes of a run, with or without git.
   """
   digest = hashlib.sha256()
   for package in (optax_lcam, models, train):

@@ -1,9 +1,9 @@
-"""What each file of a run holds, and the check that it does.
+"""The types of the files of a run, and their checks.
 
-A record is what :func:`train.files.parse` makes of JSON. It is checked
-against the types below once, where it is read; what comes after relies on them.
-Each error is one sentence that names the file and the field. A field that is
-not known is no error: a newer version may have written it.
+A record is the result of :func:`train.files.parse`. It is checked against the
+types below once, when it is read; all other code relies on them. Each error is
+one sentence that names the file and the field. An unknown field is not an
+error, because a newer version may have written it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,13 +29,14 @@ from typing import (
 
 from train import config as config_lib
 from train import errors
+from train import experiments
 
 Note = Callable[[str], object]
-"""Is told of a field that this version does not know, as `FIELD of FILE`."""
+"""Called for a field that this version does not know, as `FIELD of FILE`."""
 
 
 def ignore(note: str) -> None:
-  """A :data:`Note` that nobody reads."""
+  """A :data:`Note` that ignores its argument."""
   del note
 
 
@@ -59,14 +60,19 @@ _NotNegative = Annotated[float, Range((0, math.inf))]
 
 
 class EpochRow(TypedDict):
-  """A line of metrics.jsonl. ``None``: not finite, or there is none."""
+  """A line of metrics.jsonl. ``None`` means not finite or not available.
+
+  Epochs without an evaluation lack the figures of tests.
+  """
 
   epoch: _Count
   step: _Count
   train_loss: float | None
   train_error: NotRequired[_Percent]
-  test_loss: float | None
-  test_error: _Percent
+  test_loss: NotRequired[float | None]
+  test_error: NotRequired[_Percent]
+  validation_loss: NotRequired[float | None]
+  validation_error: NotRequired[_Percent]
   learning_rate: _NotNegative
   horizontal_fraction: _Share | None
   mean_momentum: NotRequired[_Share | None]
@@ -75,10 +81,10 @@ class EpochRow(TypedDict):
 
 
 class StepsRow(TypedDict):
-  """A line of steps.jsonl: lists with an entry a step.
+  """A line of steps.jsonl: lists with one entry per step.
 
-  ``None`` for an entry is a number that is not finite; for a list, that the
-  optimizer has no such thing or, of losses, that nothing was recorded.
+  An entry ``None`` is a non-finite number. A list ``None`` means that the
+  optimizer has no such quantity or, for losses, that none were recorded.
   """
 
   epoch: _Count
@@ -88,7 +94,7 @@ class StepsRow(TypedDict):
 
 
 class Summary(TypedDict):
-  """summary.json. A run that is not done may lack all but the status."""
+  """summary.json. Unless the run is done, only the status is required."""
 
   status: Literal['done', 'incomplete', 'diverged']
   final_test_error: NotRequired[_Percent | None]
@@ -102,7 +108,7 @@ class Summary(TypedDict):
   diverged_at_step: NotRequired[_Count]
 
 
-# What config.json has before and after the settings.
+# Fields of config.json before and after the settings.
 _FACTS_BEFORE: Mapping[str, Any] = {
   'experiment': str | None,
   'changes': dict[str, Any],
@@ -127,8 +133,8 @@ CONFIG_FIELDS = frozenset(
 )
 """The fields of config.json that this version knows."""
 
-# The settings that every record has. A later one may be absent from a record of
-# before it, whose run did what is its default.
+# Settings that every record has. Older records may lack newer settings, whose
+# default is what older versions did.
 _FROM_THE_FIRST = frozenset((
   'dataset', 'data_dir', 'train_examples', 'image_size', 'normalization',
   'depth', 'widen_factor', 'dropout_rate', 'dtype', 'epochs', 'batch_size',
@@ -143,9 +149,9 @@ _FROM_THE_FIRST = frozenset((
 ))  # fmt: skip
 
 
-# Settings of before, which say nothing that other fields do not.
+# Former settings, which are redundant with other fields.
 _FORMER: Mapping[str, Any] = {
-  # Where the numbers of a run that follows another were read.
+  # The source of the numbers of a run that follows another.
   'follow_run': str | None
 }
 
@@ -167,6 +173,9 @@ class _Interval(TypedDict):
 class _ProbedPair(TypedDict):
   name: str
   role: Literal['fixed', 'horizontal', 'vertical']
+  horizontal_momentum: float
+  vertical_momentum: float
+  horizontal_fraction: float
   errors: list[float | None]
   error: _Interval | None
 
@@ -191,6 +200,8 @@ class _TractionSettings(TypedDict):
   quick_curvature: float
   slow_curvature: float
   coupling: float
+  learning_rate: float
+  noise: float
 
 
 class _TractionArm(TypedDict):
@@ -221,12 +232,37 @@ class _TractionComparison(TypedDict):
   slow_distance: _Coupling
 
 
+class _OtherArm(TypedDict):
+  kind: str
+  horizontal: float
+  vertical: float
+  coupled: bool
+  speed_correlation_to: _Estimate
+  speed_correlation_from: _Estimate
+
+
+class _OtherComparison(TypedDict):
+  pair: str
+  control: Literal['coin', 'fixed']
+  quick_movement: NotRequired[_Coupling]
+  slow_movement: NotRequired[_Coupling]
+  quick_distance: NotRequired[_Coupling]
+  slow_distance: NotRequired[_Coupling]
+
+
+class _TractionOther(TypedDict):
+  changes: dict[str, float]
+  arms: list[_OtherArm]
+  comparisons: list[_OtherComparison]
+
+
 class Traction(TypedDict):
   """traction.json, as far as the report reads it."""
 
   settings: _TractionSettings
   arms: list[_TractionArm]
   comparisons: list[_TractionComparison]
+  others: NotRequired[list[_TractionOther]]
   paths: dict[str, list[list[float]]]
 
 
@@ -341,11 +377,11 @@ STUDIES: Mapping[str, Any] = {
 def check_config(
   content: Mapping[str, Any], where: str, note: Note = ignore
 ) -> dict[str, Any]:
-  """What config.json says, with every setting in its range.
+  """Checks config.json, including the range of every setting.
 
   Returns:
-    The settings as :func:`train.config.to_json` has them, those of before there
-    was a setting with its default; and what else is known of the run.
+    The settings in the form of :func:`train.config.to_json`, with defaults for
+    settings that are newer than the record; and the other fields.
   """
   hints = _hints(config_lib.Config)
   checked: dict[str, Any] = {}
@@ -360,7 +396,7 @@ def check_config(
     name = field.name
     if name in content:
       value = content[name]
-      # Before it could differ from epoch to epoch, it was a number.
+      # Older versions had one number for all epochs.
       if name == 'horizontal_probability' and isinstance(value, (int, float)):
         value = [value]
       checked[name] = _conform(value, hints[name], name, where)
@@ -387,7 +423,7 @@ def check_config(
 def check_summary(
   content: Mapping[str, Any], where: str, note: Note = ignore
 ) -> Summary:
-  """What summary.json says. A run that is done has all figures."""
+  """Checks summary.json. A run that is done has all fields."""
   summary = cast(Summary, _conform(content, Summary, '', where))
   _tell_unknown(content, Summary, 'summary.json', note)
   if summary['status'] == 'done':
@@ -402,12 +438,12 @@ def check_epochs(
   where: Callable[[int], str],
   note: Note = ignore,
 ) -> list[EpochRow]:
-  """The rows of metrics.jsonl: epochs 1 to n in order, of one length.
+  """Checks metrics.jsonl: epochs 1 to n in order, of one length.
 
   Args:
     rows: The objects in order.
-    where: Names the file and the place of a row, counted from 0.
-    note: Is told of fields that are not known.
+    where: Returns the file and the line of a row, counted from 0.
+    note: Called for unknown fields.
   """
   checked = [
     cast(EpochRow, _conform(row, EpochRow, '', where(i)))
@@ -430,12 +466,12 @@ def check_steps(
   where: Callable[[int], str],
   note: Note = ignore,
 ) -> list[StepsRow]:
-  """The rows of steps.jsonl: epochs 1 to n in order, lists of one length.
+  """Checks steps.jsonl: epochs 1 to n in order, lists of one length.
 
   Args:
     rows: The objects in order.
-    where: Names the file and the place of a row, counted from 0.
-    note: Is told of fields that are not known.
+    where: Returns the file and the line of a row, counted from 0.
+    note: Called for unknown fields.
   """
   checked = [
     cast(StepsRow, _conform(row, StepsRow, '', where(i)))
@@ -462,7 +498,7 @@ def check_steps(
 def check_study(
   content: Mapping[str, Any], kind: str, where: str
 ) -> dict[str, Any]:
-  """A study's record, as far as the report reads it; the rest as it is."""
+  """Checks the fields of a study that the report reads."""
   checked: dict[str, Any] = _conform(content, STUDIES[kind], '', where)
   if kind == 'movement':
     _check_movement(checked, where)
@@ -478,14 +514,14 @@ def check_agreement(
   steps: Sequence[StepsRow] | None,
   where: str,
 ) -> None:
-  """Raises UsageError where the files of a run contradict each other.
+  """Raises UsageError if the files of a run contradict each other.
 
   Args:
     config: From :func:`check_config`.
     summary: From :func:`check_summary`.
     rows: From :func:`check_epochs`.
-    steps: From :func:`check_steps`; ``None`` where there is no such file.
-    where: Names the run.
+    steps: From :func:`check_steps`; ``None`` if the file does not exist.
+    where: The name of the run.
   """
 
   def require(ok: bool, what: str) -> None:
@@ -500,7 +536,7 @@ def check_agreement(
   )
   if status != 'incomplete':
     last: Mapping[str, Any] = rows[-1] if rows else {'epoch': 0, 'step': 0}
-    errors_ = [row['test_error'] for row in rows]
+    errors_ = [row['test_error'] for row in rows if 'test_error' in row]
     for name, value in (
       ('epochs', last['epoch']),
       ('steps', last['step']),
@@ -512,9 +548,18 @@ def check_agreement(
         said == value,
         f'summary.json has {name} {said}, and metrics.jsonl {value}',
       )
+  if status == 'done':
+    read_off = experiments.read_off_epoch(
+      experiments.of_record(config), len(rows)
+    )
+    require(
+      'test_error' in rows[read_off - 1],
+      f'metrics.jsonl lacks the test error of epoch {read_off}, which is read'
+      ' off',
+    )
   if steps is None:
     return
-  # The steps of an epoch are written before its row.
+  # The steps of an epoch are written before its row of metrics.
   require(
     len(steps) == len(rows)
     or (status == 'incomplete' and len(steps) == len(rows) + 1),
@@ -564,7 +609,7 @@ def _tell_unknown(
 
 # -------------------------------------------------------------- JSON and types
 
-# What a type is called in an error.
+# Names of types in errors.
 _WORDS: Mapping[Any, str] = {
   float: 'a finite number',
   int: 'a whole number',
@@ -575,16 +620,16 @@ _LARGEST_INT = 2**63 - 1
 
 
 def _conform(value: Any, kind: Any, name: str, where: str) -> Any:
-  """A JSON value as what its type says, or UsageError.
+  """Converts a JSON value to its type, or raises UsageError.
 
   Args:
     value: From :func:`train.files.parse`.
-    kind: A type of the kinds above, as Python annotates it.
+    kind: A type annotation of the kinds above.
     name: The field.
     where: The file.
 
   Returns:
-    The value, whole numbers as floats where the type is float.
+    The value, with whole numbers converted to float if the type is float.
   """
   limits = None
   while get_origin(kind) in (Annotated, NotRequired):
@@ -667,7 +712,7 @@ def _hints(kind: Any) -> Mapping[str, Any]:
 
 
 def _is_plain(values: list[Any], kind: Any) -> bool:
-  """Whether no entry of a list needs a look of its own: steps are many."""
+  """A fast check of a list, because there are many steps."""
   if kind == float | None:
     return {*map(type, values)} <= {float, type(None)}
   if kind == Literal[0, 1] | None:

@@ -1,7 +1,7 @@
 """The curves of a run on Weights & Biases, if ``--wandb`` asks for them.
 
-It is only looked on: whatever fails here, the run goes on without it. Nothing
-of wandb is imported unless there is a project to send to.
+A failure here never stops the run. wandb is imported only if a project is
+given.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,12 +16,12 @@ from train.devices import processes
 from train.records import metrics
 from train.records import run_directory
 
-# How long a run that has ended may wait for a network that is gone.
+# Seconds that a finished run waits for a lost network.
 _MOST_SECONDS_TO_FINISH = 60
 
 
 def check(project: str | None) -> None:
-  """Raises UsageError if nothing can be sent to this project."""
+  """Raises UsageError if the project name is invalid or wandb is missing."""
   if project is None:
     return
   if not project.strip():
@@ -38,8 +38,8 @@ def check(project: str | None) -> None:
 
 
 def _import() -> ModuleType:
-  # Not find_spec: it takes a directory ./wandb, where wandb keeps its files by
-  # default, for the package.
+  # Not find_spec: it would find the directory ./wandb, where wandb stores its
+  # files by default.
   import wandb
   from wandb import init  # noqa: F401
 
@@ -47,10 +47,10 @@ def _import() -> ModuleType:
 
 
 class Runs:
-  """Runs of one program, each of them one on Weights & Biases.
+  """The runs of one program, each a run on Weights & Biases.
 
-  A context manager: runs that an exception ends are closed as incomplete. Only
-  the first process sends anything.
+  A context manager: an exception closes the runs as incomplete. Only the first
+  process sends data.
   """
 
   def __init__(
@@ -63,11 +63,11 @@ class Runs:
     """Describes the runs; entering the context opens them.
 
     Args:
-      project: Where to send them; ``None`` sends nothing.
-      directories: Of the runs, claimed.
-      logs: Of the runs. Rows that are in them already are sent first, if they
-        have not been.
-      say: Tells where the runs are shown, and what went wrong.
+      project: The project; ``None`` sends nothing.
+      directories: The claimed directories of the runs.
+      logs: The logs of the runs. Existing rows that were not sent are sent
+        first.
+      say: Called with the address of each run and with errors.
     """
     self._project = project if processes.is_first() else None
     self._directories = directories
@@ -86,13 +86,13 @@ class Runs:
     return self
 
   def log(self, i: int) -> None:
-    """Sends the rows of a run's log that have not been sent."""
+    """Sends the rows of the log of a run that were not sent yet."""
     if i in self._runs:
       with self._going_on_without(i):
         self._runs[i].log(self._logs[i].rows)
 
   def finish(self, i: int, summary: Mapping[str, Any]) -> None:
-    """Closes a run with what summary.json says of it."""
+    """Closes a run with the contents of its summary.json."""
     if i in self._runs:
       with self._going_on_without(i):
         self._runs.pop(i).finish(summary)
@@ -106,7 +106,7 @@ class Runs:
   def _going_on_without(self, i: int) -> Iterator[None]:
     try:
       yield
-    except Exception as error:  # Of many kinds, none of which may end a run.
+    except Exception as error:  # Of any kind: none may stop the run.
       self._runs.pop(i, None)
       reason = ' '.join(str(error).split()) or type(error).__name__
       self._say(
@@ -116,7 +116,7 @@ class Runs:
 
 
 class _Run:
-  """One run; wandb.json in its directory says which, and what has been sent."""
+  """One run; wandb.json in its directory identifies it and counts epochs."""
 
   def __init__(self, project: str, directory: run_directory.RunDirectory):
     wandb = _import()
@@ -136,16 +136,16 @@ class _Run:
     self._run = wandb.init(
       project=project,
       id=self._record['id'],
-      # Offline it goes on too, and only warns that it cannot ask the server.
+      # Offline this also works, with a warning that the server was not asked.
       resume='allow',
       group=settings['experiment'],
       name=f'{name}-seed-{settings["seed"]}',
       config=settings,
       dir=directory.path,
-      # Several runs of one program are open at once.
+      # Several runs are open at once.
       reinit='create_new',
-      # Nothing is sent but settings and curves, and nothing printed into the
-      # progress line.
+      # Sends only settings and curves, and prints nothing into the progress
+      # line.
       settings=wandb.Settings(
         silent=True,
         console='off',
@@ -162,16 +162,16 @@ class _Run:
       self.where = f'wandb sync {self._run.settings.sync_dir}'
     else:
       self.where = self._run.url
-      # The server knows best what has arrived; its next step is one after.
+      # The server's next step is one after the last epoch that arrived.
       self._record['epochs_sent'] = max(0, self._run.step - 1)
 
   def log(self, rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows[self._record['epochs_sent'] :]:
-      # Before it is sent: killed in between, it must not be sent twice.
+      # Written before sending, so that a kill in between sends nothing twice.
       self._record['epochs_sent'] = row['epoch']
       files.write_json(self._path, self._record)
       curves = {
-        name: row[name] for name in metrics.CURVES if row[name] is not None
+        name: row[name] for name in metrics.CURVES if row.get(name) is not None
       }
       self._run.log(curves, step=row['epoch'])
 

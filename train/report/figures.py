@@ -185,9 +185,8 @@ def draw_errors(
       end = figure.add_subplot(grid[2 * row, 1])
       _draw_curves(arms, whole, end)
       whole.set_title(title, loc='left')
-      if not of_panel:
+      if control is None or not of_panel:
         continue
-      assert control is not None
       axis = figure.add_subplot(grid[2 * row + 1, :])
       _draw_differences(axis, of_panel)
       axis.set_xlabel(
@@ -469,9 +468,12 @@ def _band(arm: Arm, name: str) -> tuple[Any, Any, Any, Any] | None:
   if not curves or all(value is None for curve in curves for value in curve):
     return None
   length = min(len(curve) for curve in curves)
-  values = np.asarray([curve[:length] for curve in curves], np.float64)
-  epochs = np.arange(1, length + 1)
-  return epochs, values.mean(0), values.min(0), values.max(0)
+  # Not every epoch is tested.
+  there = [
+    i for i in range(length) if all(name in run.rows[i] for run in arm.finished)
+  ]
+  values = np.asarray([[curve[i] for i in there] for curve in curves], float)
+  return np.asarray(there) + 1, values.mean(0), values.min(0), values.max(0)
 
 
 def _line_with_band(

@@ -320,8 +320,9 @@ class _Studies:
   ) -> list[str]:
     """The paragraphs on some kinds of studies, nothing where there are none."""
     paragraphs: list[str] = []
+    of_kinds = [kinds] if isinstance(kinds, str) else kinds
     for study in self._found.studies:
-      if study.kind not in ([kinds] if isinstance(kinds, str) else kinds):
+      if study.kind not in of_kinds:
         continue
       try:
         paragraphs += _study_section(study, self._out, self._taken)
@@ -334,7 +335,18 @@ class _Studies:
         )
     if not paragraphs:
       return []
+    for kind in of_kinds:
+      paragraphs += self._together(kind)
     return [heading, *([intro] if intro else []), *paragraphs]
+
+  def _together(self, kind: str) -> list[str]:
+    found = [s.record for s in self._found.studies if s.kind == kind]
+    try:
+      said = studies.STUDIES[kind].load().together(found) if found else []
+    except _UNFIT:
+      # The record that does not fit is left out above, with its reason.
+      return []
+    return [safe.markdown(sentence) for sentence in said]
 
 
 def _study_section(

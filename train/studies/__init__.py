@@ -3,11 +3,12 @@
 A study measures something and writes it down; what it says and shows is made of
 that record alone, now or later. :data:`STUDIES` is the register: the command
 line and the report know of studies only what stands there and what
-:class:`Module` asks of their files. To add one, write a file with these six
+:class:`Module` asks of their files. To add one, write a file with these seven
 functions, an entry, and what its record holds in
 :data:`train.records.schema.STUDIES`.
 """
 
+from collections.abc import Sequence
 import dataclasses
 import importlib
 import pathlib
@@ -40,6 +41,9 @@ class Module(Protocol):
 
   def sentences(self, record: Record) -> list[str]:
     """What the record says, each with a :class:`~train.statistics.Verdict`."""
+
+  def together(self, records: Sequence[Record]) -> list[str]:
+    """What several records say as one family; none where each is its own."""
 
   def picture(self, record: Record) -> str:
     """Name of the picture in a report, without its suffix."""

@@ -467,6 +467,12 @@ def _show(figure: dict[str, Any], unit: str = '') -> str:
 # --------------------------------------------------------------------- picture
 
 
+def together(records: Sequence[dict[str, Any]]) -> list[str]:
+  """Each record is a family of its own."""
+  del records
+  return []
+
+
 def picture(record: dict[str, Any]) -> str:
   return f'batches-{record["dataset"]}-{record["scale"]}'
 

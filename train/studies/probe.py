@@ -12,8 +12,10 @@ on a CPU one after another, on a GPU or TPU all at once. A seed has the same
 initial parameters, order of images, crops and flips under every pair.
 
 More than half of the steps are horizontal, so that accelerating that phase also
-raises the mean momentum by more. An answer is about the pairs as they are; what
-of it is the mean momentum alone, the errors under fixed momenta suggest.
+raises the mean momentum by more. An answer is about the pairs as they are. Two
+more contrasts say what it is worth: what is left of the difference once the mean
+momentum is taken out, by the line between the errors under the fixed momenta; and
+whether the better of the two is better than the fixed 0.9.
 
 The errors are those after the last epoch, on images held out of the training
 set. The test set is not looked at, so that it can still judge what the answer
@@ -458,6 +460,9 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
     * ``answer``: "vertical", "horizontal", "neutral" (both phases leave errors
       that are equivalent within the margin), or "undecided"; ``sentence``: the
       answer in words.
+    * ``beyond_momentum``, ``over_fixed``: the two more contrasts, with ``mean``,
+      ``low``, ``high``, ``p_value``, ``margin`` and ``verdict``, judged
+      together; ``None`` where they cannot be.
     * ``difference``: error with the horizontal phase accelerated minus error
       with the vertical one accelerated: ``n``, ``by_seed``, ``mean``, 95 %
       interval ``low`` to ``high``, ``p_value``, the ``margin``, the ``verdict``
@@ -467,15 +472,7 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
   """
   arms = record['pairs']
   seeds = len(arms[0]['errors'])
-  horizontal, vertical = (
-    [arm for arm in arms if arm['role'] == role]
-    for role in ('horizontal', 'vertical')
-  )
-  whole = [
-    seed
-    for seed in range(seeds)
-    if all(arm['errors'][seed] is not None for arm in horizontal + vertical)
-  ]
+  whole = _whole_seeds(record)
   if len(whole) < 2:
     return {
       'answer': 'undecided',
@@ -484,24 +481,12 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
         ' under all pairs that are compared.'
       ),
       'difference': None,
+      'beyond_momentum': None,
+      'over_fixed': None,
     }
-  design = statistics.BlockDesign(
-    {
-      arm['name']: {
-        seed: arm['errors'][seed]
-        for seed in whole
-        if arm['errors'][seed] is not None
-      }
-      for arm in arms
-    }
-  )
-  estimate = design.contrast(
-    {
-      arm['name']: sign / len(of_role)
-      for of_role, sign in ((horizontal, 1), (vertical, -1))
-      for arm in of_role
-    }
-  )
+  design = _design(record, whole)
+  raw = _raw_weights(record)
+  estimate = design.contrast(raw)
   if estimate is None:
     raise ValueError('Seeds that all arms have an error of must be compared.')
   (judged,) = statistics.judge([estimate])
@@ -538,6 +523,10 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
     sentence += (
       f' {seeds - len(whole)} of {seeds} seeds diverged and are left out.'
     )
+  better = 'horizontal' if mean < 0 else 'vertical'
+  more = _further(design, record, raw, better)
+  if more is not None:
+    sentence += f' {_further_sentence(more, better)}'
   by_seed = {
     role: _mean_errors(arms, role) for role in ('horizontal', 'vertical')
   }
@@ -558,7 +547,145 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
       'verdict': str(judged.verdict),
       'could_have_found': judged.could_have_found,
     },
+    'beyond_momentum': more and _judged(more[0]),
+    'over_fixed': more and _judged(more[1]),
   }
+
+
+def _whole_seeds(record: dict[str, Any]) -> list[int]:
+  """The seeds that were trained to the end under all pairs of both orders."""
+  compared = [arm for arm in record['pairs'] if arm['role'] != 'fixed']
+  return [
+    seed
+    for seed in range(len(compared[0]['errors']))
+    if all(arm['errors'][seed] is not None for arm in compared)
+  ]
+
+
+def _design(
+  record: dict[str, Any], seeds: Sequence[int]
+) -> statistics.BlockDesign:
+  return statistics.BlockDesign(
+    {
+      arm['name']: {
+        seed: arm['errors'][seed]
+        for seed in seeds
+        if arm['errors'][seed] is not None
+      }
+      for arm in record['pairs']
+    }
+  )
+
+
+def _raw_weights(record: dict[str, Any]) -> dict[str, float]:
+  """Horizontal minus vertical acceleration."""
+  weights = {}
+  for role, sign in (('horizontal', 1), ('vertical', -1)):
+    of_role = [arm for arm in record['pairs'] if arm['role'] == role]
+    weights |= {arm['name']: sign / len(of_role) for arm in of_role}
+  return weights
+
+
+def _further(
+  design: statistics.BlockDesign,
+  record: dict[str, Any],
+  raw: Mapping[str, float],
+  better: str,
+) -> list[statistics.Judgement] | None:
+  """The difference beyond the mean momentum, and the better one over the base.
+
+  Args:
+    design: The fit.
+    record: The probe's.
+    raw: The weights of the difference.
+    better: The role with the lower mean error.
+
+  Returns:
+    Both, judged together; ``None`` where an arm that they need has no error.
+  """
+  arms = {arm['name']: arm for arm in record['pairs']}
+  fixed = {
+    arm['horizontal_momentum']: name
+    for name, arm in arms.items()
+    if arm['role'] == 'fixed'
+  }
+  base = fixed[_BASE]
+  beyond = dict(raw)
+  over = {base: -1.0}
+  for name, weight in raw.items():
+    arm = arms[name]
+    if arm['role'] == better:
+      over[name] = abs(weight)
+    fast = max(arm['horizontal_momentum'], arm['vertical_momentum'])
+    share = arm['horizontal_fraction']
+    # How far from the base to the larger momentum the mean one lies.
+    part = share if arm['role'] == 'horizontal' else 1 - share
+    for place, sign in ((fixed[fast], -1), (base, 1)):
+      beyond[place] = beyond.get(place, 0.0) + sign * weight * part
+  estimates = [design.contrast(weights) for weights in (beyond, over)]
+  if any(estimate is None for estimate in estimates):
+    return None
+  return statistics.judge([e for e in estimates if e is not None])
+
+
+def _further_sentence(
+  judged: Sequence[statistics.Judgement], better: str
+) -> str:
+  beyond, over = judged
+  shown = [
+    f'{j.estimate.difference:+.2f} points, {j.low:+.2f} to {j.high:+.2f},'
+    f' {j.verdict}'
+    for j in judged
+  ]
+  sentence = f'Beyond what the mean momentum explains: {shown[0]}.'
+  sentence += f' The {better} one minus fixed {_BASE}: {shown[1]}'
+  if over.verdict == Verdict.BETTER:
+    return f'{sentence}.'
+  return (
+    f'{sentence}: it beats the other order at most, and not the fixed momentum.'
+  )
+
+
+def _judged(judged: statistics.Judgement) -> dict[str, Any]:
+  return {
+    'mean': judged.estimate.difference,
+    'low': _number(judged.low),
+    'high': _number(judged.high),
+    'p_value': _number(judged.p),
+    'margin': judged.estimate.margin,
+    'verdict': str(judged.verdict),
+  }
+
+
+def together(records: Sequence[dict[str, Any]]) -> list[str]:
+  """The answers of several data sets as one family.
+
+  Args:
+    records: A probe of each, at most.
+
+  Returns:
+    A sentence, or none where less than two can be judged.
+  """
+  asked = [
+    (record['dataset'], estimate)
+    for record in records
+    for seeds in [_whole_seeds(record)]
+    if len(seeds) > 1
+    for estimate in [_design(record, seeds).contrast(_raw_weights(record))]
+    if estimate is not None
+  ]
+  if len(asked) < 2:
+    return []
+  judged = statistics.judge([estimate for _, estimate in asked])
+  each = '; '.join(
+    f'{name}: {_ANSWERS[found.verdict]} ({found.estimate.difference:+.2f}'
+    f' points, {found.low:+.2f} to {found.high:+.2f}, p = {found.p:.2g})'
+    for (name, _), found in zip(asked, judged, strict=True)
+  )
+  return [
+    f'The {len(asked)} probes as one family, which is what counts where several'
+    f' data sets are asked (p is Holm\'s, intervals are simultaneous): {each}.'
+  ]
 
 
 def _mean_errors(

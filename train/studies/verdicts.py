@@ -70,6 +70,10 @@ class Expected:
   without_coupling: dict[str, Any] | None = None
   """By how much the figure is larger than without any coupling, where it must
   be: what is gained without coupling is no traction."""
+  also: dict[str, Any] | None = None
+  """Another figure that the paper expects above zero, by the same claim."""
+  also_words: str = ''
+  """What that is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,32 +117,58 @@ def judge(family: Sequence[Expected]) -> list[Found]:
   """
   judged = statistics.judge([_estimate(e.figure, e.margin) for e in family])
   # A claim that needs both stands only where both do, which takes no more
-  # adjustment than either: the second family is as large as the first.
-  couplings = statistics.judge(
-    [_estimate(e.without_coupling or e.figure, e.margin) for e in family]
+  # adjustment than either: each family is as large as the first.
+  couplings, others = (
+    statistics.judge(
+      [_estimate(needed or e.figure, e.margin) for e, needed in needs]
+    )
+    for needs in (
+      [(e, e.without_coupling) for e in family],
+      [(e, e.also) for e in family],
+    )
   )
-  found = []
-  for expected, judgement, coupling in zip(
-    family, judged, couplings, strict=True
-  ):
-    verdict = judgement.verdict
-    margin = f'{expected.margin:g}{expected.unit}'
-    words = {
-      Verdict.BETTER: f'{verdict}, as the paper says',
-      Verdict.WORSE: f'{verdict}, the opposite of what the paper says',
-      Verdict.EQUIVALENT: f'{verdict} within {margin}',
-      Verdict.UNDECIDED: f'{verdict}',
-    }[verdict]
-    is_found = verdict in (Verdict.BETTER, Verdict.WORSE)
-    if is_found and judgement.is_within_margin:
-      words += f', but within {margin}'
+  return [
+    _decide(*of_claim)
+    for of_claim in zip(family, judged, couplings, others, strict=True)
+  ]
+
+
+def _decide(
+  expected: Expected,
+  judgement: statistics.Judgement,
+  coupling: statistics.Judgement,
+  other: statistics.Judgement,
+) -> Found:
+  """What is found of a claim by the judgements of all that it needs."""
+  verdict = judgement.verdict
+  margin = f'{expected.margin:g}{expected.unit}'
+  is_small = judgement.is_within_margin
+  words = {
+    Verdict.BETTER: (
+      f'{verdict}, but within {margin}'
+      if is_small
+      else f'{verdict}, as the paper says'
+    ),
+    Verdict.WORSE: f'{verdict}, the opposite of what the paper says'
+    + (f', but within {margin}' if is_small else ''),
+    Verdict.EQUIVALENT: f'{verdict} within {margin}',
+    Verdict.UNDECIDED: f'{verdict}',
+  }[verdict]
+  if expected.without_coupling is not None:
     if verdict == Verdict.BETTER and coupling.verdict != Verdict.BETTER:
       verdict = coupling.verdict
       words = f'{verdict}: no more than without any coupling'
-    found.append(
-      Found(verdict, words, (judgement.high - judgement.low) / 2, judgement.p)
-    )
-  return found
+    elif verdict == Verdict.WORSE and coupling.verdict != Verdict.WORSE:
+      words += ', with and without any coupling'
+  if expected.also is not None:
+    if other.verdict == Verdict.WORSE and verdict != Verdict.WORSE:
+      verdict = other.verdict
+      words = f'{verdict}: the opposite is found of {expected.also_words}'
+    elif verdict == Verdict.BETTER and other.verdict != Verdict.BETTER:
+      verdict = other.verdict
+      words = f'{verdict}: not found of {expected.also_words}'
+  half_width = (judgement.high - judgement.low) / 2
+  return Found(verdict, words, half_width, judgement.p)
 
 
 def _estimate(figure: dict[str, Any], margin: float) -> statistics.Estimate:
@@ -150,6 +180,25 @@ def _estimate(figure: dict[str, Any], margin: float) -> statistics.Estimate:
   return statistics.estimate_mean(
     statistics.Sample(figure['n'], -known('mean'), known('sd'), math.nan),
     margin,
+  )
+
+
+def expected_at_the_bottom(
+  arriving: dict[str, Any], leaving: dict[str, Any]
+) -> Expected:
+  """That W_Q is fastest at the bottom of the valley, in two readings.
+
+  Args:
+    arriving: Correlation of a low loss with the length of W_Q's step to the
+      place where the loss is taken, from :func:`summarize`.
+    leaving: The same with the step from there.
+  """
+  return Expected(
+    'W_Q is fast where the loss is low',
+    arriving,
+    MARGIN_CORRELATION,
+    also=leaving,
+    also_words='the step from there, which is what LCAM multiplies',
   )
 
 
