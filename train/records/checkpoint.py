@@ -265,9 +265,10 @@ class Checkpoints:
       ) from error
 
   def _rename(self, step: int, suffix: str) -> pathlib.Path:
-    taken = {path.name for path in self._list()}
     number = 1
-    while (name := f'{step}.{number}{suffix}') in taken:
+    while os.path.lexists(
+      self.directory / (name := f'{step}.{number}{suffix}')
+    ):
       number += 1
     with files.writing(self.directory):
       return self._path(step).rename(self.directory / name)
