@@ -124,6 +124,8 @@ class Checkpoints:
     )
     try:
       self._reserve(content.nbytes)
+      if os.path.lexists(self._path(step)):
+        self.set_aside(step)  # No checkpoint: those of later steps are gone.
       self._orbax.save(
         self._path(step),
         args=ocp.args.Composite(state=ocp.args.StandardSave([content])),
