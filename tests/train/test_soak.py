@@ -162,7 +162,11 @@ def _kill(soak, program, within):
 def killed_as_it_starts(soak):
   # With its imports, unlike all others.
   with processes.start(
-    *_FLAGS, *_CHECKPOINT_AFTER_EACH_STEP, '--run-dir', soak.directory
+    *_FLAGS,
+    *_CHECKPOINT_AFTER_EACH_STEP,
+    '--run-dir',
+    soak.directory,
+    env=processes.environment(),
   ) as program:
     time.sleep(soak.rng.uniform(0, 8))
     program.kill()

@@ -77,15 +77,26 @@ def _listening(port):
   return addresses
 
 
-def test_two_processes_are_one_run_stopped_killed_or_not(alone, tmp_path):
+def test_two_processes_are_one_run_stopped_killed_or_not(
+  alone, tmp_path, monkeypatch
+):
   flags = [*_FLAGS, '--run-dir', tmp_path / 'run']
   of_second = [*_FLAGS, '--run-dir', tmp_path / 'of the second']
+
+  started = []
+
+  def start(*arguments):
+    started.append(arguments)
+    return start_process(*arguments)
+
+  start_process = processes.start
+  monkeypatch.setattr(processes, 'start', start)
 
   # Asked to stop: one is told, both stop at the same step.
   with processes.start_group(flags, of_second) as group:
     _wait_for_checkpoint(tmp_path / 'run', 3, group)
     # The coordinator listens where it was told to.
-    at = group[0].args[group[0].args.index('--coordinator') + 1]
+    at = started[0][started[0].index('--coordinator') + 1]
     assert at.startswith('localhost:')
     listening = _listening(int(at.removeprefix('localhost:')))
     assert listening
