@@ -17,6 +17,7 @@ import dataclasses
 import functools
 import math
 import os
+import pathlib
 from typing import Any, Literal, TypeVar
 
 from flax import nnx
@@ -416,6 +417,29 @@ class Program:
     """The inverse of :meth:`fetch`, on the devices."""
     stacked = jax.tree.map(lambda *x: np.stack(x), *states)
     return processes.replicate(stacked, self.replicated)
+
+  def write_weights(self, state: TrainState, path: pathlib.Path) -> None:
+    """Writes what of a member is tested, for :func:`models.load`.
+
+    Args:
+      state: From :meth:`fetch`.
+      path: The file.
+    """
+    config = self.configs[0]
+    params, batch_stats = state.evaluated
+    mean, std = self.normalization()
+    network = models.NETWORKS[config.model]
+    models.save(
+      path,
+      nnx.merge_state(params, batch_stats),
+      config.model,
+      image_shape=self.dataset.train.images.shape[1:],
+      num_classes=self.dataset.num_classes,
+      settings=network.settings_of(config),
+      mean=mean.tolist(),
+      std=std.tolist(),
+      dataset=self.dataset.name,
+    )
 
   # ------------------------------------------------------ shapes, compilation
 
