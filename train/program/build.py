@@ -698,10 +698,11 @@ class _Functions:
       options: dict[str, Any] = {
         'xla_gpu_deterministic_ops': self._structure.deterministic
       }
-      alone = len(self._structure.devices) == 1
-      if alone and _OVERLAP not in os.environ.get('XLA_FLAGS', ''):
-        # There is nothing to overlap, and in a loop it would compute the
-        # gradients of all kernels last: what they need is kept until then.
+      devices = self._structure.devices
+      is_one_gpu = len(devices) == 1 and devices[0].platform == 'gpu'
+      if is_one_gpu and _OVERLAP not in os.environ.get('XLA_FLAGS', ''):
+        # One GPU has no collectives. In a loop this scheduler computes the
+        # gradients of all kernels last, and their inputs are kept until then.
         options[_OVERLAP] = False
       if quick:
         options['xla_backend_optimization_level'] = 1
