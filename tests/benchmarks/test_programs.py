@@ -44,7 +44,7 @@ def test_many_steps_of_an_optimizer_in_one_program():
 def test_memory_and_its_price():
   results = memory.measure(True)
   programs = results['programs']
-  plain, remat = programs['float32, as it is'], programs['float32, --remat']
+  plain, remat = programs['bfloat16, as it is'], programs['bfloat16, --remat']
   assert 1.05 < remat['flops'] / plain['flops'] < 1.5
   assert '--remat' in memory.tables(results)
 
