@@ -71,10 +71,12 @@ class DataSettings:
   """The images."""
 
   dataset: Dataset = 'digits'
-  """The images: digits is scikit-learn's and needs no files."""
+  """The images. digits is scikit-learn's and needs no files. folder and npz are
+  your own: --data-dir is a folder with train/CLASS/*.png and test/CLASS/*.png,
+  or an .npz file with train_images, train_labels, test_images, test_labels."""
 
   data_dir: DataDir = None
-  """Directory of the data set's files."""
+  """Directory of the data set's files; of npz, the file."""
 
   train_examples: Annotated[int | None, command_line.default('all')] = None
   """Train on the first N examples only, of those that are not held out."""
@@ -282,10 +284,11 @@ class RunSettings:
   """Images a step when testing. Changes speed and memory only."""
 
   steps_per_dispatch: Annotated[
-    int | None, command_line.default('1 on a CPU, else 100')
+    int | None,
+    command_line.default('1 on a CPU, or with remat on a GPU; else 100'),
   ] = None
   """Most training steps in one compiled program. On a CPU convolutions are slow
-  inside a loop."""
+  inside a loop, and on a GPU remat saves no memory there."""
 
   deterministic: bool = False
   """GPU: only operations that give the same bits each time. Slower."""
@@ -387,7 +390,7 @@ def check(config: Config) -> None:
   require(
     'normalization',
     config.normalization == 'dataset'
-    or sources.get(config.dataset).channels > 1,
+    or sources.get(config.dataset).channels != 1,
     f'dataset for {config.dataset}, whose images have one channel',
   )
   require_each(
