@@ -170,8 +170,8 @@ def _generate(app: Any) -> None:
 
 def _name_aliases(app: Any, *found: Any) -> tuple[str | None, str | None]:
   """Writes `ArrayLike` for what autodoc calls TypeAliasForwardRef."""
-  plain = lambda text: text and re.sub(
-    r"TypeAliasForwardRef\('([\w.]+)'\)", r'\1', text
+  plain = lambda text: (
+    text and re.sub(r"TypeAliasForwardRef\('([\w.]+)'\)", r'\1', text)
   )
   return plain(found[-2]), plain(found[-1])
 
