@@ -72,7 +72,7 @@ nitpicky = True
 nitpick_ignore_regex = [
   (r'py:.*', r'(optax|jax|jnp|nnx|flax|numpy|np|chex)\..*'),
   (r'py:.*', r'(collections|typing|enum)\..*'),
-  (r'py:.*', r'(ArrayLike|Array|Params|Updates|ScalarOrSchedule)'),
+  (r'py:.*', r'(ArrayLike|Array|TypeAliasForwardRef)'),
   (r'py:.*', r'(ValueError|TypeError|Literal|NamedTuple|Any|Callable)'),
   (r'py:.*', r"(int|float|bool|str|tuple|list|dict|None|'.*')"),
 ]
