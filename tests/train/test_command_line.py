@@ -186,7 +186,11 @@ def test_the_main_job_in_short(tmp_path, monkeypatch, capsys):
   arguments = ['--run-dir', str(tmp_path / 'digits')]
   with mock.patch.dict(os.environ), runs.without_pictures():
     assert program.main(arguments) == 0
-    _assert_the_main_job(tmp_path / 'digits', capsys.readouterr().out)
+    _assert_the_main_job(
+      tmp_path / 'digits',
+      capsys.readouterr().out,
+      changes=' + model mlp, epochs 2',
+    )
     assert program.main(arguments) == 0
   assert capsys.readouterr().err.count('is finished') == 6
 
@@ -201,12 +205,12 @@ def test_the_main_job(tmp_path):
   assert again.stderr.count('is finished') == 6
 
 
-def _assert_the_main_job(directory, shown):
+def _assert_the_main_job(directory, shown, changes=''):
   """What it leaves; its six summaries."""
   summaries = [
     json.loads(path.read_text()) for path in directory.rglob('summary.json')
   ]
   assert [summary['status'] for summary in summaries] == ['done'] * 6
-  assert 'digits-lcam − digits-fixed' in shown
+  assert f'digits-lcam{changes} − digits-fixed{changes}' in shown
   assert (directory / 'curves.png').exists()
   return summaries
