@@ -12,6 +12,8 @@ import pytest
 from train import records
 from train import report
 from train import studies
+from train.report import preregistered
+from train.studies import movement
 
 _RESULTS = pathlib.Path(__file__).parents[1] / 'results'
 
@@ -41,8 +43,9 @@ def test_the_report_is_what_the_program_makes(committed, tmp_path):
 def test_a_difference_stands_in_one_place():
   contrasts = json.loads((_RESULTS / 'report.json').read_text())['contrasts']
   # Of arms, by what is compared: not once more the other way round.
-  pairs = [frozenset(c['name'].split(' − ')) for c in contrasts]
-  assert len(pairs) == len(set(pairs)) > 50
+  pairs = [(c['scale'], c['dataset'], c['name']) for c in contrasts]
+  places = [(*place, frozenset(name.split(' − '))) for *place, name in pairs]
+  assert len(places) == len(set(places)) > 50
   for contrast in contrasts:
     assert contrast['low'] < contrast['difference'] < contrast['high']
     is_inside = max(-contrast['low'], contrast['high']) < contrast['margin']
@@ -50,6 +53,27 @@ def test_a_difference_stands_in_one_place():
       assert is_inside
     if contrast['verdict'] == 'undecided':
       assert not is_inside and contrast['p'] >= 0.05
+
+
+def test_only_what_was_asked_beforehand_bears_a_verdict():
+  contrasts = json.loads((_RESULTS / 'report.json').read_text())['contrasts']
+  asked = {question.name for question in preregistered.QUESTIONS}
+  for contrast in contrasts:
+    if contrast['name'].split(':')[0] in asked:
+      assert contrast['verdict'] != 'exploratory'
+    else:
+      assert (contrast['p'], contrast['verdict']) == (None, 'exploratory')
+
+
+def test_the_movement_is_compared_with_the_committed_simulation(committed):
+  (simulated,) = (s.record for s in committed.studies if s.kind == 'traction')
+  for pair, group in (('0.95/0.9', 'slow'), ('0.9/0.95', 'quick')):
+    (found,) = (
+      compared[f'{group}_movement']['coupled']
+      for compared in simulated['comparisons']
+      if (compared['pair'], compared['control']) == (pair, 'coin')
+    )
+    assert round(found['mean'], 1) == movement.SIMULATED[group]
 
 
 def test_the_records_of_studies_say_what_they_are_judged_to(committed):

@@ -91,7 +91,8 @@ class DataSettings:
   """Shrink the images to N x N by averaging."""
 
   normalization: Literal['dataset', 'imagenet'] = 'dataset'
-  """Whose channel means and deviations: imagenet is the authors' choice."""
+  """Source of the channel means and standard deviations. imagenet is the
+  authors' choice."""
 
   padding: Literal['zeros', 'reflection'] = 'zeros'
   """What a crop shows beyond the image: zeros, as the authors' program has it,
@@ -176,7 +177,7 @@ class OptimizerSettings:
   authors' program."""
 
   reaction: Literal['next', 'current'] = 'next'
-  """lcam: which step a loss chooses the momentum of. next is Algorithm 1."""
+  """lcam: the step on which a loss acts. next is Algorithm 1."""
 
   loss_decay: Annotated[
     float | None, command_line.default('no, the mean of the epoch')
@@ -283,10 +284,11 @@ class RunSettings:
   """Images a step when testing. Changes speed and memory only."""
 
   steps_per_dispatch: Annotated[
-    int | None, command_line.default('1 on a CPU, else 100')
+    int | None,
+    command_line.default('1 on a CPU, or with remat on a GPU; else 100'),
   ] = None
   """Most training steps in one compiled program. On a CPU convolutions are slow
-  inside a loop."""
+  inside a loop, and on a GPU remat saves no memory there."""
 
   deterministic: bool = False
   """GPU: only operations that give the same bits each time. Slower."""

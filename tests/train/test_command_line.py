@@ -175,16 +175,14 @@ def test_the_traction_model_says_what_it_found(tmp_path):
 
 def test_the_main_job_in_short(tmp_path, monkeypatch, capsys):
   """With smaller networks, in this process."""
-  get = experiments.get
-
-  def get_small(name):
-    config = dataclasses.replace(runs.CONFIG, epochs=2)
-    arm = get(name)
-    return dataclasses.replace(
+  config = dataclasses.replace(runs.CONFIG, epochs=2)
+  arms = [
+    dataclasses.replace(
       arm, config=dataclasses.replace(config, optimizer=arm.config.optimizer)
     )
-
-  monkeypatch.setattr(program.experiments, 'get', get_small)
+    for arm in experiments.members(experiments.OWN, 'digits')
+  ]
+  monkeypatch.setattr(program.experiments, 'members', lambda *_: arms)
   run_together = functools.partial(loop.run_together, devices=runs.one_device())
   monkeypatch.setattr(loop, 'run_together', run_together)
   arguments = ['--run-dir', str(tmp_path / 'digits')]

@@ -293,9 +293,7 @@ class Program:
       Batch size and number of steps of each dispatch.
     """
     batch_size = self.configs[0].batch_size
-    most = self.configs[0].steps_per_dispatch or (
-      1 if self._on_cpu else _MOST_STEPS_PER_DISPATCH
-    )
+    most = self.configs[0].steps_per_dispatch or self._most_steps()
     full, last = divmod(self.examples, batch_size)
     # All dispatches have one length, so that they share one compiled program.
     length = max(
@@ -308,6 +306,15 @@ class Program:
       steps_done += steps
     if last and steps_done == full:
       yield last, 1
+
+  def _most_steps(self) -> int:
+    """Steps in a dispatch where the settings leave it open."""
+    platform = self.devices[0].platform
+    # In a loop XLA computes the gradients of all kernels last on a GPU, so that
+    # what remat does not keep is kept for them after all.
+    if platform == 'cpu' or (platform == 'gpu' and self.configs[0].remat):
+      return 1
+    return _MOST_STEPS_PER_DISPATCH
 
   def train(
     self,

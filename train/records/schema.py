@@ -232,28 +232,17 @@ class _TractionComparison(TypedDict):
   slow_distance: _Coupling
 
 
-class _OtherArm(TypedDict):
-  kind: str
-  horizontal: float
-  vertical: float
-  coupled: bool
-  speed_correlation_to: _Estimate
-  speed_correlation_from: _Estimate
-
-
-class _OtherComparison(TypedDict):
-  pair: str
-  control: Literal['coin', 'fixed']
-  quick_movement: NotRequired[_Coupling]
-  slow_movement: NotRequired[_Coupling]
-  quick_distance: NotRequired[_Coupling]
-  slow_distance: NotRequired[_Coupling]
+class _OtherFigure(TypedDict):
+  mean: float | None
+  sd: float | None
+  needed_mean: float | None
+  needed_sd: float | None
 
 
 class _TractionOther(TypedDict):
   changes: dict[str, float]
-  arms: list[_OtherArm]
-  comparisons: list[_OtherComparison]
+  n: _Count
+  figures: list[_OtherFigure]
 
 
 class Traction(TypedDict):

@@ -34,8 +34,7 @@ class Contrast:
   scale: str
   judgement: statistics.Judgement
   instead: str | None = None
-  """What it is called where it bears no verdict: :data:`EXPLORATORY` or
-  :data:`INTERIM`."""
+  """What it is called where it bears no verdict: :data:`EXPLORATORY`."""
 
   def record(self) -> dict[str, Any]:
     """Its entry in report.json: percentage points, ``None`` if untested."""
@@ -57,8 +56,6 @@ class Contrast:
 
 EXPLORATORY = 'exploratory'
 """Nobody asked before the runs were looked at."""
-INTERIM = 'interim'
-"""Asked beforehand, of more runs than there are."""
 
 
 def to_json(contrasts: Iterable[Contrast]) -> str:

@@ -73,7 +73,7 @@ def draw_heat_map(
     if arm.finished:
       sample = statistics.describe(list(arm.final_errors().values()))
       errors[at] = sample.mean
-      spread = '' if sample.n < 2 else f'sd {sample.deviation:.2f}, '
+      spread = '' if sample.n < 2 else f'sd {sample.std:.2f}, '
       words[at] = f'{sample.mean:.2f}\n{spread}{runs}'
   with pictures.drawing(axes_grid=False):
     figure = mpl_figure.Figure(
@@ -343,11 +343,12 @@ def draw_preregistered(
     height = 0.8 / len(answers)
     for i, of_stage in enumerate(answers):
       color, marker = _STAGE_LOOKS[of_stage.stage.scale]
-      label = f'{of_stage.stage.scale.title}, n = {of_stage.planned}'
+      seeds = str(of_stage.planned)
       if not of_stage.is_complete:
-        n = min(of_stage.done.values())
-        label = f'{of_stage.stage.scale.title}, interim: {n} of'
-        label += f' {of_stage.planned} seeds'
+        seeds = f'{min(of_stage.done.values())} of {seeds}, no verdict yet'
+      label = f'{of_stage.stage.scale.title}, n = {seeds}'
+      # Has its place in the legend from the first seed on.
+      axis.errorbar([], [], xerr=[], color=color, marker=marker, label=label)
       for row, (question, dataset) in enumerate(rows):
         contrast = of_stage.contrasts.get((question.name, dataset))
         if contrast is None:
@@ -370,20 +371,17 @@ def draw_preregistered(
           xerr=np.nan_to_num(judgement.high - estimate.difference),
           color=color,
           marker=marker,
-          markerfacecolor=color if of_stage.is_complete else 'white',
           capsize=3,
-          label=label,
         )
-        if contrast.instead is None:
-          axis.annotate(
-            str(judgement.verdict),
-            (judgement.high, y),
-            xytext=(5, 0),
-            textcoords='offset points',
-            va='center',
-            fontsize=8,
-            color=color,
-          )
+        axis.annotate(
+          str(judgement.verdict),
+          (judgement.high, y),
+          xytext=(5, 0),
+          textcoords='offset points',
+          va='center',
+          fontsize=8,
+          color=color,
+        )
     for row, (_, dataset) in enumerate(rows):
       axis.plot(
         [paper.CLAIMED_GAP[dataset]] * 2,
@@ -394,12 +392,14 @@ def draw_preregistered(
       )
     axis.axvline(0, color='0.3', lw=1)
     axis.margins(x=0.1)
+    low, high = axis.get_xlim()
+    axis.set_xlim(min(low, -1), max(high, 1))
     axis.grid(False, axis='y')
     axis.set_ylim(0.6 - len(rows), 0.6)
     axis.set_yticks(
       [-row for row in range(len(rows))],
       [
-        f'{question.name}: {question.words}\n{preregistered.DATASETS[dataset]}'
+        f'{preregistered.DATASETS[dataset]}, {question.name}\n{question.words}'
         for question, dataset in rows
       ],
     )

@@ -121,14 +121,15 @@ class Answers:
   done: dict[str, int]
   """How many of them are complete, by data set."""
   spreads: dict[str, float]
-  """Residual standard deviation of the five arms, by data set."""
+  """Residual standard deviation of the five arms, by data set: before the stage
+  is complete after the first three seeds, which is all that is looked at."""
   diverged: list[str]
   """Runs that have no error."""
   contrasts: dict[tuple[str, str], contrasts.Contrast]
   """By question and data set; those that nothing can be said of are left
-  out."""
+  out. None before the stage is complete."""
   positive_control: dict[str, statistics.Judgement]
-  """By data set. Only of a complete stage."""
+  """By data set. Likewise."""
 
   @property
   def is_complete(self) -> bool:
@@ -143,7 +144,9 @@ def answer(stage: Stage, arms: Iterable[Arm]) -> Answers | None:
     arms: All arms that there are.
 
   Returns:
-    The answers, or ``None`` where no run of the stage has ended.
+    The answers, or ``None`` where there is none of the five arms at the scale.
+    Before all planned seeds are there they are but counted: differences that
+    are not looked at cannot end the runs.
   """
   by_experiment = {a.experiment.name: a for a in arms if a.experiment}
   ended: dict[str, dict[tuple[str, str], dict[int, float]]] = {}
@@ -156,7 +159,11 @@ def answer(stage: Stage, arms: Iterable[Arm]) -> Answers | None:
     dataset: sorted(set.intersection(*(set(own[place]) for place in ARMS)))
     for dataset, own in ended.items()
   }
-  if not any(own[place] for own in ended.values() for place in ARMS):
+  if not any(
+    arm(stage.scale, dataset, place).name in by_experiment
+    for dataset in DATASETS
+    for place in ARMS
+  ):
     return None
 
   planned = stage.planned or plan(stage, ended)
@@ -179,9 +186,12 @@ def answer(stage: Stage, arms: Iterable[Arm]) -> Answers | None:
     planned,
     done,
     {
-      dataset: statistics.BlockDesign(_finite(own)).spread
-      for dataset, own in errors.items()
-      if counted[dataset]
+      dataset: spread
+      for dataset, own in (
+        errors if is_complete else _at_the_look(stage, ended)
+      ).items()
+      for spread in [_spread(own)]
+      if not math.isnan(spread)
     },
     [
       f'{arm(stage.scale, dataset, place).name}, seed {seed}'
@@ -190,7 +200,7 @@ def answer(stage: Stage, arms: Iterable[Arm]) -> Answers | None:
       for seed, error in of_seeds.items()
       if math.isnan(error)
     ],
-    judge(errors, stage.scale, is_interim=not is_complete),
+    judge(errors, stage.scale) if is_complete else {},
     _positive_control(ended, counted) if is_complete else {},
   )
 
@@ -219,15 +229,29 @@ def _finite(
   }
 
 
+def _spread(errors: Mapping[tuple[str, str], Mapping[int, float]]) -> float:
+  finite = _finite(errors)
+  return statistics.BlockDesign(finite).spread if finite else math.nan
+
+
+def _at_the_look(stage: Stage, ended: Errors) -> Errors:
+  """The first three seeds of the data sets that have them in all arms."""
+  seeds = range(stage.first_seed, stage.first_seed + LOOK_AFTER)
+  return {
+    dataset: {place: {s: own[place][s] for s in seeds} for place in ARMS}
+    for dataset, own in ended.items()
+    if all(set(seeds) <= own[place].keys() for place in ARMS)
+  }
+
+
 def judge(
-  errors: Errors, scale: Scale, *, is_interim: bool = False
+  errors: Errors, scale: Scale
 ) -> dict[tuple[str, str], contrasts.Contrast]:
   """The six contrasts as one family.
 
   Args:
     errors: Of the five arms of each data set, NaN where a run diverged.
     scale: Theirs.
-    is_interim: Whether there are to be more runs, so that there is no verdict.
 
   Returns:
     By question and data set, in the order of the report.
@@ -246,7 +270,6 @@ def judge(
       dataset,
       scale.name,
       judgement,
-      contrasts.INTERIM if is_interim else None,
     )
     for (name, dataset), judgement in zip(known, judged, strict=True)
   }
@@ -289,15 +312,11 @@ def plan(stage: Stage, ended: Errors) -> int:
     the margin is found with 80 % on both data sets; 8 where there is none, or
     the look is still to come.
   """
-  looked_at = range(stage.first_seed, stage.first_seed + LOOK_AFTER)
+  looked_at = _at_the_look(stage, ended)
+  if looked_at.keys() != DATASETS.keys():
+    return OTHERWISE
   needed = []
-  for dataset in DATASETS:
-    own = {
-      place: {s: e for s, e in ended[dataset][place].items() if s in looked_at}
-      for place in ARMS
-    }
-    if any(len(of_seeds) < LOOK_AFTER for of_seeds in own.values()):
-      return OTHERWISE
+  for own in looked_at.values():
     design = statistics.BlockDesign(_finite(own))
     of_control = design.contrast(
       {'-'.join(place): w for place, w in ((LCAM, 1.0), (FIXED, -1.0))}
@@ -397,7 +416,8 @@ def notes(answers: Answers) -> list[str]:
     if not math.isnan(spread)
   ]
   if spreads:
-    said[0] += f' Residual spread in points: {" and ".join(spreads)}.'
+    when = '' if answers.is_complete else f' after {LOOK_AFTER} seeds'
+    said[0] += f' Residual spread in points{when}: {" and ".join(spreads)}.'
   if answers.diverged:
     said.append(
       'Diverged, and left out of what needs them:'

@@ -25,7 +25,7 @@ def errors_table(arms: Sequence[Arm]) -> str:
         safe.markdown(arm.name),
         _runs(arm),
         f'{sample.mean:.2f}',
-        _or_dash(sample.deviation),
+        _or_dash(sample.std),
         _interval(sample),
         f'{statistics.describe(list(best.values())).mean:.2f}',
       ]
@@ -70,7 +70,7 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
         _runs(arm),
         f'{read_at} of {epochs}',
         f'{sample.mean:.2f}',
-        _or_dash(sample.deviation),
+        _or_dash(sample.std),
         _interval(sample) if sample.n > FEW else _values(errors),
         *(['' if figure is None else f'{figure:.2f}'] if has_figures else []),
         f'{final:.2f}',
@@ -108,11 +108,11 @@ def preregistered_table(answers: Sequence[preregistered.Answers]) -> str:
   rows = []
   for question in preregistered.QUESTIONS:
     for dataset, name in preregistered.DATASETS.items():
-      row = [f'{question.name}: {question.words}', name]
+      row = [f'{name}, {question.name}: {question.words}']
       for of_stage in answers:
         row += _answer(of_stage, question.name, dataset)
       rows.append(row)
-  head = ['LCAM − control', 'data set']
+  head = ['asked beforehand']
   for of_stage in answers:
     head += [f'{of_stage.stage.scale.name}: n', *_ANSWER]
   return _markdown(head, rows)
@@ -125,19 +125,18 @@ def _answer(
   of_stage: preregistered.Answers, question: str, dataset: str
 ) -> list[str]:
   contrast = of_stage.contrasts.get((question, dataset))
-  if contrast is None:
-    return [f'0 of {of_stage.planned}', *['–'] * len(_ANSWER)]
+  if not of_stage.is_complete or contrast is None:
+    n = f'{of_stage.done[dataset]} of {of_stage.planned}'
+    return [n, *['–'] * len(_ANSWER)]
   judgement = contrast.judgement
   estimate = judgement.estimate
   return [
-    str(estimate.n)
-    if of_stage.is_complete
-    else f'{estimate.n} of {of_stage.planned}',
+    str(estimate.n),
     f'{estimate.difference:+.2f}',
     show_interval(judgement),
     _or_dash(estimate.margin),
-    '–' if contrast.instead else _p_value(judgement.p),
-    contrast.instead or show_verdict(judgement),
+    _p_value(judgement.p),
+    show_verdict(judgement),
   ]
 
 

@@ -126,8 +126,6 @@ def write_found(
     answers = _answers(arms)
     sheet.judged += [c for a in answers for c in a.contrasts.values()]
     paragraphs = [
-      *_unfinished(arms),
-      *_preregistered_section(answers, out),
       *studies_of.section(_OF_THE_PHASE, '## Whose is the phase?'),
     ]
     appendix: list[str] = []
@@ -159,7 +157,9 @@ def write_found(
     paragraphs = [
       '# Report',
       *_told(found),
-      *([_HORIZONTAL] if has_phases else []),
+      *_unfinished(arms),
+      *_preregistered_section(answers, out),
+      *(['## Terms', _HORIZONTAL] if has_phases else []),
       *paragraphs,
       _how_to_read(answers, bool(appendix or grids), others, margin),
     ]
@@ -260,12 +260,12 @@ def _answers(arms: Sequence[Arm]) -> list[preregistered.Answers]:
 def _preregistered_section(
   answers: Sequence[preregistered.Answers], out: pathlib.Path
 ) -> list[str]:
-  """What settles it."""
+  """What settles it: a picture, a table, a sentence, and their terms."""
   if not answers:
     return []
   file = 'preregistered.png'
   figures.draw_preregistered(answers, out / file)
-  questions = ', '.join(
+  questions = ' '.join(
     f'**{question.name}**: {question.asked}'
     for question in preregistered.QUESTIONS
   )
@@ -275,11 +275,12 @@ def _preregistered_section(
     f'![The six contrasts with simultaneous 95 % intervals]({file})',
     tables.preregistered_table(answers),
     preregistered.conclusion(answers),
-    f'{questions} "its coin and its mean" is the mean of two arms: a coin that'
+    f'{questions} "Its coin and its mean" is the mean of two arms: a coin that'
     ' takes the two momenta without a look at the loss, in each epoch at the'
     " rate of the run of LCAM, and that run's mean momentum, fixed. The gaps"
     " of the paper's Table 1 are 0.02 to 0.36 points of a WRN-28-10: a verdict"
-    ' of *undecided* does not say that there is no such effect.',
+    ' of *undecided* does not say that there is no such effect. Before all'
+    ' planned seeds are there, nothing but the residual spread is looked at.',
     '\n'.join(f'- {note}' for note in notes),
   ]
 

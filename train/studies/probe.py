@@ -13,9 +13,9 @@ initial parameters, order of images, crops and flips under every pair.
 
 More than half of the steps are horizontal, so that accelerating that phase also
 raises the mean momentum by more. An answer is about the pairs as they are. Two
-more contrasts say what it is worth: what is left of the difference once the mean
-momentum is taken out, by the line between the errors under the fixed momenta; and
-whether the better of the two is better than the fixed 0.9.
+more contrasts say what it is worth: what is left of the difference once the
+mean momentum is taken out, by the line between the errors under the fixed
+momenta; and whether the better of the two is better than the fixed 0.9.
 
 The errors are those after the last epoch, on images held out of the training
 set. The test set is not looked at, so that it can still judge what the answer
@@ -460,9 +460,9 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
     * ``answer``: "vertical", "horizontal", "neutral" (both phases leave errors
       that are equivalent within the margin), or "undecided"; ``sentence``: the
       answer in words.
-    * ``beyond_momentum``, ``over_fixed``: the two more contrasts, with ``mean``,
-      ``low``, ``high``, ``p_value``, ``margin`` and ``verdict``, judged
-      together; ``None`` where they cannot be.
+    * ``beyond_momentum``, ``over_fixed``: the two more contrasts, judged
+      together, with ``mean``, ``low``, ``high``, ``p_value``, ``margin`` and
+      ``verdict``; ``None`` where they cannot be.
     * ``difference``: error with the horizontal phase accelerated minus error
       with the vertical one accelerated: ``n``, ``by_seed``, ``mean``, 95 %
       interval ``low`` to ``high``, ``p_value``, the ``margin``, the ``verdict``
@@ -526,7 +526,8 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
   better = 'horizontal' if mean < 0 else 'vertical'
   more = _further(design, record, raw, better)
   if more is not None:
-    sentence += f' {_further_sentence(more, better)}'
+    is_found = judged.verdict in (Verdict.BETTER, Verdict.WORSE)
+    sentence += f' {_further_sentence(more, better, is_found)}'
   by_seed = {
     role: _mean_errors(arms, role) for role in ('horizontal', 'vertical')
   }
@@ -579,7 +580,7 @@ def _design(
 
 def _raw_weights(record: dict[str, Any]) -> dict[str, float]:
   """Horizontal minus vertical acceleration."""
-  weights = {}
+  weights: dict[str, float] = {}
   for role, sign in (('horizontal', 1), ('vertical', -1)):
     of_role = [arm for arm in record['pairs'] if arm['role'] == role]
     weights |= {arm['name']: sign / len(of_role) for arm in of_role}
@@ -609,6 +610,12 @@ def _further(
     for name, arm in arms.items()
     if arm['role'] == 'fixed'
   }
+  needed = {
+    max(arms[name]['horizontal_momentum'], arms[name]['vertical_momentum'])
+    for name in raw
+  }
+  if not {_BASE, *needed} <= fixed.keys():
+    return None
   base = fixed[_BASE]
   beyond = dict(raw)
   over = {base: -1.0}
@@ -629,9 +636,9 @@ def _further(
 
 
 def _further_sentence(
-  judged: Sequence[statistics.Judgement], better: str
+  judged: Sequence[statistics.Judgement], better: str, is_found: bool
 ) -> str:
-  beyond, over = judged
+  _, over = judged
   shown = [
     f'{j.estimate.difference:+.2f} points, {j.low:+.2f} to {j.high:+.2f},'
     f' {j.verdict}'
@@ -639,11 +646,9 @@ def _further_sentence(
   ]
   sentence = f'Beyond what the mean momentum explains: {shown[0]}.'
   sentence += f' The {better} one minus fixed {_BASE}: {shown[1]}'
-  if over.verdict == Verdict.BETTER:
-    return f'{sentence}.'
-  return (
-    f'{sentence}: it beats the other order at most, and not the fixed momentum.'
-  )
+  if is_found and over.verdict != Verdict.BETTER:
+    sentence += ': it beats the other order alone, and not the fixed momentum'
+  return f'{sentence}.'
 
 
 def _judged(judged: statistics.Judgement) -> dict[str, Any]:
@@ -706,7 +711,7 @@ def _sample(sample: statistics.Sample) -> dict[str, Any]:
   return {
     'n': sample.n,
     'mean': sample.mean,
-    'deviation': _number(sample.deviation),
+    'deviation': _number(sample.std),
     'low': _number(sample.mean - sample.half_width),
     'high': _number(sample.mean + sample.half_width),
   }

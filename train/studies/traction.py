@@ -41,9 +41,12 @@ How the claims of sections 3.1.2 to 3.3 are read:
   of both groups from the optimum is larger than with the fixed momentum.
 
 Traction needs coupling. So each arm runs a second time with :math:`c = 0`: what
-is gained there too, by whatever claim, is no traction. (The uncoupled slow weight also has
-less noise, as none comes from the quick one. Differences are relative to the
-control of the same coupling.)
+is gained there too, by whatever claim, is no traction. (The uncoupled slow
+weight also has less noise, as none comes from the quick one. Differences are
+relative to the control of the same coupling.)
+
+What hangs on the one valley is seen in others, whose learning rate, coupling or
+noise is another one.
 
 What the model leaves out: saddle points and any other curvature than that of
 one valley, weight decay, learning rates that change, groups of more than one
@@ -55,6 +58,7 @@ works as described, not whether it is what happens in a network; for that see
 
 import collections
 from collections.abc import Sequence
+import dataclasses
 import functools
 import itertools
 import pathlib
@@ -165,8 +169,9 @@ def measure(
     Plain JSON values: ``settings``; ``arms``, each with its figures;
     ``comparisons`` of each asymmetric pair with its controls, as differences
     in percent of the control's mean; ``others``, what the claims are judged by
-    in other valleys; ``claims``, see :func:`judge`; ``paths`` to draw. Figures over the seeds have ``n``, ``mean``, ``sd`` and the 95 %
-    interval's ``half_width``.
+    in other valleys; ``claims``, see :func:`judge`; ``paths`` to draw. Figures
+    over the seeds have ``n``, ``mean``, ``sd`` and the 95 % interval's
+    ``half_width``.
 
   Raises:
     UsageError: ``seeds`` or ``steps`` is out of range.
@@ -241,7 +246,7 @@ def measure(
   }
 
 
-def _other_valleys(valley: Valley) -> list[dict[str, float]]:
+def _other_valleys(valley: Valley) -> list[dict[str, Any]]:
   """What is changed, one thing at a time, to see what hangs on it."""
   strongest = (valley.quick_curvature * valley.slow_curvature) ** 0.5
   return [
@@ -257,31 +262,69 @@ def _other_valleys(valley: Valley) -> list[dict[str, float]]:
 
 
 def _measure_other(
-  valley: Valley, changes: dict[str, float], keys: jax.Array, blocks: int
+  valley: Valley, changes: dict[str, Any], keys: jax.Array, blocks: int
 ) -> dict[str, Any]:
   """The figures that the claims are judged by, and nothing else."""
   results = _collect(valley, *_run_all(valley, keys, blocks=blocks))
   symmetric = _Name('LCAM', *_SYMMETRIC[0], True)
   ends = ('speed_correlation_to', 'speed_correlation_from')
-  comparisons = []
-  for pair in _ASYMMETRIC:
-    for control in _CONTROLS:
-      compared = _compare(results, pair, control)
-      asked = [n for _, n in _expected(compared['pair'], control)]
-      comparisons.append({n: compared[n] for n in ('pair', 'control', *asked)})
+  expected = _expectations(
+    {
+      'arms': [
+        {
+          **symmetric._asdict(),
+          **{
+            end: verdicts.summarize(results[symmetric].values[end])
+            for end in ends
+          },
+        }
+      ],
+      'comparisons': [
+        _compare(results, pair, control)
+        for pair in _ASYMMETRIC
+        for control in _CONTROLS
+      ],
+    }
+  )
   return {
     'changes': {name: float(f'{x:.5g}') for name, x in changes.items()},
-    'arms': [
+    'n': len(keys),
+    'figures': [
       {
-        **symmetric._asdict(),
-        **{
-          end: verdicts.summarize(results[symmetric].values[end])
-          for end in ends
-        },
+        'mean': e.figure['mean'],
+        'sd': e.figure['sd'],
+        'needed_mean': needed['mean'],
+        'needed_sd': needed['sd'],
       }
+      for e in expected
+      for needed in [e.without_coupling or e.also or e.figure]
     ],
-    'comparisons': comparisons,
   }
+
+
+def _elsewhere(
+  expected: Sequence[verdicts.Expected], other: dict[str, Any]
+) -> list[verdicts.Expected]:
+  """The same claims with the figures of another valley."""
+  found = []
+  for e, figures in zip(expected, other['figures'], strict=True):
+    own, needed = (
+      {
+        'n': other['n'],
+        'mean': figures[f'{prefix}mean'],
+        'sd': figures[f'{prefix}sd'],
+      }
+      for prefix in ('', 'needed_')
+    )
+    found.append(
+      dataclasses.replace(
+        e,
+        figure=own,
+        without_coupling=e.without_coupling and needed,
+        also=e.also and needed,
+      )
+    )
+  return found
 
 
 def path(
@@ -627,7 +670,7 @@ def _compare(
   names = [
     name
     for name in results[_Name('LCAM', *pair, True)].values
-    if name.endswith(('_movement', '_distance')) or '_left_' in name
+    if name.endswith(('_movement', '_distance'))
   ]
   compared = {}
   for name in names:
@@ -651,51 +694,66 @@ def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
     margin, the verdict and a sentence, which counts the verdicts in the other
     valleys too.
   """
-  claims = _judge(record)
-  elsewhere = [_judge(other) for other in record.get('others', [])]
+  expected = _expectations(record)
+  claims = _claims(record, expected)
+  elsewhere = [
+    verdicts.judge(_elsewhere(expected, other))
+    for other in record.get('others', [])
+  ]
   for i, claim in enumerate(claims):
-    found = collections.Counter(
-      of_other[i]['verdict'] for of_other in elsewhere
-    )
+    found = collections.Counter(str(other[i].verdict) for other in elsewhere)
     if found:
       counts = ', '.join(f'{n} {word}' for word, n in found.most_common())
       claim['sentence'] += f' In {len(elsewhere)} other valleys: {counts}.'
   return claims
 
 
-def _judge(record: dict[str, Any]) -> list[dict[str, Any]]:
-  """The claims in one valley."""
-  asked = [
+def _asked(record: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
+  """The claims on comparisons: of which, on which figure, in which words."""
+  return [
     (compared, name, claim)
     for compared in record['comparisons']
     for claim, name in _expected(compared['pair'], compared['control'])
   ]
-  expected = [
-    verdicts.Expected(
-      claim,
-      compared[name]['coupled'],
-      verdicts.MARGIN_PERCENT,
-      ' %',
-      compared[name]['due_to_coupling'],
-    )
-    for compared, name, claim in asked
-  ]
-  pair = _SYMMETRIC[0]
+
+
+def _at_the_bottom(record: dict[str, Any]) -> tuple[Any, Any]:
+  """The two correlations of the symmetric pair: the step to, and from."""
   (symmetric,) = (
     arm
     for arm in record['arms']
     if _Name(*(arm[field] for field in _Name._fields))
-    == _Name('LCAM', *pair, True)
+    == _Name('LCAM', *_SYMMETRIC[0], True)
   )
-  arriving, leaving = (
-    symmetric[f'speed_correlation_{end}'] for end in ('to', 'from')
-  )
-  expected.append(verdicts.expected_at_the_bottom(arriving, leaving))
-  *found_gains, found_speed = verdicts.judge(expected)
+  return symmetric['speed_correlation_to'], symmetric['speed_correlation_from']
 
+
+def _expectations(record: dict[str, Any]) -> list[verdicts.Expected]:
+  """All claims, the one on the bottom of the valley last."""
+  return [
+    *(
+      verdicts.Expected(
+        claim,
+        compared[name]['coupled'],
+        verdicts.MARGIN_PERCENT,
+        ' %',
+        compared[name]['due_to_coupling'],
+      )
+      for compared, name, claim in _asked(record)
+    ),
+    verdicts.expected_at_the_bottom(*_at_the_bottom(record)),
+  ]
+
+
+def _claims(
+  record: dict[str, Any], expected: Sequence[verdicts.Expected]
+) -> list[dict[str, Any]]:
+  """What the valley of the record says of them."""
+  pair = _SYMMETRIC[0]
+  *found_gains, found_speed = verdicts.judge(expected)
   claims = []
   for (compared, name, claim), of_gain, found in zip(
-    asked, expected, found_gains, strict=False
+    _asked(record), expected, found_gains, strict=False
   ):
     group, what = name.split('_')
     does = {'movement': 'moves', 'distance': 'oscillates'}[what]
@@ -721,7 +779,7 @@ def _judge(record: dict[str, Any]) -> list[dict[str, Any]]:
       'control': None,
       'figure': 'speed_correlation_to',
       'sentence': verdicts.bottom_sentence(
-        verdicts.pair_name(pair), arriving, leaving, found_speed
+        verdicts.pair_name(pair), *_at_the_bottom(record), found_speed
       ),
     }
   )

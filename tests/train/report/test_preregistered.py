@@ -18,7 +18,6 @@ from train import experiments
 from train import records
 from train import report
 from train import statistics
-from train.report import contrasts
 from train.report import preregistered
 
 _TEXT = (
@@ -242,12 +241,13 @@ def test_verdicts_follow_the_rule():
 
 class TestSeeds:
   def test_those_that_were_looked_at_take_no_part(self):
-    assert (
-      preregistered.answer(_SMALL, _arms(_SMALL, _errors(5), first_seed=0))
-      is None
-    )
-    fresh = _errors(30)
     looked_at = _errors(5, seed=1, shift=-20)
+    answers = preregistered.answer(
+      _SMALL, _arms(_SMALL, looked_at, first_seed=0)
+    )
+    assert answers.done == {'cifar10': 0, 'cifar100': 0}
+    assert answers.contrasts == answers.spreads == {}
+    fresh = _errors(30)
     runs = [
       run
       for arms in (
@@ -268,19 +268,17 @@ class TestSeeds:
     arms = _arms(_SMALL, errors, without={('cifar10', 4, 11)})
     answers = preregistered.answer(_SMALL, arms)
     assert answers.done == {'cifar10': 11, 'cifar100': 12}
-    cut = {'cifar10': errors['cifar10'][:11], 'cifar100': errors['cifar100']}
-    expected = _by_hand(cut)
-    for key, contrast in answers.contrasts.items():
-      assert contrast.judgement.estimate.difference == pytest.approx(
-        expected[key][0]
-      )
 
   def test_there_is_no_verdict_before_the_planned_number(self):
     answers = preregistered.answer(_SMALL, _arms(_SMALL, _errors(29)))
     assert not answers.is_complete
-    for contrast in answers.contrasts.values():
-      entry = contrast.record()
-      assert (entry['p'], entry['verdict']) == (None, contrasts.INTERIM)
+    # Nothing but the spread after three seeds is looked at.
+    assert answers.contrasts == answers.positive_control == {}
+    first = {d: own[:3] for d, own in _errors(29).items()}
+    looked_at = preregistered.answer(_SMALL, _arms(_SMALL, first))
+    assert answers.spreads == looked_at.spreads
+    two = {d: own[:2] for d, own in _errors(29).items()}
+    assert preregistered.answer(_SMALL, _arms(_SMALL, two)).spreads == {}
     assert (
       'no verdict before the planned n: 29 of 30 seeds so far'
       in preregistered.conclusion([answers])
@@ -353,16 +351,21 @@ def test_the_report_opens_with_the_six_lines(tmp_path):
   small = _arms(_SMALL, _errors(30, shift=0.6))
   medium = _arms(_MEDIUM, _errors(2, level=(12, 41)))
   text = _report(tmp_path, [*small, *medium])
-  heading, *lines = (
-    x for x in text.splitlines() if x.startswith(('## ', '| P'))
-  )
-  assert heading == '## What was asked beforehand'
-  assert lines[6].startswith('## ')
-  for i, line in enumerate(lines[:6]):
+  _, first, *_ = text.split('\n## ')
+  heading, *lead = first.splitlines()
+  assert heading == 'What was asked beforehand'
+  lines = [line for line in lead if line.startswith('| CIFAR-')]
+  assert len(lines) == 6
+  expected = [
+    f'{name}, P{number}: '
+    for number in (1, 2, 3)
+    for name in ('CIFAR-10', 'CIFAR-100')
+  ]
+  for line, begin in zip(lines, expected, strict=True):
     cells = [cell.strip() for cell in line.strip('|').split('|')]
-    assert cells[0].startswith(f'P{i // 2 + 1}: ')
-    assert cells[2] == '30' and cells[7].startswith('worse')
-    assert cells[8] == '2 of 8' and cells[-2:] == ['–', 'interim']
+    assert cells[0].startswith(begin)
+    assert cells[1] == '30' and cells[6].startswith('worse')
+    assert cells[7:] == ['2 of 8', *['–'] * 5]
   assert '2 of 8 seeds so far' in text
   picture = matplotlib.image.imread(tmp_path / 'preregistered.png')[..., :3]
   assert (picture.min(-1) < 0.5).mean() > 0.005

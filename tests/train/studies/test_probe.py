@@ -278,6 +278,77 @@ def test_answers(horizontal, vertical, answer, said):
   )
 
 
+_FAST = [41.0, 43.5, 47.6, 49.5]
+
+
+def _four_arms(horizontal, vertical, share_horizontal=0.6, share_vertical=0.5):
+  nothing = np.full(_SEEDS, 0.5)
+  return [
+    probe._arm(
+      pair, np.asarray(values), nothing, np.full(_SEEDS, share, np.float64)
+    )
+    for pair, values, share in (
+      (probe.Pair(0.9, 0.9), _FIXED, 0.5),
+      (probe.Pair(0.95, 0.95), _FAST, 0.5),
+      (probe.Pair(0.95, 0.9), horizontal, share_horizontal),
+      (probe.Pair(0.9, 0.95), vertical, share_vertical),
+    )
+  ]
+
+
+def test_the_mean_momentum_is_taken_out():
+  given = probe.judge({'pairs': _four_arms(_HIGH, _LOW)})
+  # By hand: the mean momenta are 0.93 and 0.925, so that the line between the
+  # fixed ones makes a tenth of their difference.
+  raw = np.mean(np.subtract(_HIGH, _LOW))
+  expected = raw - 0.1 * np.mean(np.subtract(_FAST, _FIXED))
+  beyond = given['beyond_momentum']
+  np.testing.assert_allclose(beyond['mean'], expected)
+  assert beyond['low'] < expected < beyond['high']
+  assert f'{expected:+.2f} points' in given['sentence']
+  # Nothing is left where the mean momentum explains all of it.
+  slope = np.subtract(_FAST, _FIXED)
+  explained = np.add(_LOW, slope)
+  given = probe.judge({'pairs': _four_arms(explained, _LOW, 1.0, 1.0)})
+  np.testing.assert_allclose(given['beyond_momentum']['mean'], 0, atol=1e-9)
+  assert given['beyond_momentum']['verdict'] == 'equivalent'
+
+
+def test_a_winner_that_does_not_beat_the_fixed_momentum_says_so():
+  given = probe.judge({'pairs': _four_arms(np.add(_FIXED, 2), _FIXED)})
+  assert given['answer'] == 'vertical'
+  np.testing.assert_allclose(given['over_fixed']['mean'], 0, atol=1e-9)
+  assert 'beats the other order alone, and not the' in given['sentence']
+  given = probe.judge({'pairs': _four_arms(_HIGH, _LOW)})
+  assert given['over_fixed']['verdict'] == 'better'
+  assert 'order alone' not in given['sentence']
+
+
+def test_data_sets_are_a_family():
+  records = [
+    {'dataset': name, 'pairs': _four_arms(high, _LOW)}
+    for name, high in (
+      ('cifar10', _HIGH),
+      ('digits', [31.0, 33.9, 37.3, 39.4]),
+      ('cifar100', [30.2, 32.9, 36.1, 38.9]),
+    )
+  ]
+  p_values = [
+    probe.judge(record)['difference']['p_value'] for record in records
+  ]
+  order = np.argsort(p_values)
+  # Holm by hand.
+  holm = np.empty(3)
+  holm[order] = np.minimum(
+    1, np.maximum.accumulate(np.sort(p_values) * [3, 2, 1])
+  )
+  (sentence,) = probe.together(records)
+  for record, p in zip(records, holm, strict=True):
+    assert f'{record["dataset"]}: ' in sentence
+    assert f'p = {p:.2g}' in sentence
+  assert probe.together(records[:1]) == []
+
+
 def test_several_accelerated_momenta_are_averaged_seed_by_seed():
   arms = _arms(_HIGH, _LOW) + _arms(_LOW, _LOW, fast=0.93)
   difference = probe.judge({'pairs': arms})['difference']

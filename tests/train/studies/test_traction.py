@@ -200,7 +200,33 @@ def test_each_claim_is_answered(record):
   for claim in claims:
     assert claim['verdict'] in list(Verdict)
     assert f': {claim["verdict"]}' in claim['sentence']
+    assert 'In 6 other valleys: ' in claim['sentence']
   assert claims == traction.judge(json.loads(json.dumps(record)))
+
+
+def test_other_valleys_are_those_of_their_own_measurement(record):
+  for other in record['others']:
+    changed = _VALLEY._replace(**other['changes'])
+    assert changed != _VALLEY
+    # Nobody starts outside of a valley that has a minimum.
+    assert (
+      changed.coupling**2 < changed.quick_curvature * changed.slow_curvature
+    )
+  other = record['others'][0]
+  alone = traction.measure(
+    -(-_SEEDS // 4), 1600, valley=_VALLEY._replace(**other['changes'])
+  )
+  assert other['n'] == alone['settings']['seeds']
+  assert [figure['mean'] for figure in other['figures']] == [
+    claim['mean'] for claim in alone['claims']
+  ]
+  # So that the verdicts there are its own.
+  for own, found in zip(
+    alone['claims'],
+    verdicts.judge(traction._elsewhere(traction._expectations(record), other)),
+    strict=True,
+  ):
+    assert own['verdict'] == found.verdict
 
 
 class TestVerdicts:
@@ -256,6 +282,47 @@ class TestVerdicts:
     )
     assert found.verdict == verdict
     assert ('without any coupling' in found.words) == (verdict != 'better')
+
+  def test_the_opposite_without_coupling_too_is_said(self):
+    shape = np.array([-1.0, -0.6, 0.6, 1.0])
+    for coupling, words in (
+      (0.0, 'worse, the opposite of what the paper says, with and without any'),
+      (-2.0, 'worse, the opposite of what the paper says'),
+    ):
+      figures_ = (
+        verdicts.summarize(mean + 0.4 * shape) for mean in (-2, coupling)
+      )
+      figure, without = figures_
+      (found,) = verdicts.judge(
+        [verdicts.Expected('claim', figure, 1.0, ' %', without)]
+      )
+      assert found.verdict == 'worse'
+      assert found.words.startswith(words)
+      assert ('coupling' in found.words) == (coupling == 0)
+
+  @pytest.mark.parametrize(
+    ('arriving', 'leaving', 'verdict'),
+    [
+      (0.3, 0.3, 'better'),
+      (0.3, -0.3, 'worse'),
+      (0.0, -0.3, 'worse'),
+      (0.3, 0.0, 'equivalent'),
+      (0.0, 0.3, 'equivalent'),
+    ],
+  )
+  def test_the_bottom_is_judged_by_both_steps(self, arriving, leaving, verdict):
+    shape = 0.01 * np.array([-1.0, -0.6, 0.6, 1.0])
+    (found,) = verdicts.judge(
+      [
+        verdicts.expected_at_the_bottom(
+          *(verdicts.summarize(x + shape) for x in (arriving, leaving))
+        )
+      ]
+    )
+    assert found.verdict == verdict
+    assert ('LCAM multiplies' in found.words) == (
+      found.verdict != 'better' and (arriving, leaving) != (0.0, 0.3)
+    )
 
   def test_values_that_do_not_exist_are_left_out(self):
     figure = verdicts.summarize([1.0, np.nan, 3.0])
