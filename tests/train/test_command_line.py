@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import pathlib
 import re
 from unittest import mock
 
@@ -15,6 +16,7 @@ from tests.train import runs
 from train import __main__ as program
 from train import experiments
 from train import loop
+from train import studies
 
 
 @pytest.mark.parametrize(
@@ -214,3 +216,20 @@ def _assert_the_main_job(directory, shown, changes=''):
   assert f'digits-lcam{changes} − digits-fixed{changes}' in shown
   assert (directory / 'curves.png').exists()
   return summaries
+
+
+def test_what_is_written_by_default_is_not_for_git():
+  """The folders that commands write to where none is named."""
+  root = pathlib.Path(__file__).parents[2]
+  ignored = (root / '.gitignore').read_text().splitlines()
+  for flags in (
+    program.MainFlags(),
+    program.SweepFlags(),
+    program.ReportFlags(),
+    program.PackFlags(),
+    *(study.flags() for study in studies.STUDIES.values()),
+  ):
+    out = getattr(flags, 'out', None) or getattr(flags, 'run_dir', None)
+    # Else runs/ with a name, see the help.
+    if out is not None:
+      assert {f'{out.parts[0]}/', f'/{out.parts[0]}/'} & {*ignored}, out
