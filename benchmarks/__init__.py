@@ -1,1 +1,1 @@
-"""How fast it is, and beside what: see README.md here."""
+"""Benchmarks, and their results in README.md."""

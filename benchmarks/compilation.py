@@ -22,6 +22,8 @@ _LARGE_COPY = 1_000_000
 _EXACT_MEAN = 'optax_lcam/_exact_mean.py'
 _MOST_EXPENSIVE = 20
 
+CONVOLUTIONS = 'convolutions and products'
+
 
 def main(request: pathlib.Path, answer: pathlib.Path) -> int:
   """Compiles what is asked for; returns the exit code."""
@@ -92,6 +94,7 @@ def count(
   """The counts of a step, and of the program where they say so."""
   member = program.shape_member()
   kernels = module.kernels()
+  makers = module.makers(leaf.shape for leaf in _weights(member))
   own = module.copies(module.step, _LARGE_COPY)
   copied = [
     i for name in module.bodies() for i in module.copies(name, _LARGE_COPY)
@@ -119,12 +122,12 @@ def count(
     'large_transpositions_in_step': len(
       module.transpositions(module.step, _LARGE_COPY)
     ),
-    'update': _update(module, member),
+    'update': _update(makers, member),
     'exact_mean': {
       'additions': exact.get('add', 0),
       'subtractions': exact.get('subtract', 0),
     },
-    'limits': _limits(kernels, chip),
+    'limits': _limits(kernels, {maker.name for maker in makers}, chip),
   }
 
 
@@ -164,13 +167,22 @@ def _convolutions(module: hlo.Module) -> list[dict[str, Any]]:
   ]
 
 
-def _update(module: hlo.Module, member: Any) -> dict[str, Any]:
-  """How the weights and what the optimizer keeps of them are computed."""
-  weights = [leaf for leaf in _leaves(member.params) if len(leaf.shape) > 1]
+def _weights(member: Any) -> list[Any]:
+  """The kernels of the layers, which nearly all parameters are in."""
+  return [leaf for leaf in _leaves(member.params) if len(leaf.shape) > 1]
+
+
+def _update(makers: list[hlo.Kernel], member: Any) -> dict[str, Any]:
+  """How the weights and what the optimizer keeps of them are computed.
+
+  Args:
+    makers: The kernels that make them.
+    member: The state of a run.
+  """
+  weights = _weights(member)
   shapes = {leaf.shape for leaf in weights}
   kept = [leaf for leaf in _leaves(member.opt_state) if leaf.shape in shapes]
   size = 4 * sum(leaf.size for leaf in weights)
-  makers = module.makers(shapes)
   alone = [kernel for kernel in makers if not kernel.convolves]
   in_gradients = [kernel for kernel in makers if kernel.convolves]
   written = sum(kernel.made_bytes for kernel in alone)
@@ -187,44 +199,85 @@ def _update(module: hlo.Module, member: Any) -> dict[str, Any]:
   }
 
 
-def _limits(kernels: list[hlo.Kernel], chip: targets.Chip) -> dict[str, Any]:
-  """Each kernel at the limit of FLOP or bytes, whichever takes longer."""
+def _limits(
+  kernels: list[hlo.Kernel], update: set[str], chip: targets.Chip
+) -> dict[str, Any]:
+  """Each kernel at the limit of FLOP or bytes, whichever takes longer.
+
+  Args:
+    kernels: Those of a step.
+    update: The names of those that make the new weights.
+    chip: What the limits are of.
+  """
 
   def seconds(kernel: hlo.Kernel) -> float:
     return kernel.seconds(chip.flops, chip.memory)
 
-  def cost(kernel: hlo.Kernel) -> float:
-    return (kernel.cycles or 0) if cycles else seconds(kernel)
+  kinds: dict[str, float] = collections.defaultdict(float)
+  cycles: dict[str, int] = collections.defaultdict(int)
+  equal: dict[tuple[str, int, int], list[hlo.Kernel]] = {}
+  for kernel in kernels:
+    kind = _kind(kernel, update)
+    kinds[kind] += seconds(kernel)
+    cycles[kind] += kernel.cycles or 0
+    key = (_operation(kernel), kernel.flops, kernel.bytes)
+    equal.setdefault(key, []).append(kernel)
+  estimated = any(cycles.values())
 
-  total = sum(map(seconds, kernels))
-  cycles = [kernel.cycles for kernel in kernels if kernel.cycles is not None]
+  def cost(alike: list[hlo.Kernel]) -> float:
+    if estimated:
+      return sum(kernel.cycles or 0 for kernel in alike)
+    return sum(map(seconds, alike))
+
   return {
     'chip_flops': chip.flops,
     'chip_bytes': chip.memory,
-    'seconds': total,
-    'convolution_seconds': sum(seconds(k) for k in kernels if k.convolves),
+    'seconds': sum(kinds.values()),
+    'seconds_by_kind': dict(kinds),
     'bound_by_bytes_seconds': sum(
-      seconds(k)
-      for k in kernels
-      if k.bytes / chip.memory > k.flops / chip.flops
+      seconds(kernel)
+      for kernel in kernels
+      if kernel.bytes / chip.memory > kernel.flops / chip.flops
     ),
-    'cycles': sum(cycles) if cycles else None,
-    'convolution_cycles': sum(k.cycles or 0 for k in kernels if k.convolves)
-    if cycles
-    else None,
+    'cycles': sum(cycles.values()) if estimated else None,
+    'cycles_by_kind': dict(cycles) if estimated else None,
     'most_expensive': [
       {
-        'name': kernel.name,
-        'operation': kernel.op_name,
-        'flops': kernel.flops,
-        'bytes': kernel.bytes,
-        'seconds': seconds(kernel),
-        'convolves': kernel.convolves,
-        'cycles': kernel.cycles,
+        'name': alike[0].name,
+        'operation': operation,
+        'kind': _kind(alike[0], update),
+        'count': len(alike),
+        'flops': flops,
+        'bytes': moved,
+        'seconds': sum(map(seconds, alike)),
+        'cycles': sum(k.cycles or 0 for k in alike) if estimated else None,
       }
-      for kernel in sorted(kernels, key=cost, reverse=True)[:_MOST_EXPENSIVE]
+      for (operation, flops, moved), alike in sorted(
+        equal.items(), key=lambda item: cost(item[1]), reverse=True
+      )[:_MOST_EXPENSIVE]
     ],
   }
+
+
+def _kind(kernel: hlo.Kernel, update: set[str]) -> str:
+  """What a kernel is there for."""
+  if kernel.convolves:
+    return CONVOLUTIONS
+  if kernel.name in update:
+    return 'update'
+  if kernel.name.startswith(hlo.COLLECTIVES):
+    return 'collectives'
+  if 'transpose(jvp' in kernel.op_name:
+    return 'norm, ReLU, sum: backward'
+  if 'jvp(' in kernel.op_name:
+    return 'norm, ReLU, sum: forward'
+  return 'images and others'
+
+
+def _operation(kernel: hlo.Kernel) -> str:
+  """The end of what JAX calls the operation, and its direction."""
+  name = kernel.op_name.rsplit('/', 1)[-1]
+  return f'{name}, backward' if 'transpose(jvp' in kernel.op_name else name
 
 
 def _leaves(tree: Any) -> list[Any]:

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from typing import Annotated, Any
 
+from benchmarks import compilation
 from benchmarks import harness
 from benchmarks import targets
 from train import command_line
@@ -26,7 +27,6 @@ from train import errors
 
 _PROG = 'python -m benchmarks.compiled'
 _REPOSITORY = pathlib.Path(__file__).parents[1]
-_LARGEST_SHOWN = 8
 
 Settings = Mapping[str, Any]
 
@@ -79,10 +79,13 @@ PROGRAMS: Mapping[str, Program] = {
   'H100 ×8, WRN-10-1': Program('gpu:h100:8', _thin(batch_size=1024), 10),
   'H100, WRN-28-10': Program('gpu:h100', _wide(), 10),
   'H100, WRN-28-10, one step': Program('gpu:h100', _wide(), 1),
-  'H100, WRN-28-10, --remat': Program('gpu:h100', _wide(remat=True), 10),
+  'H100, WRN-28-10, --remat': Program('gpu:h100', _wide(remat=True), 1),
+  'H100, WRN-28-10, --remat, ten steps': Program(
+    'gpu:h100', _wide(remat=True), 10
+  ),
   'H100, WRN-28-10, float32': Program('gpu:h100', _wide(dtype='float32'), 10),
   'H100, WRN-28-10, float32, --remat': Program(
-    'gpu:h100', _wide(dtype='float32', remat=True), 10
+    'gpu:h100', _wide(dtype='float32', remat=True), 1
   ),
   'H100 ×8, WRN-28-10': Program('gpu:h100:8', _wide(batch_size=1024), 10),
   'H100 ×8, WRN-28-10, --batch-norm device': Program(
@@ -209,7 +212,7 @@ def tables(results: harness.Results) -> str:
   if several:
     parts.append(_collectives(several))
   parts += [_convolutions(programs), _update(programs)]
-  parts.append(_against_limits(programs))
+  parts += [_against_limits(programs), _kinds(programs)]
   for name, program in programs.items():
     if name in _SHOWN_KERNELS:
       parts.append(_kernels(name, program))
@@ -295,7 +298,8 @@ def _computing(programs: Mapping[str, Any]) -> str:
         f'{p["bytes"] / 1e6:,.0f}',
         f'{1e3 * p["limits"]["seconds"]:.3f}',
         _percent_left(
-          p['limits']['convolution_seconds'], p['limits']['seconds']
+          p['limits']['seconds_by_kind'].get(compilation.CONVOLUTIONS, 0),
+          p['limits']['seconds'],
         ),
         '–'
         if p['limits']['cycles'] is None
@@ -303,7 +307,8 @@ def _computing(programs: Mapping[str, Any]) -> str:
         '–'
         if p['limits']['cycles'] is None
         else _percent_left(
-          p['limits']['convolution_cycles'], p['limits']['cycles']
+          p['limits']['cycles_by_kind'].get(compilation.CONVOLUTIONS, 0),
+          p['limits']['cycles'],
         ),
         f'{p["exact_mean"]["additions"]}, {p["exact_mean"]["subtractions"]}',
       ]
@@ -352,17 +357,15 @@ def _collectives(programs: Mapping[str, Any]) -> str:
 
 def _convolutions(programs: Mapping[str, Any]) -> str:
   return harness.table(
-    ['convolutions and products', 'call', 'dtype', 'number', 'GFLOP'],
+    ['convolutions and products', 'number and dtype of each call'],
     [
       [
         name,
-        f'`{c["call"]}`',
-        c['dtype'],
-        c['count'],
-        f'{c["flops"] / 1e9:,.1f}',
+        ', '.join(
+          f'{c["count"]} `{c["call"]}` {c["dtype"]}' for c in p['convolutions']
+        ),
       ]
       for name, p in programs.items()
-      for c in p['convolutions']
     ],
   )
 
@@ -415,27 +418,60 @@ def _against_limits(programs: Mapping[str, Any]) -> str:
   )
 
 
+def _kinds(programs: Mapping[str, Any]) -> str:
+  """The share of each kind of kernel, by the limits or the cycles."""
+  shares = {
+    name: p['limits']['cycles_by_kind'] or p['limits']['seconds_by_kind']
+    for name, p in programs.items()
+  }
+  kinds = sorted({kind for of_one in shares.values() for kind in of_one})
+  return harness.table(
+    ['% of a step', 'by', *kinds],
+    [
+      [
+        name,
+        'limits' if programs[name]['limits']['cycles'] is None else 'cycles',
+        *(
+          f'{100 * of_one.get(kind, 0) / sum(of_one.values()):.1f}'
+          for kind in kinds
+        ),
+      ]
+      for name, of_one in shares.items()
+    ],
+  )
+
+
 def _kernels(name: str, program: Mapping[str, Any]) -> str:
-  total = program['limits']['cycles']
+  limits = program['limits']
   return harness.table(
     [
       f'{name}: the most expensive kernels',
-      'operation',
-      'GFLOP',
-      'MB',
+      'number',
+      'GFLOP each',
+      'MB each',
       'µs at the limits',
+      '% of all',
       'k cycles',
+      '% of all',
     ],
     [
       [
-        f'`{kernel["name"]}`',
-        f'`{kernel["operation"].rsplit("/", 2)[-2:]}`',
+        f'{kernel["operation"] or kernel["name"]}',
+        kernel['count'],
         f'{kernel["flops"] / 1e9:.1f}',
         f'{kernel["bytes"] / 1e6:.1f}',
         f'{1e6 * kernel["seconds"]:.1f}',
-        '–' if not total else f'{(kernel["cycles"] or 0) / 1e3:.0f}',
+        f'{100 * kernel["seconds"] / limits["seconds"]:.1f}',
+        *(
+          ('–', '–')
+          if limits['cycles'] is None
+          else (
+            f'{kernel["cycles"] / 1e3:.0f}',
+            f'{100 * kernel["cycles"] / limits["cycles"]:.1f}',
+          )
+        ),
       ]
-      for kernel in program['limits']['most_expensive']
+      for kernel in limits['most_expensive']
     ],
   )
 
@@ -447,7 +483,8 @@ def table(result: Mapping[str, Any]) -> str:
   parts = [_memory(programs, {}), _computing(programs)]
   if result['devices'] > 1:
     parts.append(_collectives(programs))
-  parts += [_convolutions(programs), _update(programs), _kernels(name, result)]
+  parts += [_convolutions(programs), _update(programs), _kinds(programs)]
+  parts.append(_kernels(name, result))
   return '\n\n'.join(parts)
 
 

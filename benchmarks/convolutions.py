@@ -1,8 +1,8 @@
 """Each convolution of small Wide ResNets, by XLA and by oneDNN.
 
-Forward and both gradients alone. ``train/onednn/convolution.py`` takes from
-here which of them stay with XLA. Where the kernels are not built only XLA is
-measured.
+Measures the forward pass and both gradients separately. The choice between XLA
+and oneDNN in ``train/onednn/convolution.py`` is based on the results. Without
+the compiled kernels only XLA is measured.
 """
 
 from collections.abc import Callable
@@ -72,7 +72,7 @@ def _line(row: dict[str, Any]) -> list[str]:
 def _convolutions(
   depth: int, widen_factor: int, batch_size: int, size: int
 ) -> list[tuple[convolution.Kind, _Shape, _Shape, convolution.Geometry]]:
-  """All that a training step computes, each once."""
+  """All distinct convolutions of a training step."""
   found = {}
 
   def remember(
@@ -84,7 +84,7 @@ def _convolutions(
   ) -> jax.Array:
     geometry = convolution.Geometry(tuple(strides), tuple(map(tuple, padding)))
     for kind in _KINDS:
-      # Images need no gradient.
+      # The images need no gradient.
       if kind != 'InputGradient' or images.shape[-1] > 3:
         found[kind, images.shape, kernel.shape, geometry] = None
     return lax.conv_general_dilated(images, kernel, strides, padding, **rest)

@@ -1,10 +1,11 @@
-"""All of a GPU's speed in one command of at most eight minutes.
+"""All measurements of a GPU in one command of at most eight minutes.
 
-What the device can do at most, then what of it the optimizer's step and the
-training step of WRN-28-10 reach, beside PyTorch; what an epoch costs beyond its
-steps; compilation; the most expensive operations; and what settings and flags
-are worth. The most important comes first, and what no longer fits is left out
-and named. On a CPU the same is done with a tiny network, as a trial.
+Measures the peak rates of the device; the optimizer step and the training step
+of WRN-28-10, relative to these rates and to PyTorch; the overhead of an epoch
+beyond its steps; compilation; the most expensive operations; and the effect of
+settings and flags. The most important parts come first. Parts that do not fit
+into the time are listed as left out. On a CPU a tiny network is used, as a test
+of the program.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,13 +24,13 @@ from unittest import mock
 from benchmarks import harness
 
 _REPOSITORY = pathlib.Path(__file__).parents[1]
-_SECONDS = 450.0  # leaves half a minute of the eight for what goes wrong
+_SECONDS = 450.0  # leaves half a minute of reserve
 
 _OURS = 'optax-lcam'
 _EAGER = 'PyTorch'
 _COMPILED = 'PyTorch, torch.compile'
 
-# Worth trying, the most promising first. Each needs a process of its own.
+# Candidate flags, the most promising first. Each needs its own process.
 _XLA_FLAGS = (
   '--xla_gpu_enable_command_buffer=',
   '--xla_gpu_force_conv_nhwc=true',
@@ -45,7 +46,7 @@ _XLA_FLAGS = (
 
 @dataclasses.dataclass(frozen=True)
 class Size:
-  """How much is measured."""
+  """The size of the measurements."""
 
   depth: int
   widen_factor: int
@@ -53,26 +54,26 @@ class Size:
   matrix: int
   """Side of the matrices."""
   copied: int
-  """float32 numbers that are copied."""
+  """Number of float32 values to copy."""
   examples: int
-  """Images of the epoch."""
+  """Images per epoch."""
   steps: int
-  """Steps in one program."""
+  """Steps per program."""
   calls: int
-  """Programs in a turn."""
+  """Programs per turn."""
   rounds: int
   flags: tuple[str, ...]
 
 
 FULL = Size(28, 10, (128, 256, 512), 8192, 2**28, 50_000, 10, 2, 5, _XLA_FLAGS)
-# Convolutions in a loop are slow on a CPU: one step in a program.
+# Convolutions in a loop are slow on a CPU, hence one step per program.
 SMALL = Size(10, 1, (8, 16), 256, 2**22, 100, 1, 2, 3, _XLA_FLAGS[:1])
 
 # -------------------------------------------------------------- the measuring
 
 
 def measure(quick: bool) -> harness.Results:
-  """Runs part after part, each in a process of its own, while time is left."""
+  """Runs the parts, each in its own process, while there is time."""
   import jax
 
   on_gpu = jax.devices()[0].platform == 'gpu'
@@ -178,10 +179,10 @@ def tables(results: harness.Results) -> str:
 
 
 def draw(results: harness.Results, path: pathlib.Path) -> None:
-  """Images a second, operations and settings as a picture."""
+  """Draws images per second, operations and settings."""
   import matplotlib.pyplot as plt
 
-  # Okabe and Ito's colours, told apart by the colour-blind and in grey.
+  # The colors of Okabe and Ito, safe for color blindness and in gray.
   colors = ['#0072B2', '#56B4E9', '#E69F00', '#D55E00']
   figure, (left, middle, right) = plt.subplots(
     1, 3, figsize=(15, 4.5), width_ratios=(1.2, 1, 1), layout='constrained'
@@ -242,9 +243,9 @@ def _draw_bars(axes: Any, names: list[str], values: list[float]) -> None:
 
 
 def flop_per_image(depth: int, widen_factor: int, size: int = 32) -> float:
-  """FLOP of a training step for one image: three times the forward pass's.
+  """FLOP of a training step per image: three times those of the forward pass.
 
-  Those of the convolutions; a multiplication and an addition are two.
+  Counts the convolutions; a multiplication and an addition are two FLOP.
   """
 
   def conv(kernel: int, channels: int, out_channels: int, side: int) -> float:
@@ -427,13 +428,13 @@ def _run_part(
   cache: str,
   seconds: float,
 ) -> tuple[dict[str, Any], str | None]:
-  """What a part has found by its end, or by the end of the time."""
+  """The results of a part, complete or up to the time limit."""
   arguments = json.dumps([name, dataclasses.asdict(size), settings])
   changes = {
     'JAX_COMPILATION_CACHE_DIR': cache,
     'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
     'XLA_FLAGS': f'{os.environ.get("XLA_FLAGS", "")} {flags}'.strip(),
-    # What is found is written into a pipe.
+    # Results are written to a pipe.
     'PYTHONUNBUFFERED': '1',
   }
   kept = {
@@ -469,7 +470,7 @@ def _run_part(
 
 
 def _part(arguments: str) -> None:
-  """A part, in its process: prints what it finds, a JSON object a line."""
+  """Runs a part in its process: prints one JSON object per result."""
   name, size, settings = json.loads(arguments)
   parts: dict[str, Callable[[Size, Any], Iterator[dict[str, Any]]]] = {
     'ceilings': _ceilings,
@@ -500,7 +501,7 @@ def _ceilings(size: Size, settings: Any) -> Iterator[dict[str, Any]]:
   product = jax.jit(jnp.dot).lower(matrix, matrix).compile()
 
   def repeated(call: Callable[[], object]) -> Callable[[], object]:
-    # A device works through a queue: it waits for nobody between the calls.
+    # A device works through a queue and does not wait between calls.
     return lambda: jax.block_until_ready([call() for _ in range(calls)])
 
   samples = harness.interleave(
@@ -522,13 +523,13 @@ def _ceilings(size: Size, settings: Any) -> Iterator[dict[str, Any]]:
   steps = 10 * size.steps
   samples = harness.interleave(
     {
-      # Many steps in a program: one alone takes less than it takes to call.
+      # Many steps per program: a single one is shorter than its dispatch.
       name: optimizer_step.make_step(made[name], start, steps)[0]
       for name in names
     },
     rounds=2 * size.rounds,
   )
-  # Parameters, gradients and trace are read, parameters and trace written.
+  # Reads parameters, gradients and trace; writes parameters and trace.
   moved = 5 * 4 * parameters * steps
   yield {
     'parameters': parameters,
@@ -593,7 +594,7 @@ def _steps(
     }
     statistics = jax.devices()[0].memory_stats() or {}
     if spec is settings[0] and 'peak_bytes_in_use' in statistics:
-      # Of the process so far: of this program only where it is the first.
+      # The peak of the process so far; of this program only if it is the first.
       found['peak_bytes'] = statistics['peak_bytes_in_use']
     if spec.get('profile'):
       one = prepared.lower_train().compile()
@@ -620,7 +621,7 @@ def _torch(
   calls = size.calls * size.steps
   for spec in settings:
     if spec['compiled'] and not has_gpu:
-      continue  # It would need a compiler of C++ on a CPU.
+      continue  # On a CPU it would need a C++ compiler.
     batch_size = spec['batch_size']
     if has_gpu:
       torch.cuda.reset_peak_memory_stats()
@@ -664,7 +665,7 @@ def _epoch(size: Size, spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     widen_factor=size.widen_factor,
     **spec,
   )
-  # What the images show changes no time, and CIFAR may not be at hand.
+  # The content of the images does not affect the time, so CIFAR is not needed.
   with mock.patch.object(data, 'load', return_value=dataset):
     (_, *rows), _, _ = loop_overhead.run(config, epochs)
 
@@ -673,7 +674,7 @@ def _epoch(size: Size, spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
   samples = harness.interleave({'epoch': epoch}, rounds=epochs)['epoch']
   bare = harness.rate(size.examples, samples)
   looped = harness.summarize([row['images_per_second'] for row in rows])
-  # A row is written before its checkpoint, and its time does not hold it.
+  # A row is written before its checkpoint, so its time excludes it.
   whole = harness.summarize([size.examples / row['seconds'] for row in rows])
   yield {
     'epoch': {
@@ -690,7 +691,7 @@ def _epoch(size: Size, spec: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
 def _quotient(
   a: Mapping[str, float], b: Mapping[str, float]
 ) -> dict[str, float]:
-  """Of two that were not measured in turns: the quartiles are the widest."""
+  """The ratio of two independent measurements, with the widest quartiles."""
   return {
     'median': a['median'] / b['median'],
     'lower_quartile': a['lower_quartile'] / b['upper_quartile'],
@@ -705,16 +706,16 @@ _MOST_OPERATIONS = 15
 
 
 def profile(advance: Callable[[int], None], text: str) -> dict[str, Any]:
-  """The operations of a step, from a trace of some.
+  """The operations of a step, from a trace of several steps.
 
   Args:
-    advance: Makes n steps, each one run of the program.
-    text: The program, as XLA prints it.
+    advance: Runs n steps, each one run of the program.
+    text: The HLO text of the program.
 
   Returns:
     ``operations``, the most expensive first, and ``kinds``, the seconds and the
-    share of all operations of a kind. Where operations run side by side, as on
-    a CPU, their times add up to more than the step's.
+    share of all operations of a kind. If operations run concurrently, as on a
+    CPU, their times add up to more than that of the step.
   """
   import jax
 
@@ -754,10 +755,10 @@ def _operations_of(data: Any) -> Iterator[tuple[str, float]]:
   for plane in on_gpu or planes:
     for line in plane.lines:
       if on_gpu and not line.name.startswith('Stream'):
-        continue  # The other lines tell the same once more.
+        continue  # The other lines repeat the same.
       for event in line.events:
         name = dict(event.stats).get('hlo_op')
-        # Those only hold others.
+        # These only contain others.
         if name and not re.match(r'(call|while|conditional)\b', name):
           yield name, 1e-9 * event.duration_ns
 
@@ -769,13 +770,13 @@ _CALLS = re.compile(r'calls=%?([\w.\-]+)')
 
 
 def find_kinds(text: str) -> dict[str, str]:
-  """What each operation of a compiled program is there for.
+  """The purpose of each operation of a compiled program.
 
   Args:
-    text: The program, as XLA prints it.
+    text: The HLO text of the program.
 
   Returns:
-    The kind of each operation that says where it comes from, itself or in the
+    The kind of each operation with a source location, its own or that of the
     computation that it calls.
   """
   own: dict[str, str] = {}
@@ -816,7 +817,7 @@ def _kind(sources: Sequence[str]) -> str:
 
 
 def _key(spec: Mapping[str, Any]) -> str:
-  """Names a measurement within the lines that a part prints."""
+  """Names a measurement in the output of a part."""
   return json.dumps(
     {k: v for k, v in spec.items() if k != 'profile'}, sort_keys=True
   )
@@ -831,7 +832,7 @@ def _compilation(found: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _drop_programs(cache: pathlib.Path) -> None:
-  """Leaves what XLA keeps beside JAX's programs: how it tuned its kernels."""
+  """Deletes the compiled programs but not the autotuning results of XLA."""
   for path in cache.iterdir():
     if path.is_file():
       path.unlink()

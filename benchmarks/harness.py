@@ -1,6 +1,6 @@
-"""What the benchmarks share: repeats, ratios, records, the command line.
+"""Shared code of the benchmarks: repeats, ratios, records, the command line.
 
-Candidates are timed in turns, so that what else the machine does meets all of
+Candidates are timed in turns, so that other load on the machine affects all of
 them alike, and compared round by round.
 """
 
@@ -45,9 +45,9 @@ def interleave(
 
   Args:
     candidates: Functions that return when their work is done.
-    rounds: How often each has its turn, after one that is not counted.
-    calls: Calls in a turn.
-    seconds: No new round begins after these, once there have been three.
+    rounds: Number of rounds, after a warm-up round.
+    calls: Calls per turn.
+    seconds: Time limit: no new round starts after it, once there are three.
 
   Returns:
     Seconds of one call, for each candidate in each round.
@@ -58,7 +58,7 @@ def interleave(
   samples: dict[str, list[float]] = {name: [] for name in names}
   began = time.perf_counter()
   for i in range(rounds):
-    # Another is first each time: what ran before leaves its mark.
+    # The order rotates, because a candidate affects the next one.
     first = i % len(names)
     for name in names[first:] + names[:first]:
       call = candidates[name]
@@ -73,7 +73,7 @@ def interleave(
 
 
 def summarize(samples: Sequence[float]) -> dict[str, float]:
-  """Median and quartiles of what was sampled."""
+  """Median and quartiles of a sample."""
   lower, median, upper = (
     statistics.quantiles(samples, n=4, method='inclusive')
     if len(samples) > 1
@@ -95,7 +95,7 @@ def ratio(
 
 
 def rate(amount: float, samples: Sequence[float]) -> dict[str, float]:
-  """Median and quartiles of an amount a second."""
+  """Median and quartiles of an amount per second."""
   return summarize([amount / seconds for seconds in samples])
 
 
@@ -145,7 +145,7 @@ def environment() -> dict[str, Any]:
 
 
 def when() -> dict[str, str]:
-  """The date and the commit of a part of a record that is older than others."""
+  """Date and commit of a part of a record that is older than the rest."""
   return {
     'date': datetime.date.today().isoformat(),
     'commit': _commit(),
@@ -153,7 +153,7 @@ def when() -> dict[str, str]:
 
 
 def of(when: Mapping[str, str]) -> str:
-  """What :func:`when` gives, in words."""
+  """Formats the result of :func:`when`."""
   return f'{when["date"]}, commit {when["commit"]}'
 
 
@@ -181,10 +181,10 @@ def main(
   """The command line of a benchmark.
 
   Args:
-    name: Of the benchmark.
-    measure: Takes whether to be quick, gives results that JSON can hold.
-    tables: The results as Markdown.
-    draw: Draws the results into a PNG file, which lies beside the record.
+    name: Name of the benchmark.
+    measure: Called with whether to be quick; returns JSON-compatible results.
+    tables: Returns the results as Markdown.
+    draw: Draws the results into a PNG file next to the record.
   """
   parser = argparse.ArgumentParser(
     prog=f'python -m benchmarks.{name}',
@@ -194,7 +194,7 @@ def main(
   parser.add_argument(
     '--quick',
     action='store_true',
-    help='tiny sizes, to see that it runs: the figures mean nothing',
+    help='tiny sizes, to test the program; the results mean nothing',
   )
   parser.add_argument(
     '--out',
@@ -220,7 +220,7 @@ def main(
 def make_record(
   name: str, measure: Callable[[bool], Results], quick: bool
 ) -> dict[str, Any]:
-  """Measures; the results with what one must know of them."""
+  """Measures; returns the results with the environment."""
   where = environment()
   started = time.monotonic()
   results = measure(quick)

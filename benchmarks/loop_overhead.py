@@ -1,7 +1,7 @@
-"""What train.loop costs beyond the steps that it makes.
+"""The overhead of train.loop beyond the training steps.
 
-Whole runs, with their shuffling, progress, metrics, TensorBoard, evaluation
-and checkpoints, against the same number of jitted steps and nothing else.
+Compares whole runs, with shuffling, progress, metrics, TensorBoard, evaluation
+and checkpoints, with the same number of bare jitted steps.
 """
 
 from collections.abc import Callable
@@ -92,7 +92,7 @@ def _measure_case(
   program = workload.of_run(config, dataset, devices=jax.devices())
   epoch = workload.start_epochs(program)
   evaluate = workload.start_evaluation(program)
-  run(config, 1)  # what a process does but once
+  run(config, 1)  # work that a process does only once
   examples = len(dataset.train)
   bare, looped, extra = [], [], []
   between: list[float] = []
@@ -104,8 +104,8 @@ def _measure_case(
     between.clear()
     rows, seconds, late_compilations = run(config, epochs, make_bare_epoch)
     _, seconds_of_one, _ = run(config, 1)
-    # Each epoch of the run but the first lies between two bare ones: a machine
-    # that others use is now and then slower for half a minute.
+    # Each epoch of the run, except the first, lies between two bare ones,
+    # because the speed of a shared machine varies.
     bare += [sum(pair) / 2 for pair in itertools.pairwise(between)]
     own = [examples / row['images_per_second'] for row in rows[1:]]
     looped += own
@@ -134,10 +134,10 @@ def run(
   epochs: int,
   after_epoch: Callable[[], None] = lambda: None,
 ) -> tuple[list[dict[str, Any]], float, int]:
-  """The rows of a run, the seconds that it took, its late compilations.
+  """The rows of a run, its duration in seconds, and its late compilations.
 
-  Late are those after the first row of figures. What is done after each epoch
-  is in the run's seconds and in no row's.
+  Late means after the first row of metrics. Work after the end of an epoch is
+  part of the duration but of no row.
   """
   with tempfile.TemporaryDirectory() as directory:
     run_dir = pathlib.Path(directory) / 'run'

@@ -1,7 +1,7 @@
-"""Several seeds in one vmapped program, against one after another.
+"""Several seeds in one vmapped program, compared with sequential runs.
 
-Small networks, whose steps may leave a device idle: from how many seeds on, if
-any, is one program faster?
+Steps of small networks can leave a device idle. From how many seeds on, if any,
+is one program faster?
 """
 
 from collections.abc import Callable
@@ -72,8 +72,8 @@ def _measure_case(
     together = start(seeds)
     samples = harness.interleave(
       {
-        # Runs one after another share nothing, but an idle device waits for
-        # the first step only: the steps are in one queue.
+        # Sequential runs share nothing. The device waits only for the first
+        # step, because the steps are in one queue.
         'one_by_one': lambda seeds=seeds: alone(seeds),  # type: ignore[misc]
         'together': lambda together=together: together(1),  # type: ignore[misc]
       },

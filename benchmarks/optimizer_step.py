@@ -1,8 +1,8 @@
-"""The optimizer's step alone, on the tensors of WRN-28-10.
+"""The optimizer step alone, on the tensors of WRN-28-10.
 
-LCAM beside the optimizers that someone would take instead, in Optax and in
-PyTorch: time, bytes as XLA counts them, state, and the share of the speed at
-which this machine copies memory.
+Compares LCAM with alternative optimizers in Optax and PyTorch: time, bytes
+accessed as counted by XLA, size of the state, and the rate relative to that of
+a memory copy.
 """
 
 from collections.abc import Callable
@@ -150,12 +150,12 @@ def make_step(
   """Compiles an optimizer's step.
 
   Args:
-    optimizer: Its ``update`` takes ``value``.
-    start: The parameters, and at each step the gradients.
-    steps: Steps in one program.
+    optimizer: An optimizer whose ``update`` takes ``value``.
+    start: The parameters, which are also the gradients of each step.
+    steps: Steps per program.
 
   Returns:
-    A function that makes the steps; what XLA counts of one program.
+    A function that runs the steps, and the costs that XLA counts.
   """
 
   def step(params: Any, grads: Any, state: Any, loss: jax.Array) -> Any:
@@ -176,7 +176,7 @@ def make_step(
     .lower(start, start, state, loss)
     .compile()
   )
-  # The step is given its own: `start` is everyone's gradient.
+  # A copy for the step: all candidates use `start` as the gradient.
   params = jax.tree.map(jnp.copy, start)
 
   def call() -> None:
@@ -211,7 +211,7 @@ def _torch_step(
 
 
 def _copies(size: int) -> dict[str, Callable[[], object]]:
-  """Ways to copy float32 numbers, the fastest of which is the ceiling."""
+  """Ways to copy float32 numbers; the fastest is the upper bound."""
   source = np.ones(size, np.float32)
   target = np.zeros(size, np.float32)
   threads = os.cpu_count() or 1
@@ -225,11 +225,11 @@ def _copies(size: int) -> dict[str, Callable[[], object]]:
   )
 
   def copy_parts() -> None:
-    # NumPy lets go of Python's lock meanwhile.
+    # NumPy releases the GIL during the copy.
     list(pool.map(lambda part: np.copyto(part[1], part[0]), parts))
 
   def change_parts() -> None:
-    # What is read is written again: no line of memory is fetched in vain.
+    # Writes to the lines that it reads, so that no line is fetched in vain.
     list(pool.map(lambda part: np.negative(part[1], out=part[1]), parts))
 
   numbers = jnp.asarray(source)

@@ -1,6 +1,6 @@
-"""Puts the tables of the records into README.md.
+"""Inserts the tables of the records into README.md.
 
-Each table stands between two comments that name its benchmark.
+Each table is between two comments with the name of its benchmark.
 """
 
 import importlib
@@ -25,13 +25,13 @@ NAMES = (
 
 
 def main() -> None:
-  """Writes the README anew."""
+  """Updates the README."""
   text = README.read_text(encoding='utf-8')
   README.write_text(render(text), encoding='utf-8')
 
 
 def render(text: str) -> str:
-  """The text with the tables of the records as they are now."""
+  """Returns the text with the tables of the current records."""
   for name in NAMES:
     path = harness.RECORDS / f'{name}.json'
     if not path.exists():

@@ -1,9 +1,8 @@
-"""From the command to the first step.
+"""The time from the command to the first step.
 
-Fresh processes: runs of a small network and of WRN-28-10 on the digits with an
-empty cache of compiled programs and with a full one, the compilation of
-WRN-28-10's step on CIFAR's images, and what `import optax_lcam` takes beyond
-`import optax`.
+Measures fresh processes: runs of a small network and of WRN-28-10 on the digits
+with an empty and a full compilation cache, the compilation of the WRN-28-10
+step on CIFAR images, and `import optax_lcam` beyond `import optax`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,12 +30,12 @@ print(time.perf_counter() - started)
 
 _IMPORT_PROGRAM = 'from train import loop'
 
-# An epoch of two steps, of 128 and of 72 images: as in a run on all digits,
-# two programs are compiled, and the first row is written early.
+# An epoch of two steps with 128 and 72 images: two programs are compiled, as in
+# a run on all digits, and the first row is written early.
 _RUN = ['--dataset', 'digits', '--train-examples', '200', '--epochs', '1']
 
-# The large network with as little to compute as there can be: a step of eight
-# images, and the test set.
+# The large network with minimal computation: a step of eight images, and the
+# test set.
 _LARGE_RUN = [
   *('--dataset', 'digits', '--train-examples', '8', '--epochs', '1'),
   *('--batch-size', '8', '--depth', '28', '--widen-factor', '10'),
@@ -154,8 +153,7 @@ def _summarize_starts(
 
 
 def _environment(changes: Mapping[str, str]) -> dict[str, str]:
-  # What a user's shell has not set, the program is to set itself.
-  # Nor would it compile Python's modules at each start.
+  # Variables that a user's shell does not set, and cached Python bytecode.
   left_out = ('XLA_FLAGS', 'PYTHONDONTWRITEBYTECODE')
   kept = {
     name: value
@@ -177,7 +175,7 @@ def _python(arguments: list[str], changes: Mapping[str, str]) -> str:
 
 
 def _seconds_to_first_rows(run: Sequence[str]) -> tuple[float, float]:
-  """Of a run with an empty cache, and of the same with what it cached."""
+  """Seconds of a run with an empty cache, and of its repetition."""
   with tempfile.TemporaryDirectory() as directory:
     root = pathlib.Path(directory)
     cache = {'XDG_CACHE_HOME': str(root / 'cache')}

@@ -1,7 +1,8 @@
-"""PyTorch's side of a comparison: the same network and the same whole step.
+"""The PyTorch side of a comparison: the same network and training step.
 
-Images by the epoch's order, crop and flip, normalise, forward, backward, weight
-decay and momentum, on a CPU or a GPU, in memory that is channels_last.
+Gathers images in the order of the epoch, crops, flips and normalizes them, and
+runs forward, backward, weight decay and momentum, on a CPU or a GPU, in
+channels_last memory format.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ def make_model(depth: int, widen_factor: int, device: str = 'cpu') -> Any:
 
 
 def pad(images: np.ndarray) -> Any:
-  """The images with the zeros that crops may show."""
+  """The images with zero padding."""
   import torch
 
   padding = ((0, 0), (_PADDING, _PADDING), (_PADDING, _PADDING), (0, 0))
@@ -34,7 +35,7 @@ def pad(images: np.ndarray) -> Any:
 
 
 def augment(images: Any, chosen: Any) -> Any:
-  """Crops, flips and normalises without a loop over the images.
+  """Crops, flips and normalizes without a loop over the images.
 
   Args:
     images: From :func:`pad`: shape=(examples, height + 8, width + 8, channels),
@@ -57,7 +58,7 @@ def augment(images: Any, chosen: Any) -> Any:
   columns = offsets[1] + torch.where(flipped, size - 1 - span, span)
   cropped = images[chosen[:, None, None], rows[:, :, None], columns[:, None, :]]
   normalised = (cropped.float() / 255 - 0.5) / 0.5
-  return normalised.permute(0, 3, 1, 2)  # in memory that is channels_last
+  return normalised.permute(0, 3, 1, 2)  # channels_last memory format
 
 
 def make_steps(
@@ -68,14 +69,14 @@ def make_steps(
   bfloat16: bool = False,
   compiled: bool = False,
 ) -> Callable[[int], None]:
-  """Gives a function that makes n training steps.
+  """Returns a function that runs n training steps.
 
   Args:
     model: From :func:`make_model`.
     train: The images.
-    batch_size: Images a step.
-    bfloat16: Whether ``torch.autocast`` computes in it.
-    compiled: Whether ``torch.compile`` compiles the network and the loss.
+    batch_size: Images per step.
+    bfloat16: Whether to use ``torch.autocast`` with bfloat16.
+    compiled: Whether to use ``torch.compile`` for the network and the loss.
   """
   import torch
 

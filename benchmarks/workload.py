@@ -1,7 +1,7 @@
-"""The program of a run, and its steps and epochs without the loop around them.
+"""The program of a run: its steps and epochs without the training loop.
 
-Data are noise in the shape of a data set unless one is given: what the images
-show changes no time.
+Unless a data set is given, the images are noise of its shape, because their
+content does not affect the time.
 """
 
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ _CIFAR_CLASSES = {'cifar10': 10, 'cifar100': 100}
 def noise(
   examples: int, size: int = 32, channels: int = 3, padding: int = 4
 ) -> data.Dataset:
-  """Random images, augmented as CIFAR's are."""
+  """Random images with the augmentation of CIFAR."""
   random = np.random.default_rng(0)
 
   def split(count: int) -> data.Split:
@@ -42,10 +42,9 @@ def noise(
 
 
 def blank(config: config_lib.Config) -> data.Dataset:
-  """Images in the number and shape of a run's, all black.
+  """Black images with the number and shape of those of a run.
 
-  CIFAR's files need not be there. Nothing is read of the pages of black images,
-  so that they take no memory.
+  This does not need the files of CIFAR. Untouched zero pages take no memory.
   """
   classes = _CIFAR_CLASSES.get(config.dataset)
   limits = (config.train_examples, config.image_size)
@@ -91,12 +90,11 @@ def of_run(
   """The program of a run.
 
   Args:
-    config: Its settings.
-    dataset: Its images.
-    seeds: Seeds in one vmapped program.
-    devices: What the batch is spread over. Default: the first device.
-    param_dtype: dtype of the parameters and of their trace. A run's are
-      float32.
+    config: The settings.
+    dataset: The images.
+    seeds: Number of seeds in one vmapped program.
+    devices: The devices of the batch. Default: the first device.
+    param_dtype: dtype of the parameters and of the trace; float32 in a run.
   """
   steps_per_epoch = -(-len(dataset.train) // config.batch_size)
   return build.Program(
@@ -115,11 +113,11 @@ def of_run(
 def start(
   program: build.Program, compiled: Any = None
 ) -> Callable[[int], None]:
-  """Gives a function that makes n dispatches.
+  """Returns a function that runs n dispatches.
 
   Args:
     program: A program.
-    compiled: From its ``lower_train``, compiled. Default: that of one step.
+    compiled: The compiled result of ``lower_train``. Default: one step.
   """
   compiled = compiled or program.lower_train().compile()
   state, epoch = program.init(), program.epoch(1)
@@ -135,7 +133,7 @@ def start(
 
 
 def start_epochs(program: build.Program) -> Callable[[], None]:
-  """Compiles the steps, and gives a function that makes those of an epoch."""
+  """Compiles the steps and returns a function that runs an epoch."""
   program.compile()
   state, epoch = program.init(), program.epoch(1)
   images, _ = program.place()
@@ -150,7 +148,7 @@ def start_epochs(program: build.Program) -> Callable[[], None]:
 
 
 def start_evaluation(program: build.Program) -> Callable[[], None]:
-  """Compiles the evaluation, and gives a function that makes it."""
+  """Compiles the evaluation and returns a function that runs it."""
   state = program.init()
   _, images = program.place()
 

@@ -2,9 +2,9 @@
 
     python examples/gradient_accumulation.py
 
-`optax.MultiSteps` hands LCAM the loss of the last micro-batch alone.
-`optax_lcam.multi_steps` accumulates the loss too, so that the choices are those
-of the full batch. A few seconds on a CPU.
+`optax.MultiSteps` passes LCAM only the loss of the last micro-batch.
+`optax_lcam.multi_steps` also accumulates the loss, so that the choices are
+those of the full batch. Takes a few seconds on a CPU.
 """
 
 import jax
@@ -28,7 +28,7 @@ def loss_fn(params, x, y):
 
 
 def train(optimizer, micro_batches):
-  """The momentum after each full batch, and the parameters at the end."""
+  """Returns the momentum after each full batch, and the final parameters."""
 
   @jax.jit
   def train_step(params, opt_state, x, y):
@@ -50,13 +50,13 @@ def train(optimizer, micro_batches):
   return np.asarray(momenta), params
 
 
-# The steps of an epoch are those of the full batch.
+# steps_per_epoch counts full batches.
 optimizer = optax_lcam.lcam_sgd(0.01, steps_per_epoch=STEPS_PER_EPOCH)
 whole, whole_params = train(optimizer, micro_batches=1)
 ours, our_params = train(optax_lcam.multi_steps(optimizer, EVERY_K), EVERY_K)
 optaxs, _ = train(optax.MultiSteps(optimizer, EVERY_K), EVERY_K)
 
-print(f'Momenta that differ from the full batch, of {len(whole)}:')
+print(f'Momenta that differ from the full batch, out of {len(whole)}:')
 print(f'  optax_lcam.multi_steps {np.sum(ours != whole)}')
 print(f'  optax.MultiSteps       {np.sum(optaxs != whole)}')
 print(f'Largest difference: {np.abs(our_params - whole_params).max():.1e}.')

@@ -1,11 +1,10 @@
-"""A stream without epochs: a language model of Python's own source.
+"""Training without epochs: a language model of Python source code.
 
     python examples/language_model.py
 
-Where no epoch exists there is no mean of an epoch: `steps_per_epoch=None` and
-`loss_decay` compare each loss with a moving average instead. The model guesses
-a character from the twelve before it (Bengio et al., 2003). A few seconds on a
-CPU.
+A data stream has no epochs. `steps_per_epoch=None` and `loss_decay` compare
+each loss with a moving average instead. The model predicts a character from the
+twelve before it (Bengio et al., 2003). Takes a few seconds on a CPU.
 """
 
 import argparse
@@ -27,7 +26,7 @@ entropy = -np.sum(shares * np.log2(shares))  # of single characters
 
 
 def stream(seed):
-  """Batches for ever: contexts and the characters that follow them."""
+  """An infinite stream of contexts and the characters that follow them."""
   rng = np.random.default_rng(seed)
   while True:
     starts = rng.integers(0, len(codes) - CONTEXT, BATCH_SIZE)
@@ -51,7 +50,7 @@ def loss_fn(params, contexts, targets):
 
 optimizer = optax.chain(
   optax.clip_by_global_norm(1.0),
-  # A loss 50 steps ago weighs a third of the newest.
+  # A loss 50 steps ago has a third of the weight of the newest.
   optax_lcam.lcam(steps_per_epoch=None, loss_decay=0.98),
   optax.scale_by_learning_rate(
     optax.warmup_cosine_decay_schedule(0.0, 0.2, 50, STEPS)
@@ -73,5 +72,5 @@ for step, batch in zip(range(1, STEPS + 1), stream(seed=0), strict=False):
     now = optax_lcam.read(opt_state)
     bits = float(now.mean_loss) / np.log(2)
     phase = optax_lcam.Phase(int(now.phase)).name.lower()
-    print(f'step {step}: {bits:.2f} bits a character, {phase} phase')
-print(f'Without any context: {entropy:.2f} bits a character.')
+    print(f'step {step}: {bits:.2f} bits per character, {phase} phase')
+print(f'Without any context: {entropy:.2f} bits per character.')

@@ -74,7 +74,7 @@ def train(horizontal, vertical, key):
   return 100 * wrong.mean()
 
 
-# The same seeds for every pair, so that pairs can be compared.
+# The same seeds for every pair, for a paired comparison.
 over_seeds = jax.vmap(train, (None, None, 0))
 over_vertical = jax.vmap(over_seeds, (None, 0, None))
 over_all = jax.jit(jax.vmap(over_vertical, (0, None, None)))

@@ -36,7 +36,7 @@ def load(split, data_dir):
 
 
 def augment(key, images):
-  """A random crop of the zero-padded image, mirrored half of the time."""
+  """Zero padding, random crop, and a horizontal flip with probability 1/2."""
   batch, height, width, channels = images.shape
   offset_key, flip_key = jax.random.split(key)
   offsets = jax.random.randint(offset_key, (batch, 2), 0, 2 * PADDING + 1)

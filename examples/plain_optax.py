@@ -1,9 +1,9 @@
-"""Optax alone: fit a noisy sine, and draw what LCAM does.
+"""Optax alone: fit a noisy sine and draw the choices of LCAM.
 
     python examples/plain_optax.py
 
-Writes plain_optax.png: every batch's loss beside the mean of its epoch so far,
-and the momentum that each step was taken with. A second on a CPU.
+Writes plain_optax.png: the loss of each batch, the mean of the epoch so far,
+and the momentum of each step. Takes a second on a CPU.
 """
 
 import jax
@@ -50,7 +50,7 @@ for _ in range(EPOCHS):
     params, opt_state, loss = train_step(params, opt_state, x[batch], y[batch])
     losses.append(float(loss))
 
-# The state has forgotten an epoch's mean by its end, so take it anew.
+# The means of the finished epochs are no longer in the state: recompute them.
 losses_by_epoch = np.reshape(losses, (EPOCHS, STEPS_PER_EPOCH))
 counts = np.arange(1, STEPS_PER_EPOCH + 1)
 means = np.ravel(np.cumsum(losses_by_epoch, axis=1) / counts)

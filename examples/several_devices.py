@@ -1,15 +1,15 @@
-"""Several devices: shard the batch, and change nothing else.
+"""Several devices: shard the batch and change nothing else.
 
     python examples/several_devices.py
 
 Under `jax.jit` the mean over a sharded batch is the mean over all devices, so
 every device makes the same choice. The same program runs on the GPUs of a
-machine; here eight devices are simulated. A few seconds on a CPU.
+host; here eight devices are simulated. Takes a few seconds on a CPU.
 """
 
 import os
 
-# Before JAX starts. Leave it out where there are real devices.
+# Before JAX starts. Remove this on a host with several devices.
 os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
 
 import jax

@@ -1,18 +1,18 @@
-"""`jax.shard_map`: take the mean of the loss inside of `value_and_grad`.
+"""`jax.shard_map`: average the loss inside `value_and_grad`.
 
     python examples/shard_map.py
 
-Each device sees its own part of a batch. With the mean over the devices inside
-of the function that is differentiated, its value is the loss of the whole batch
-and its gradient is that loss's, so that every device makes the same choice.
-Under `check_vma=False` the gradients need a mean of their own. Here eight
-devices are simulated. A few seconds on a CPU.
+Each device has its own part of a batch. If the differentiated function averages
+over the devices, its value is the loss of the whole batch and its gradient the
+gradient of that loss, so that every device makes the same choice. With
+`check_vma=False` the gradients must be averaged separately. Here eight devices
+are simulated. Takes a few seconds on a CPU.
 """
 
 import functools
 import os
 
-# Before JAX starts. Leave it out where there are real devices.
+# Before JAX starts. Remove this on a host with several devices.
 os.environ.setdefault('XLA_FLAGS', '--xla_force_host_platform_device_count=8')
 
 import jax
@@ -40,8 +40,8 @@ def train_step(params, opt_state, x, y, *, check_vma):
   mean_loss = lambda params: jax.lax.pmean(loss_fn(params, x, y), 'batch')
   loss, grads = jax.value_and_grad(mean_loss)(params)
   if not check_vma:
-    # JAX does not know then that the parameters are the same on all devices,
-    # and each has the gradient of its own part.
+    # JAX then does not know that the parameters are replicated, and each device
+    # has the gradient of its own part.
     grads = jax.lax.pmean(grads, 'batch')
   updates, opt_state = optimizer.update(grads, opt_state, params, value=loss)
   return optax.apply_updates(params, updates), opt_state

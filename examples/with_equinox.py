@@ -2,7 +2,7 @@
 
     python examples/with_equinox.py
 
-A few seconds on a CPU.
+Takes a few seconds on a CPU.
 """
 
 import equinox as eqx
@@ -20,7 +20,7 @@ images, labels = load_digits(return_X_y=True)
 train_images, test_images, train_labels, test_labels = train_test_split(
   (images / 16).astype(np.float32), labels, random_state=0
 )
-steps_per_epoch = len(train_images) // BATCH_SIZE  # the short batch is dropped
+steps_per_epoch = len(train_images) // BATCH_SIZE  # drops the last short batch
 
 model = eqx.nn.MLP(64, 10, width_size=64, depth=1, key=jax.random.key(0))
 optimizer = optax_lcam.lcam_sgd(

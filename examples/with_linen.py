@@ -2,8 +2,8 @@
 
     python examples/with_linen.py
 
-Flax's own `TrainState.apply_gradients` hands no keyword to Optax, the one of
-`optax_lcam.flax` does. A few seconds on a CPU.
+The `TrainState.apply_gradients` of Flax does not pass the loss to Optax; that
+of `optax_lcam.flax` does. Takes a few seconds on a CPU.
 """
 
 from flax import linen as nn
@@ -22,7 +22,7 @@ images, labels = load_digits(return_X_y=True)
 train_images, test_images, train_labels, test_labels = train_test_split(
   (images / 16).astype(np.float32), labels, random_state=0
 )
-steps_per_epoch = len(train_images) // BATCH_SIZE  # the short batch is dropped
+steps_per_epoch = len(train_images) // BATCH_SIZE  # drops the last short batch
 
 
 class Network(nn.Module):

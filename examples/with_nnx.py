@@ -2,7 +2,7 @@
 
     python examples/with_nnx.py
 
-`nnx.Optimizer.update` passes `value` on to Optax. A few seconds on a CPU.
+`nnx.Optimizer.update` passes `value` on to Optax. Takes a few seconds on a CPU.
 """
 
 from flax import nnx
@@ -19,7 +19,7 @@ images, labels = load_digits(return_X_y=True)
 train_images, test_images, train_labels, test_labels = train_test_split(
   (images / 16).astype(np.float32), labels, random_state=0
 )
-steps_per_epoch = len(train_images) // BATCH_SIZE  # the short batch is dropped
+steps_per_epoch = len(train_images) // BATCH_SIZE  # drops the last short batch
 
 
 class Network(nnx.Module):

@@ -4,15 +4,18 @@ To add a network, write its file and add an entry to :data:`NETWORKS`, as
 CONTRIBUTING.md shows.
 """
 
+from collections.abc import Mapping, Sequence
 import dataclasses
 import importlib
+import json
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
   from models.mlp import MLP as MLP
   from models.wide_resnet import WideResNet as WideResNet
 
-__all__ = ['MLP', 'NETWORKS', 'Network', 'WideResNet']
+__all__ = ['MLP', 'NETWORKS', 'Network', 'WideResNet', 'load', 'save']
 
 _CLASSES = {'MLP': 'mlp', 'WideResNet': 'wide_resnet'}
 
@@ -70,6 +73,105 @@ NETWORKS: dict[str, Network] = {
   ),
   'mlp': Network('mlp', ('hidden_layers', 'hidden_size', 'dropout_rate')),
 }
+
+
+def save(
+  path: str | os.PathLike[str],
+  state: Any,
+  network: str,
+  *,
+  image_shape: Sequence[int],
+  num_classes: int,
+  settings: Mapping[str, Any],
+  **facts: Any,
+) -> None:
+  """Writes the weights of a network as a safetensors file.
+
+  Args:
+    path: The file.
+    state: The values of the model's ``nnx.Param`` and ``nnx.BatchStat``, of any
+      structure that has their paths.
+    network: A name in :data:`NETWORKS`.
+    image_shape: Height, width and channels.
+    num_classes: Number of classes.
+    settings: Those of the network.
+    **facts: What else the file shall say, as JSON values.
+  """
+  import jax
+  import numpy as np
+  from safetensors import numpy as safetensors
+
+  arrays = {
+    _path(path): np.asarray(leaf, order='C')
+    for path, leaf in jax.tree.leaves_with_path(state)
+  }
+  content = {
+    'network': network,
+    'image_shape': list(image_shape),
+    'num_classes': num_classes,
+    'settings': dict(settings),
+    **facts,
+  }
+  # The format has texts alone.
+  metadata = {name: json.dumps(value) for name, value in content.items()}
+  safetensors.save_file(arrays, path, metadata)
+
+
+def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
+  """Builds the network whose weights are in a file, as :func:`save` writes it.
+
+  Args:
+    path: Such as the ``weights.safetensors`` of a run.
+
+  Returns:
+    The model, an :class:`flax.nnx.Module` in evaluation mode with float32
+    arithmetic, and what the file says of it. Of a run that is ``mean`` and
+    ``std``, of the pixels in 0 to 1 by channel: the model takes
+    ``(images / 255 - mean) / std``.
+
+  Raises:
+    ValueError: The file is not of a network that there is here.
+  """
+  from flax import nnx
+  import jax
+  import jax.numpy as jnp
+  import safetensors
+
+  with safetensors.safe_open(path, framework='numpy') as file:
+    arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    facts = {
+      name: json.loads(text) for name, text in (file.metadata() or {}).items()
+    }
+  if facts.get('network') not in NETWORKS:
+    raise ValueError(
+      f'{path} must be of one of the networks {", ".join(NETWORKS)}, got'
+      f' {facts.get("network")}.'
+    )
+  model = NETWORKS[facts['network']].build(
+    image_shape=tuple(facts['image_shape']),
+    num_classes=facts['num_classes'],
+    dtype=jnp.float32,
+    rngs=nnx.Rngs(0),
+    **facts['settings'],
+  )
+  state = nnx.state(model, (nnx.Param, nnx.BatchStat))
+  leaves, structure = jax.tree.flatten_with_path(state)
+  names = [_path(path) for path, _ in leaves]
+  if {*names} != arrays.keys():
+    raise ValueError(f'{path} does not hold the weights of its network.')
+  nnx.update(
+    model,
+    jax.tree.unflatten(structure, [jnp.asarray(arrays[n]) for n in names]),
+  )
+  model.eval()
+  return model, facts
+
+
+def _path(keys: Any) -> str:
+  """Where a leaf is, such as `head.kernel`."""
+  import jax
+
+  return jax.tree_util.keystr(keys, simple=True, separator='.')
 
 
 def __getattr__(name: str) -> Any:

@@ -30,3 +30,8 @@ __all__ = [
   'multi_steps',
   'read',
 ]
+
+try:
+  __version__ = _metadata.version('optax-lcam')
+except _metadata.PackageNotFoundError:  # Not installed, but on the path.
+  __version__ = '0.0.0'

@@ -1,6 +1,7 @@
 """Settings that must be in place before JAX starts, and the real images."""
 
 import atexit
+import gc
 import os
 import pathlib
 import shutil
@@ -42,3 +43,9 @@ def cifar_dir() -> pathlib.Path:
       ' TFDS_DATA_DIR'
     )
   return directory
+
+
+def pytest_collection_finish():
+  """What all imports have made is not searched for garbage again and again."""
+  gc.collect()
+  gc.freeze()

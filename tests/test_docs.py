@@ -77,3 +77,9 @@ def test_the_pages_have_blocks():
   assert {'training_loop.md', 'faq.md', 'getting_started.md'} <= {
     page.name for page in _PAGES
   }
+
+
+def test_the_examples_page_shows_every_program():
+  page = (_DOCS / 'examples.md').read_text()
+  for program in (_DOCS.parent / 'examples').glob('*.py'):
+    assert f'../examples/{program.name}' in page

@@ -34,9 +34,11 @@ _USAGE = """\
 usage: python -m train [--run-dir DIR]              the main job
        python -m train run [EXPERIMENT] [--flags]   one run
        python -m train sweep NAME... [--seeds N]    arms times seeds
+       python -m train eval RUN_DIR                 test a run once more
        python -m train list [WORD...]               the experiments
        python -m train report DIR... --out DIR      tables and pictures
        python -m train pack DIR... --out DIR        a few tables of many runs
+       python -m train --version                    the version
 {studies}
 
 The main job trains a small Wide ResNet on handwritten digits, with LCAM and
@@ -110,6 +112,24 @@ class SweepFlags(config_lib.Groups):
   wandb: Annotated[str | None, command_line.default('none')] = None
   """Project on Weights & Biases that shows the curves live. Needs `pip install
   wandb`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalFlags:
+  """Load the last checkpoint of a run and print its loss and error."""
+
+  run_dir: Annotated[
+    tyro.conf.Positional[pathlib.Path | None], command_line.REQUIRED
+  ] = None
+  """The run directory."""
+  data_dir: Annotated[
+    pathlib.Path | None, command_line.default("the run's")
+  ] = None
+  """Directory of the data set's files."""
+  eval_batch_size: Annotated[int | None, command_line.default("the run's")] = (
+    None
+  )
+  """Images a step."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +212,7 @@ def main(argv: list[str]) -> int:
     interruption.stopped()
     how = (
       'starts anew'
-      if first in ('list', 'report', 'pack', *studies.STUDIES)
+      if first in ('eval', 'list', 'report', 'pack', *studies.STUDIES)
       else 'goes on from the last checkpoint, if there is one'
     )
     _tell(f'stopped by {error.by.name}. The same command {how}.')
@@ -204,6 +224,7 @@ def _answer(first: str, argv: list[str]) -> int:
   commands: dict[str, Callable[[list[str]], int]] = {
     'run': _run,
     'sweep': _sweep,
+    'eval': _eval,
     'list': _list,
     'report': _report,
     'pack': _pack,
@@ -214,6 +235,12 @@ def _answer(first: str, argv: list[str]) -> int:
   }
   if first in ('-h', '--help'):
     print(_usage(), end='')
+    return 0
+  if first == '--version':
+    with interruption.importing():
+      import optax_lcam
+
+    print(f'optax-lcam {optax_lcam.__version__}')
     return 0
   if first in commands:
     return commands[first](argv[1:])
@@ -491,6 +518,31 @@ def _axes(given: tuple[str, ...]) -> dict[str, list[Any]]:
         f'--grid must have values that differ, got {text!r}.'
       )
   return axes
+
+
+def _eval(argv: list[str]) -> int:
+  flags = command_line.parse(EvalFlags, argv, 'python -m train eval')
+  if flags.run_dir is None:
+    raise errors.UsageError('eval needs a run directory.')
+  if flags.eval_batch_size is not None and flags.eval_batch_size < 1:
+    raise errors.UsageError(
+      f'--eval-batch-size must be at least 1, got {flags.eval_batch_size}.'
+    )
+  _start_jax()
+  with interruption.importing():
+    from train import evaluate
+
+  found = evaluate.evaluate(
+    flags.run_dir, flags.data_dir, flags.eval_batch_size
+  )
+  figures = ', '.join(
+    f'{name.replace("_", " ")} {value:.4f}'
+    if 'loss' in name
+    else f'{name.replace("_", " ")} {value:.2f} %'
+    for name, value in found.figures.items()
+  )
+  print(f'{flags.run_dir}: after {found.epochs:g} epochs {figures}.')
+  return 0
 
 
 def _list(argv: list[str]) -> int:

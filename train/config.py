@@ -71,10 +71,12 @@ class DataSettings:
   """The images."""
 
   dataset: Dataset = 'digits'
-  """The images: digits is scikit-learn's and needs no files."""
+  """The images. digits is scikit-learn's and needs no files. folder and npz are
+  your own: --data-dir is a folder with train/CLASS/*.png and test/CLASS/*.png,
+  or an .npz file with train_images, train_labels, test_images, test_labels."""
 
   data_dir: DataDir = None
-  """Directory of the data set's files."""
+  """Directory of the data set's files; of npz, the file."""
 
   train_examples: Annotated[int | None, command_line.default('all')] = None
   """Train on the first N examples only, of those that are not held out."""
@@ -89,7 +91,8 @@ class DataSettings:
   """Shrink the images to N x N by averaging."""
 
   normalization: Literal['dataset', 'imagenet'] = 'dataset'
-  """Whose channel means and deviations: imagenet is the authors' choice."""
+  """Source of the channel means and standard deviations. imagenet is the
+  authors' choice."""
 
   padding: Literal['zeros', 'reflection'] = 'zeros'
   """What a crop shows beyond the image: zeros, as the authors' program has it,
@@ -174,7 +177,7 @@ class OptimizerSettings:
   authors' program."""
 
   reaction: Literal['next', 'current'] = 'next'
-  """lcam: which step a loss chooses the momentum of. next is Algorithm 1."""
+  """lcam: the step on which a loss acts. next is Algorithm 1."""
 
   loss_decay: Annotated[
     float | None, command_line.default('no, the mean of the epoch')
@@ -281,10 +284,11 @@ class RunSettings:
   """Images a step when testing. Changes speed and memory only."""
 
   steps_per_dispatch: Annotated[
-    int | None, command_line.default('1 on a CPU, else 100')
+    int | None,
+    command_line.default('1 on a CPU, or with remat on a GPU; else 100'),
   ] = None
   """Most training steps in one compiled program. On a CPU convolutions are slow
-  inside a loop."""
+  inside a loop, and on a GPU remat saves no memory there."""
 
   deterministic: bool = False
   """GPU: only operations that give the same bits each time. Slower."""
@@ -386,7 +390,7 @@ def check(config: Config) -> None:
   require(
     'normalization',
     config.normalization == 'dataset'
-    or sources.get(config.dataset).channels > 1,
+    or sources.get(config.dataset).channels != 1,
     f'dataset for {config.dataset}, whose images have one channel',
   )
   require_each(

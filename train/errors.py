@@ -1,4 +1,4 @@
-"""Errors that are shown as one sentence, without a traceback."""
+"""Errors that are shown as one sentence without a traceback."""
 
 from collections.abc import Iterable
 import difflib
@@ -15,7 +15,7 @@ class UsageError(Exception):
 
 
 class RunError(Exception):
-  """A run cannot go on, through no fault of its settings: exit code 1."""
+  """A run cannot continue, for reasons other than its settings: exit code 1."""
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:
@@ -25,7 +25,7 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 
 
 def tell_of_imports() -> None:
-  """From now on what keeps a library from being imported is one sentence."""
+  """Turns later import errors into one sentence."""
   sys.excepthook = _tell
 
 
@@ -37,7 +37,7 @@ def _tell(kind: Any, error: BaseException, traceback: Any) -> None:
       ' repository installs what the program needs.'
     )
   elif isinstance(error, MemoryError) or (
-    # What loads a library has no class for it.
+    # The loader has no exception class for this.
     isinstance(error, ImportError)
     and any(s in str(error) for s in ('allocate memory', 'failed to map'))
   ):

@@ -1,7 +1,7 @@
-"""What an arm takes over from a finished run of LCAM.
+"""The settings that an arm takes from a finished run of LCAM.
 
-The ablations of section 4.3 need the share of horizontal steps or the mean
-momentum that LCAM had, which are known once it has run.
+The ablations need the share of horizontal steps or the mean momentum of LCAM,
+which are known after its run.
 """
 
 import pathlib
@@ -16,17 +16,17 @@ from train.records.run import Run
 
 
 def take_over(takes: Takes, path: pathlib.Path) -> dict[str, Any]:
-  """The setting that an arm takes over.
+  """Reads the setting from the followed run.
 
   Args:
-    takes: What of the run.
-    path: The directory of the run.
+    takes: The quantity to take.
+    path: The directory of the followed run.
 
   Returns:
     ``horizontal_probability`` or ``momentum`` by name.
 
   Raises:
-    RunError: There is no finished run of LCAM.
+    RunError: If there is no finished run of LCAM.
   """
   try:
     run = read.run(path)
@@ -38,7 +38,7 @@ def take_over(takes: Takes, path: pathlib.Path) -> dict[str, Any]:
     raise errors.RunError(f'It follows {path}, which must be a finished run.')
   shares = _of_each_epoch(run, 'horizontal_fraction')
   momenta = _of_each_epoch(run, 'mean_momentum')
-  # Epochs have the same number of steps each.
+  # All epochs have the same number of steps.
   value: Any
   match takes:
     case Takes.SHARE:

@@ -396,6 +396,12 @@ def _run_together(
   for i, (directory, log) in enumerate(zip(directories, logs, strict=True)):
     checkpoints[i].close()
     log.close()
+    if i not in diverged and processes.is_first():
+      with files.writing(directory.weights):
+        files.replace(
+          directory.weights,
+          functools.partial(program.write_weights, states[i]),
+        )
     last: dict[str, Any] = {'epoch': 0, 'step': 0}
     if log.rows:
       last = {**log.rows[-1]}

@@ -1,10 +1,10 @@
-"""Names from records, in a form that can do no harm where they are shown."""
+"""Escapes names from records for Markdown, Matplotlib and file names."""
 
 import re
 
 
 def markdown(text: str) -> str:
-  r"""A text on one line, in which no character is Markdown or HTML.
+  r"""Escapes Markdown and HTML in a text, on one line.
 
   Example:
     >>> markdown('a|b\n# <c>')
@@ -14,7 +14,7 @@ def markdown(text: str) -> str:
 
 
 def label(text: str) -> str:
-  r"""A text on one line, in which no character is Matplotlib's mathematics.
+  r"""Escapes Matplotlib mathematics in a text, on one line.
 
   Example:
     >>> label('a $ a step')
@@ -24,7 +24,7 @@ def label(text: str) -> str:
 
 
 def file_name(text: str) -> str:
-  """A part of the name of a file, which leads out of no folder.
+  """A safe part of a file name, without folders.
 
   Example:
     >>> file_name('../../cifar10')
@@ -34,9 +34,9 @@ def file_name(text: str) -> str:
 
 
 def _line(text: str) -> str:
-  """Printable characters, and blanks for the others."""
+  """Replaces characters that are not printable by blanks."""
   try:
-    # As Python reads the name of a file in a locale that lacks its characters.
+    # Surrogates of file names that are not valid in the locale.
     text = text.encode(errors='surrogateescape').decode(errors='replace')
   except UnicodeEncodeError:
     text = text.encode(errors='backslashreplace').decode()

@@ -28,10 +28,11 @@ class Source:
   reader: str
   """Module of train/data/ with the function ``load(name, data_dir)``, which
   returns :class:`train.data.dataset.Splits`. Imported when it is needed."""
-  channels: int
-  """Number of image channels: 1 or 3."""
-  crop_padding: int
-  """Zeros around an image before the random crop, in pixels."""
+  channels: int | None
+  """Number of image channels: 1 or 3; ``None``: either, as in the files."""
+  crop_padding: int | None
+  """Zeros around an image before the random crop, in pixels; ``None``: an
+  eighth of its width."""
   flip: bool
   """Whether to augment with horizontal flips."""
   image_size: int = 32
@@ -41,6 +42,10 @@ class Source:
 
 
 _CIFAR = Source(reader='tfds', channels=3, crop_padding=4, flip=True)
+
+_OWN_FILES = Source(
+  reader='folder', channels=None, crop_padding=None, flip=False
+)
 
 SOURCES: dict[str, Source] = {
   'digits': Source(
@@ -57,6 +62,19 @@ SOURCES: dict[str, Source] = {
   ),
   'cifar10': _CIFAR,
   'cifar100': _CIFAR,
+  # Digits of house numbers: a mirror image is of no class.
+  'svhn_cropped': dataclasses.replace(_CIFAR, flip=False),
+  'fashion_mnist': Source(
+    reader='tfds',
+    channels=1,
+    crop_padding=4,
+    flip=True,
+    image_size=28,
+    probe=ProbeSize(image_size=14),
+  ),
+  # Of the user's files nothing is known.
+  'folder': _OWN_FILES,
+  'npz': dataclasses.replace(_OWN_FILES, reader='npz'),
 }
 
 

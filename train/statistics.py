@@ -107,7 +107,7 @@ class Sample:
 
   n: int
   mean: float
-  deviation: float
+  std: float
   """Standard deviation over the runs (n - 1); NaN for one run."""
   half_width: float
   """Half of the 95 % confidence interval of the mean (Student's t), taken
@@ -115,16 +115,14 @@ class Sample:
 
 
 def describe(values: Sequence[float]) -> Sample:
-  """Mean, deviation and 95 % interval of at least one value."""
+  """Mean, standard deviation and 95 % interval of at least one value."""
   array = np.asarray(values, np.float64)
   n = len(array)
   if n < 2:
     return Sample(n, float(array.mean()), math.nan, math.nan)
-  deviation = float(array.std(ddof=1))
+  std = float(array.std(ddof=1))
   quantile = float(stats.t.ppf(1 - 0.05 / 2, n - 1))
-  return Sample(
-    n, float(array.mean()), deviation, quantile * deviation / math.sqrt(n)
-  )
+  return Sample(n, float(array.mean()), std, quantile * std / math.sqrt(n))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,7 +150,7 @@ def estimate_mean(sample: Sample, margin: float) -> Estimate:
   return Estimate(
     n=sample.n,
     difference=sample.mean,
-    error=sample.deviation / math.sqrt(max(1, sample.n)),
+    error=sample.std / math.sqrt(max(1, sample.n)),
     freedom=sample.n - 1,
     margin=margin,
   )

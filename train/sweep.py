@@ -1,8 +1,8 @@
 """Many runs: arms times seeds, one after another.
 
-An arm that follows another comes after it, and the other is run too. A sweep
-that was interrupted goes on with the same command: runs that are done are
-skipped, one that was cut off resumes.
+An arm that follows another runs after it, and the other one is added if needed.
+The same command resumes an interrupted sweep: finished runs are skipped, an
+unfinished run is resumed.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,8 +28,7 @@ from train.experiments import Experiment
 
 _ERROR = 'error.txt'
 
-# On an accelerator a step of a network up to WRN-16-4 is too small to fill the
-# device.
+# On an accelerator a step of a network up to WRN-16-4 does not fill the device.
 _LARGEST_SMALL_NETWORK = {'depth': 16, 'widen_factor': 4}
 _MOST_TOGETHER = 8
 
@@ -46,28 +45,28 @@ def sweep(
   """Runs every experiment with every seed.
 
   The seeds are the same in every arm, so that arms can be compared in pairs:
-  runs of one seed share their start and the order of their images.
+  runs with one seed share their initialization and the order of images.
 
   Args:
     experiments: The arms.
-    seeds: Runs of each.
-    run_dir: Each run gets run_dir/EXPERIMENT/seed-N, where EXPERIMENT is its
+    seeds: Number of seeds per arm.
+    run_dir: Each run is in run_dir/EXPERIMENT/seed-N, where EXPERIMENT is its
       :attr:`~train.experiments.Experiment.folder`.
     console: Where progress is shown.
-    runs_together: Most runs in one vmapped program. ``None``: what
-      :func:`choose_together` says.
-    wandb: Project on Weights & Biases to send the curves to, if any.
-    first_seed: The seeds are this one and those after it.
+    runs_together: Maximum number of runs in one vmapped program. ``None`` uses
+      :func:`choose_together`.
+    wandb: Project on Weights & Biases for the curves, if any.
+    first_seed: The first seed.
 
   Returns:
-    The directories of the runs that failed. One that does leaves the others
-    alone: what it raised is shown, and kept as error.txt in its directory.
+    The directories of the failed runs. A failure does not stop the other runs:
+    its error is shown, and saved as error.txt in its directory.
 
   Raises:
-    UsageError: The input is wrong, which concerns all runs.
+    UsageError: If the input is invalid, which affects all runs.
   """
   files.check_writable('--run-dir', run_dir)
-  # Every arm has its first seed before any has its next.
+  # All arms run with one seed before the next seed.
   plan = [
     _Run(
       arm,
@@ -124,7 +123,7 @@ class _Run(NamedTuple):
   seed: int
   directory: pathlib.Path
   follows: pathlib.Path | None
-  """The directory of the run that it takes a setting over from."""
+  """The directory of the run that it follows."""
 
   @property
   def planned(self) -> config_lib.Config:
@@ -132,7 +131,7 @@ class _Run(NamedTuple):
     return dataclasses.replace(self.arm.planned, seed=self.seed)
 
   def configure(self) -> config_lib.Config:
-    """The settings, once the run that it follows is finished."""
+    """The settings; requires that the followed run is finished."""
     taken = (
       following.take_over(self.arm.takes, self.follows)
       if self.arm.takes is not None and self.follows is not None
@@ -151,16 +150,16 @@ def _title(group: Sequence[_Run]) -> str:
 def _groups(
   plan: Sequence[_Run], runs_together: int | None
 ) -> Iterator[list[_Run]]:
-  """Splits a plan into runs that are made by one program each.
+  """Splits a plan into groups of runs that share one vmapped program.
 
   Args:
     plan: All runs in order.
-    runs_together: Most runs in one program, ``None`` for
+    runs_together: Maximum number of runs per program. ``None`` uses
       :func:`choose_together`.
 
   Yields:
     Groups in the order of their first runs. A run that follows another is in a
-    later group than that.
+    later group.
   """
   left = list(plan)
   while left:
@@ -180,18 +179,17 @@ def _groups(
 
 
 def choose_together(config: config_lib.Config) -> int:
-  """How many runs are best made by one vmapped program.
+  """The best number of runs in one vmapped program.
 
-  One on a CPU: benchmarks/README.md has what was measured, and from no number
-  of runs on is one program faster there. On a GPU or TPU eight of a small
-  network, which alone leaves most of the device idle, and one of a large
-  network.
+  1 on a CPU, where one program is never faster (benchmarks/README.md). On a GPU
+  or TPU 8 for a small network, which leaves most of the device idle, and 1 for
+  a large network.
 
   Args:
     config: The settings of the run.
 
   Returns:
-    Most runs in one program.
+    The maximum number of runs per program.
   """
   if jax.default_backend() == 'cpu':
     return 1
@@ -204,7 +202,7 @@ def choose_together(config: config_lib.Config) -> int:
 
 
 def in_order(experiments: Sequence[Experiment]) -> list[Experiment]:
-  """The experiments, with those that others follow before these."""
+  """The experiments, each after the one that it follows."""
   given = {experiment.name for experiment in experiments}
   missing = {
     e.follows.name: e.follows

@@ -13,6 +13,8 @@ import pytest
 # From linux/prctl.h and linux/capability.h.
 _PR_CAPBSET_DROP = 24
 _CAP_DAC_OVERRIDE = 1
+_CAP_DAC_READ_SEARCH = 2
+_CAPABILITY_VERSION = 0x20080522
 
 
 def truncate(newest: pathlib.Path):
@@ -53,6 +55,21 @@ def rights_of_a_user():
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0) != 0:
       raise OSError(ctypes.get_errno(), 'prctl')
+
+
+def give_up_rights():
+  """Within a process: from now on it has the rights of a user."""
+  if os.geteuid() == 0:
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
+    # Effective, permitted and inheritable ones; then those above 31.
+    sets = (ctypes.c_uint32 * 6)()
+    if libc.capget(header, sets) == 0:
+      kept = ~(1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH)
+      sets[0], sets[1] = sets[0] & kept, sets[1] & kept
+      if libc.capset(header, sets) == 0:
+        return
+    raise OSError(ctypes.get_errno(), 'capset')
 
 
 def can_mount():

@@ -21,7 +21,8 @@ import threading
 
 _REPOSITORY = pathlib.Path(__file__).parents[2]
 _OURS = ('models', 'optax_lcam', 'tests', 'train')
-_PRINTED = 1 << 20
+_AT_IMPORT = ('GLIBC_', 'JAX_', 'MALLOC_', 'MPL', 'PYTHON', 'XDG_')
+_LONGEST_REQUEST = 1 << 20
 
 
 class Process:
@@ -96,15 +97,15 @@ class Process:
 
 
 def can_start(environment):
-  """Whether a process with these variables has nothing else to import.
+  """Whether a process with these variables can do with those libraries."""
+  return sys.platform == 'linux' and (
+    _at_import(environment) == _at_import(_server().environment)
+  )
 
-  JAX reads its variables when it is imported.
-  """
-  return _of_libraries(environment) == _of_libraries(_server().environment)
 
-
-def _of_libraries(environment):
-  return {k: v for k, v in environment.items() if not k.startswith('PYTEST_')}
+def _at_import(environment):
+  """The variables that are read before a process is forked."""
+  return {k: v for k, v in environment.items() if k.startswith(_AT_IMPORT)}
 
 
 class _Server:
@@ -153,7 +154,7 @@ def _import_libraries():
 def _serve(control):
   """Returns a request in the process that shall fulfil it."""
   while True:
-    message, descriptors, *_ = socket.recv_fds(control, _PRINTED, 3)
+    message, descriptors, *_ = socket.recv_fds(control, _LONGEST_REQUEST, 3)
     with contextlib.suppress(ChildProcessError):
       while os.waitpid(-1, os.WNOHANG if message else 0)[0]:
         pass

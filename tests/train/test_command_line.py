@@ -9,6 +9,7 @@ from unittest import mock
 
 import pytest
 
+import optax_lcam
 from tests.train import processes
 from tests.train import runs
 from train import __main__ as program
@@ -70,6 +71,26 @@ def test_help_is_in_groups_and_says_each_default_once():
     assert of_flag is not None
     assert of_flag[1] == default
     assert of_flag[0].lower().count('default') == 1
+
+
+def test_the_version():
+  shown = processes.train('--version').stdout
+  assert shown == f'optax-lcam {optax_lcam.__version__}\n'
+
+
+def test_eval_prints_what_the_run_has_recorded(tmp_path):
+  run = tmp_path / 'run'
+  trained = processes.train(
+    'run', '--model', 'mlp', '--epochs', 1, '--train-examples', 100,
+    '--run-dir', run,
+  )  # fmt: skip
+  assert trained.returncode == 0, trained.stderr
+  shown = processes.train('eval', run).stdout
+  row = json.loads((run / 'metrics.jsonl').read_text())
+  assert shown == (
+    f'{run}: after 1 epochs test loss {row["test_loss"]:.4f}, test error'
+    f' {row["test_error"]:.2f} %.\n'
+  )
 
 
 def test_list_shows_groups_and_a_line_for_each_experiment():
@@ -152,16 +173,14 @@ def test_the_traction_model_says_what_it_found(tmp_path):
 
 def test_the_main_job_in_short(tmp_path, monkeypatch, capsys):
   """With smaller networks, in this process."""
-  get = experiments.get
-
-  def get_small(name):
-    config = dataclasses.replace(runs.CONFIG, epochs=2)
-    arm = get(name)
-    return dataclasses.replace(
+  config = dataclasses.replace(runs.CONFIG, epochs=2)
+  arms = [
+    dataclasses.replace(
       arm, config=dataclasses.replace(config, optimizer=arm.config.optimizer)
     )
-
-  monkeypatch.setattr(program.experiments, 'get', get_small)
+    for arm in experiments.members(experiments.OWN, 'digits')
+  ]
+  monkeypatch.setattr(program.experiments, 'members', lambda *_: arms)
   run_together = functools.partial(loop.run_together, devices=runs.one_device())
   monkeypatch.setattr(loop, 'run_together', run_together)
   arguments = ['--run-dir', str(tmp_path / 'digits')]

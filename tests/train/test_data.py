@@ -1,6 +1,5 @@
 """Images from each source, and what happens when they cannot be had."""
 
-import dataclasses
 import hashlib
 import importlib
 import inspect
@@ -11,6 +10,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+import types
 from typing import get_args
 
 from array_record.python import array_record_module
@@ -253,7 +253,7 @@ class TestSources:
   def test_each_has_its_reader(self, source):
     reader = importlib.import_module(f'train.data.{source.reader}')
     assert [*inspect.signature(reader.load).parameters] == ['name', 'data_dir']
-    assert source.channels in (1, 3)
+    assert source.channels in (1, 3, None)
 
   def test_another_name_is_refused(self):
     with pytest.raises(errors.UsageError, match=r"'cifar1'.*Did you mean"):
@@ -286,16 +286,14 @@ class TestSources:
       data.load('cifar10')
 
 
-class TestAnotherNameOfTfds:
-  """A name and nothing else, with files as TensorFlow Datasets writes them."""
+class TestMoreOfTfds:
+  """With files as TensorFlow Datasets writes them."""
 
   @pytest.fixture(autouse=True)
   def register(self, monkeypatch, cache):
-    mirrored = sources.SOURCES['cifar10']
     monkeypatch.setitem(
-      sources.SOURCES, 'svhn_cropped', dataclasses.replace(mirrored, flip=False)
+      sources.SOURCES, 'cats_vs_dogs', sources.SOURCES['cifar10']
     )
-    monkeypatch.setitem(sources.SOURCES, 'cats_vs_dogs', mirrored)
 
   def test_is_read(self, tmp_path):
     tfds_directory.write(
@@ -309,6 +307,14 @@ class TestAnotherNameOfTfds:
     assert (loaded.num_classes, loaded.crop_padding) == (10, 4)
     assert not loaded.flip
 
+  def test_images_of_one_channel_are_read(self, tmp_path):
+    images = _IMAGES[:, :28, :28, :1]
+    splits = {'train': (images, _LABELS), 'test': (images[:2], _LABELS[:2])}
+    tfds_directory.write(tmp_path, 'fashion_mnist', splits)
+    loaded = data.load('fashion_mnist', tmp_path)
+    np.testing.assert_array_equal(loaded.train.images, images)
+    assert (loaded.num_classes, loaded.flip) == (10, True)
+
   def test_without_a_test_split(self, tmp_path):
     tfds_directory.write(
       tmp_path, 'svhn_cropped', {'train': (_IMAGES, _LABELS)}
@@ -321,6 +327,120 @@ class TestAnotherNameOfTfds:
     tfds_directory.write(tmp_path, 'cats_vs_dogs', {'train': split})
     with pytest.raises(errors.UsageError, match='different sizes'):
       data.load('cats_vs_dogs', tmp_path)
+
+
+class TestFolder:
+  def _write(self, folder, images, labels=(0, 1, 2, 0, 1, 2)):
+    for split in ('train', 'test'):
+      for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        path = folder / split / f'class {label}' / f'{i}.png'
+        path.parent.mkdir(parents=True, exist_ok=True)
+        channels = slice(None, None, -1)  # OpenCV's is BGR.
+        cv2.imwrite(str(path), image[..., channels])
+
+  @pytest.mark.parametrize('channels', [1, 3])
+  def test_is_read(self, channels, tmp_path):
+    images = _IMAGES[..., :channels]
+    self._write(tmp_path, images)
+    loaded = data.load('folder', tmp_path)
+    assert (loaded.num_classes, loaded.crop_padding) == (3, 4)
+    # By class, then by name.
+    np.testing.assert_array_equal(
+      loaded.test.images, images[[0, 3, 1, 4, 2, 5]]
+    )
+    np.testing.assert_array_equal(loaded.test.labels, [0, 0, 1, 1, 2, 2])
+    of_label = {i.tobytes(): n % 3 for n, i in enumerate(images)}
+    for image, label in zip(
+      loaded.train.images, loaded.train.labels, strict=True
+    ):
+      assert of_label[image.tobytes()] == label
+    # So that the first of them are of several classes.
+    assert [*loaded.train.labels] != [0, 0, 1, 1, 2, 2]
+    again = data.load('folder', tmp_path)
+    np.testing.assert_array_equal(again.train.labels, loaded.train.labels)
+
+  def test_what_is_wrong_is_told(self, tmp_path):
+    def refused(match):
+      with pytest.raises(errors.UsageError, match=match):
+        data.load('folder', tmp_path)
+
+    refused('train cannot be read: No such')
+    (tmp_path / 'train').mkdir()
+    refused('no folders, one for each class')
+    self._write(tmp_path, _IMAGES)
+    damaged = tmp_path / 'train' / 'class 0' / '0.png'
+    whole = damaged.read_bytes()
+    for content in (b'', b'not an image', whole[:60]):
+      damaged.write_bytes(content)
+      refused(r'0\.png is not an image')
+    cv2.imwrite(str(damaged), _IMAGES[0, :8])
+    refused('8 x 32 pixels.*one size|32 x 32 pixels.*8 x 32.*one size')
+    damaged.write_bytes(whole)
+    (tmp_path / 'test' / 'other').mkdir()
+    refused('other is no class of')
+
+
+class TestNpz:
+  _ARRAYS = types.MappingProxyType(
+    {
+      'train_images': _IMAGES,
+      'train_labels': _LABELS,
+      'test_images': _IMAGES[:2],
+      'test_labels': _LABELS[:2],
+    }
+  )
+
+  def test_is_read(self, tmp_path):
+    np.savez(tmp_path / 'a.npz', **self._ARRAYS)
+    loaded = data.load('npz', tmp_path / 'a.npz')
+    np.testing.assert_array_equal(loaded.train.images, _IMAGES)
+    np.testing.assert_array_equal(loaded.test.labels, _LABELS[:2])
+    assert loaded.train.labels.dtype == np.int32
+    assert (loaded.num_classes, loaded.crop_padding, loaded.flip) == (
+      6, 4, False,
+    )  # fmt: skip
+
+  def test_what_keras_calls_them(self, tmp_path):
+    names = ('x_train', 'y_train', 'x_test', 'y_test')
+    grey = {k: v[..., 0] if v.ndim == 4 else v[:, None] for k, v in (
+      self._ARRAYS.items()
+    )}  # fmt: skip
+    np.savez(tmp_path / 'a.npz', **dict(zip(names, grey.values(), strict=True)))
+    loaded = data.load('npz', tmp_path / 'a.npz')
+    np.testing.assert_array_equal(loaded.train.images, _IMAGES[..., :1])
+    np.testing.assert_array_equal(loaded.train.labels, _LABELS)
+
+  @pytest.mark.parametrize(
+    ('changes', 'match'),
+    [
+      ({'train_images': _IMAGES / 255}, 'uint8.*float64'),
+      ({'test_images': _IMAGES[:2, 0, 0]}, r'uint8.*\(2, 3\)'),
+      ({'train_labels': _LABELS - 1}, 'whole numbers from 0'),
+      ({'train_labels': _LABELS / 2}, 'whole numbers.*float64'),
+      ({'train_labels': _LABELS[:3]}, 'labels must be'),
+      ({'test_images': _IMAGES[:2, :8]}, 'one size'),
+    ],
+  )
+  def test_what_is_wrong_is_told(self, changes, match, tmp_path):
+    np.savez(tmp_path / 'a.npz', **{**self._ARRAYS, **changes})
+    with pytest.raises(errors.UsageError, match=match):
+      data.load('npz', tmp_path / 'a.npz')
+
+  def test_what_is_no_such_file(self, tmp_path):
+    path = tmp_path / 'a.npz'
+    np.savez(path, images=_IMAGES)
+    with pytest.raises(errors.UsageError, match=r'train_images.*got images'):
+      data.load('npz', path)
+    whole = path.read_bytes()
+    for content in (b'', b'PK', whole[: len(whole) // 2]):
+      path.write_bytes(content)
+      with pytest.raises(errors.UsageError, match=r'not an \.npz file'):
+        data.load('npz', path)
+    np.savez(path, images=np.asarray([{}]))
+    with pytest.raises(errors.UsageError, match=r'not an \.npz file'):
+      data.load('npz', path)
+    with pytest.raises(errors.UsageError, match='is not a file'):
+      data.load('npz', tmp_path)
 
 
 class TestArrayCache:

@@ -27,7 +27,7 @@ _LAYERS = (
   (),
   ('train.program',),
   ('train.records', 'train.following'),
-  ('train.loop',),
+  ('train.loop', 'train.evaluate'),
   ('train.sweep',),
   ('train.studies',),
   ('train.report',),

@@ -50,6 +50,30 @@ def test_a_terminal_gets_a_live_line_with_the_step():
   assert '\x1b' in shown
 
 
+def test_a_pipe_gets_a_line_a_minute_within_an_epoch(monkeypatch):
+  now = [100.0]
+  monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
+  console = rich.console.Console(file=io.StringIO(), width=200)
+  with progress.Progress(console, 'run', epochs=2, steps=100) as shown:
+    for step in range(1, 100):
+      now[0] += 2
+      if shown.wants_step():
+        shown.step(1, step, 0.75)
+    shown.epoch(_ROW | {'epoch': 1})
+    assert not shown.wants_step()
+  lines = console.file.getvalue().splitlines()
+  assert len(lines) == 4
+  for line, step in zip(lines, (31, 62, 93), strict=False):
+    assert f'epoch 1/2  step {step}/100  loss 0.7500' in line
+    assert 'left' in line
+
+
+def test_an_epoch_without_a_test_shows_none():
+  row = {k: v for k, v in _ROW.items() if k != 'test_error'}
+  line = _shown(False, row)
+  assert 'loss 0.5123' in line and 'error' not in line
+
+
 def test_no_phases_no_share():
   assert 'horizontal' not in _shown(False, _ROW | {'horizontal_fraction': None})
 

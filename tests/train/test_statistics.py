@@ -40,7 +40,7 @@ class TestSample:
     )
     np.testing.assert_allclose(sample.mean - sample.half_width, low)
     np.testing.assert_allclose(sample.mean + sample.half_width, high)
-    np.testing.assert_allclose(sample.deviation, np.std(values, ddof=1))
+    np.testing.assert_allclose(sample.std, np.std(values, ddof=1))
 
 
 class TestBlockDesign:

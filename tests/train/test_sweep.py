@@ -40,7 +40,7 @@ def _arms(group):
 def _sweep(arms, seeds, directory, **options):
   console = rich.console.Console(file=io.StringIO())
   # One device of the eight that the tests simulate.
-  with pytest.MonkeyPatch.context() as patch:
+  with pytest.MonkeyPatch.context() as patch, runs.without_pictures():
     devices = jax.devices()[:1]
     patch.setattr(build.jax, 'devices', lambda *_: devices)
     failed = sweep.sweep(arms, seeds, directory, console, **options)

@@ -30,8 +30,15 @@ class Splits(NamedTuple):
   test: Split
 
 
-def check(splits: Splits, channels: int) -> None:
-  """Raises ValueError for unexpected shapes, dtypes or labels."""
+def check(splits: Splits, channels: int | None) -> None:
+  """Raises ValueError for unexpected shapes, dtypes or labels.
+
+  Args:
+    splits: From a reader.
+    channels: Of the images; ``None``: those of the first one, 1 or 3.
+  """
+  if channels is None:
+    channels = 3 if splits.train.images.shape[-1] == 3 else 1
   size = splits.train.images.shape[1:3]
   for name, split in (('train', splits.train), ('test', splits.test)):
     images, labels = split.images, split.labels

@@ -58,7 +58,11 @@ def prepare(
     num_classes=splits.num_classes,
     train=splits.train,
     test=splits.test,
-    crop_padding=source.crop_padding,
+    crop_padding=(
+      splits.train.images.shape[2] // 8
+      if source.crop_padding is None
+      else source.crop_padding
+    ),
     flip=source.flip,
   )
   available = len(loaded.train)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import math
+import pathlib
 from typing import Any, Literal, TypeVar
 
 from flax import nnx
@@ -292,9 +293,7 @@ class Program:
       Batch size and number of steps of each dispatch.
     """
     batch_size = self.configs[0].batch_size
-    most = self.configs[0].steps_per_dispatch or (
-      1 if self._on_cpu else _MOST_STEPS_PER_DISPATCH
-    )
+    most = self.configs[0].steps_per_dispatch or self._most_steps()
     full, last = divmod(self.examples, batch_size)
     # All dispatches have one length, so that they share one compiled program.
     length = max(
@@ -307,6 +306,15 @@ class Program:
       steps_done += steps
     if last and steps_done == full:
       yield last, 1
+
+  def _most_steps(self) -> int:
+    """Steps in a dispatch where the settings leave it open."""
+    platform = self.devices[0].platform
+    # In a loop XLA computes the gradients of all kernels last on a GPU, so that
+    # what remat does not keep is kept for them after all.
+    if platform == 'cpu' or (platform == 'gpu' and self.configs[0].remat):
+      return 1
+    return _MOST_STEPS_PER_DISPATCH
 
   def train(
     self,
@@ -404,6 +412,29 @@ class Program:
     """The inverse of :meth:`fetch`, on the devices."""
     stacked = jax.tree.map(lambda *x: np.stack(x), *states)
     return processes.replicate(stacked, self.replicated)
+
+  def write_weights(self, state: TrainState, path: pathlib.Path) -> None:
+    """Writes what of a member is tested, for :func:`models.load`.
+
+    Args:
+      state: From :meth:`fetch`.
+      path: The file.
+    """
+    config = self.configs[0]
+    params, batch_stats = state.evaluated
+    mean, std = self.normalization()
+    network = models.NETWORKS[config.model]
+    models.save(
+      path,
+      nnx.merge_state(params, batch_stats),
+      config.model,
+      image_shape=self.dataset.train.images.shape[1:],
+      num_classes=self.dataset.num_classes,
+      settings=network.settings_of(config),
+      mean=mean.tolist(),
+      std=std.tolist(),
+      dataset=self.dataset.name,
+    )
 
   # ------------------------------------------------------ shapes, compilation
 

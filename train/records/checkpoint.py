@@ -124,6 +124,8 @@ class Checkpoints:
     )
     try:
       self._reserve(content.nbytes)
+      if os.path.lexists(self._path(step)):
+        self.set_aside(step)  # No checkpoint: those of later steps are gone.
       self._orbax.save(
         self._path(step),
         args=ocp.args.Composite(state=ocp.args.StandardSave([content])),
@@ -265,9 +267,10 @@ class Checkpoints:
       ) from error
 
   def _rename(self, step: int, suffix: str) -> pathlib.Path:
-    taken = {path.name for path in self._list()}
     number = 1
-    while (name := f'{step}.{number}{suffix}') in taken:
+    while os.path.lexists(
+      self.directory / (name := f'{step}.{number}{suffix}')
+    ):
       number += 1
     with files.writing(self.directory):
       return self._path(step).rename(self.directory / name)

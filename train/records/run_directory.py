@@ -5,6 +5,7 @@ metrics.jsonl   one row per epoch
 steps.jsonl     one row per epoch: loss and momentum of each step
 summary.json    the result
 checkpoints/    the latest states
+weights.safetensors  the trained network, for models.load
 run.lock        the lock of the training process, which owner.json names
 tensorboard/    the metrics for TensorBoard
 wandb.json      the run on Weights & Biases, with --wandb
@@ -77,6 +78,7 @@ class RunDirectory:
     self.steps = path / 'steps.jsonl'
     self.picture = path / 'curves.png'
     self.phases = path / 'phases.png'
+    self.weights = path / 'weights.safetensors'
     self._config = path / 'config.json'
     self._unfinished_config = files.unfinished_path(self._config)
     self._summary = path / 'summary.json'

@@ -73,7 +73,7 @@ def draw_heat_map(
     if arm.finished:
       sample = statistics.describe(list(arm.final_errors().values()))
       errors[at] = sample.mean
-      spread = '' if sample.n < 2 else f'sd {sample.deviation:.2f}, '
+      spread = '' if sample.n < 2 else f'sd {sample.std:.2f}, '
       words[at] = f'{sample.mean:.2f}\n{spread}{runs}'
   with pictures.drawing(axes_grid=False):
     figure = mpl_figure.Figure(

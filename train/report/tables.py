@@ -25,7 +25,7 @@ def errors_table(arms: Sequence[Arm]) -> str:
         safe.markdown(arm.name),
         _runs(arm),
         f'{sample.mean:.2f}',
-        _or_dash(sample.deviation),
+        _or_dash(sample.std),
         _interval(sample),
         f'{statistics.describe(list(best.values())).mean:.2f}',
       ]
@@ -70,7 +70,7 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
         _runs(arm),
         f'{read_at} of {epochs}',
         f'{sample.mean:.2f}',
-        _or_dash(sample.deviation),
+        _or_dash(sample.std),
         _interval(sample) if sample.n > FEW else _values(errors),
         *(['' if figure is None else f'{figure:.2f}'] if has_figures else []),
         f'{final:.2f}',

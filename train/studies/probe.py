@@ -711,7 +711,7 @@ def _sample(sample: statistics.Sample) -> dict[str, Any]:
   return {
     'n': sample.n,
     'mean': sample.mean,
-    'deviation': _number(sample.deviation),
+    'deviation': _number(sample.std),
     'low': _number(sample.mean - sample.half_width),
     'high': _number(sample.mean + sample.half_width),
   }

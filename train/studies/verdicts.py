@@ -46,7 +46,7 @@ def summarize(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
   return {
     'n': sample.n,
     'mean': rounded(sample.mean),
-    'sd': rounded(sample.deviation),
+    'sd': rounded(sample.std),
     'half_width': rounded(sample.half_width),
   }
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from tests.train import processes
+from train.devices import processes as devices_processes
 from train.devices.processes import HEARTBEAT_SECONDS
 
 # 7 steps an epoch; the batches cannot be shared evenly. At this low rate the
@@ -76,15 +77,26 @@ def _listening(port):
   return addresses
 
 
-def test_two_processes_are_one_run_stopped_killed_or_not(alone, tmp_path):
+def test_two_processes_are_one_run_stopped_killed_or_not(
+  alone, tmp_path, monkeypatch
+):
   flags = [*_FLAGS, '--run-dir', tmp_path / 'run']
   of_second = [*_FLAGS, '--run-dir', tmp_path / 'of the second']
+
+  started = []
+
+  def start(*arguments):
+    started.append(arguments)
+    return start_process(*arguments)
+
+  start_process = processes.start
+  monkeypatch.setattr(processes, 'start', start)
 
   # Asked to stop: one is told, both stop at the same step.
   with processes.start_group(flags, of_second) as group:
     _wait_for_checkpoint(tmp_path / 'run', 3, group)
     # The coordinator listens where it was told to.
-    at = group[0].args[group[0].args.index('--coordinator') + 1]
+    at = started[0][started[0].index('--coordinator') + 1]
     assert at.startswith('localhost:')
     listening = _listening(int(at.removeprefix('localhost:')))
     assert listening
@@ -119,6 +131,20 @@ def test_two_processes_are_one_run_stopped_killed_or_not(alone, tmp_path):
   assert (config['process_count'], config['device_count']) == (2, 2)
   # The second process is silent, but for JAX's own line.
   assert 'epoch' not in messages[1]
+
+
+def test_a_cluster_is_asked_before_jax_connects(monkeypatch):
+  """As JAX does, so that a missing process is told there too."""
+  for name, value in {
+    'SLURM_JOB_ID': '77',
+    'SLURM_STEP_NODELIST': 'node[7-9]',
+    'SLURM_NTASKS': '4',
+    'SLURM_PROCID': '2',
+    'SLURM_LOCALID': '1',
+  }.items():
+    monkeypatch.setenv(name, value)
+  found = devices_processes._of_cluster()
+  assert found == ('node7:61517', 2, 4, [1])
 
 
 def test_processes_with_different_settings(tmp_path):

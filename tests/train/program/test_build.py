@@ -1,6 +1,7 @@
 """A program has members, and what they differ in is not compiled into it."""
 
 import dataclasses
+import types
 
 import jax
 import numpy as np
@@ -216,3 +217,19 @@ def test_a_plan_covers_an_epoch():
   # Six full batches in dispatches of one length, and one of nine images.
   assert list(program.plan()) == [(16, 3), (16, 3), (9, 1)]
   assert list(program.plan(2)) == [(16, 1), (16, 3), (9, 1)]
+
+
+@pytest.mark.parametrize(
+  ('platform', 'remat', 'steps'),
+  [
+    ('cpu', False, 1),
+    ('gpu', False, 6),
+    ('gpu', True, 1),
+    ('tpu', False, 6),
+    ('tpu', True, 6),
+  ],
+)
+def test_steps_of_a_dispatch_by_platform(platform, remat, steps):
+  program = _program(_config(model='wrn', remat=remat))
+  program.devices = (types.SimpleNamespace(platform=platform),)
+  assert next(program.plan()) == (16, steps)

@@ -295,6 +295,19 @@ def test_what_is_damaged_is_set_aside_whole(tmp_path):
   assert _names(tmp_path / 'c') == {'2.1.set-aside', '2.2.set-aside'}
 
 
+def test_what_lies_where_a_checkpoint_is_to_be_is_set_aside(tmp_path):
+  directory = tmp_path / 'c'
+  _save(directory, 1)
+  (directory / '2').write_text('a file')
+  (directory / '3').symlink_to('nowhere')
+  (directory / '2.1.set-aside').write_text('another one')
+  _save(directory, 2, 3)
+  assert _restore(directory)[0] == 3
+  assert (directory / '2.2.set-aside').read_text() == 'a file'
+  assert (directory / '3.1.set-aside').is_symlink()
+  assert (directory / '2.1.set-aside').read_text() == 'another one'
+
+
 def test_what_else_lies_there_is_no_checkpoint(tmp_path):
   directory = tmp_path / 'c'
   _save(directory, 1, 2)

@@ -1,0 +1,89 @@
+"""Tests the last checkpoint of a run once more."""
+
+from collections.abc import Sequence
+import dataclasses
+import pathlib
+
+import jax
+
+from train import config as config_lib
+from train import data
+from train import errors
+from train.program import build
+from train.records import checkpoint
+from train.records import metrics
+from train.records import run_directory
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+  """What the tests of a run gave."""
+
+  steps: int
+  """Steps that it was trained for."""
+  epochs: float
+  figures: dict[str, float]
+  """Loss and error in percent, called as in metrics.jsonl."""
+
+
+def evaluate(
+  run_dir: pathlib.Path,
+  data_dir: pathlib.Path | None = None,
+  eval_batch_size: int | None = None,
+  devices: Sequence[jax.Device] | None = None,
+) -> Evaluation:
+  """Loads the last checkpoint of a run and tests it.
+
+  Args:
+    run_dir: A run directory, of a run that has ended or not.
+    data_dir: Of the images. Default: the run's.
+    eval_batch_size: Images a step. Default: the run's.
+    devices: What a batch is spread over. Default: all.
+
+  Raises:
+    UsageError: There is no run, none of its checkpoints is there, or the last
+      one is damaged.
+  """
+  if not run_dir.is_dir():
+    raise errors.UsageError(f'There is no directory {run_dir}.')
+  directory = run_directory.RunDirectory(run_dir)
+  saved = directory.read_config()
+  config = config_lib.resolved_from_json(saved, str(run_dir))
+  config = dataclasses.replace(
+    config,
+    dtype=saved.get('compute_dtype', config.dtype),
+    data_dir=data_dir or config.data_dir,
+    eval_batch_size=eval_batch_size or config.eval_batch_size,
+  )
+  config_lib.check(config)
+  if not directory.checkpoints.is_dir():
+    raise errors.UsageError(f'{run_dir} has no checkpoints.')
+  dataset = data.of_run(config)
+  program = build.Program([config], dataset, devices=devices)
+  checkpoints = checkpoint.Checkpoints(
+    directory.checkpoints, program.steps_per_epoch
+  )
+  try:
+    steps = max(checkpoints.steps(), default=None)
+    if steps is None:
+      raise errors.UsageError(f'{run_dir} has no checkpoints.')
+    restored, _ = checkpoints.restore(steps, program.shape_member())
+  except checkpoint.DamagedError as error:
+    raise errors.UsageError(
+      f'The last checkpoint of {run_dir} is damaged: {error}.'
+    ) from error
+  finally:
+    checkpoints.close()
+  state = program.stack([restored])
+  figures: dict[str, float] = {}
+  for split, own, images in (
+    ('test', dataset.test, program.place()[1]),
+    ('validation', dataset.validation, program.place_validation()),
+  ):
+    if own is not None and images is not None:
+      (measured,) = zip(
+        *map(build.by_member, jax.device_get(program.evaluate(state, images))),
+        strict=True,
+      )
+      figures |= metrics.summarize_test(measured, len(own), split)
+  return Evaluation(steps, steps / program.steps_per_epoch, figures)
