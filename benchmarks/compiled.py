@@ -79,13 +79,10 @@ PROGRAMS: Mapping[str, Program] = {
   'H100 ×8, WRN-10-1': Program('gpu:h100:8', _thin(batch_size=1024), 10),
   'H100, WRN-28-10': Program('gpu:h100', _wide(), 10),
   'H100, WRN-28-10, one step': Program('gpu:h100', _wide(), 1),
-  'H100, WRN-28-10, --remat': Program('gpu:h100', _wide(remat=True), 1),
-  'H100, WRN-28-10, --remat, ten steps': Program(
-    'gpu:h100', _wide(remat=True), 10
-  ),
+  'H100, WRN-28-10, --remat': Program('gpu:h100', _wide(remat=True), 10),
   'H100, WRN-28-10, float32': Program('gpu:h100', _wide(dtype='float32'), 10),
   'H100, WRN-28-10, float32, --remat': Program(
-    'gpu:h100', _wide(dtype='float32', remat=True), 1
+    'gpu:h100', _wide(dtype='float32', remat=True), 10
   ),
   'H100 ×8, WRN-28-10': Program('gpu:h100:8', _wide(batch_size=1024), 10),
   'H100 ×8, WRN-28-10, --batch-norm device': Program(

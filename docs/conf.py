@@ -168,9 +168,18 @@ def _generate(app: Any) -> None:
   _run_examples(out)
 
 
+def _name_aliases(app: Any, *found: Any) -> tuple[str | None, str | None]:
+  """Writes `ArrayLike` for what autodoc calls TypeAliasForwardRef."""
+  plain = lambda text: (
+    text and re.sub(r"TypeAliasForwardRef\('([\w.]+)'\)", r'\1', text)
+  )
+  return plain(found[-2]), plain(found[-1])
+
+
 exclude_patterns = ['_generated']
 
 
 def setup(app: Any) -> None:
   """Called by Sphinx."""
   app.connect('builder-inited', _generate)
+  app.connect('autodoc-process-signature', _name_aliases)

@@ -285,10 +285,10 @@ class RunSettings:
 
   steps_per_dispatch: Annotated[
     int | None,
-    command_line.default('1 on a CPU, or with remat on a GPU; else 100'),
+    command_line.default('1 on a CPU, or with remat on GPUs; else 100'),
   ] = None
   """Most training steps in one compiled program. On a CPU convolutions are slow
-  inside a loop, and on a GPU remat saves no memory there."""
+  inside a loop, and on several GPUs remat saves no memory there."""
 
   deterministic: bool = False
   """GPU: only operations that give the same bits each time. Slower."""

@@ -152,9 +152,7 @@ def test_h100_updates_each_tensor_in_one_kernel():
 @pytest.mark.compilers
 def test_h100_needs_less_than_2_gb_and_half_of_it_with_remat():
   plain = _wide('gpu:h100')
-  remat = _wide('gpu:h100', remat=True, steps=None)
-  # In a loop it would save nothing.
-  assert remat['steps'] == 1
+  remat = _wide('gpu:h100', remat=True)
   assert plain['peak_bytes'] < 2e9
   assert remat['peak_bytes'] < 0.5 * plain['peak_bytes']
 

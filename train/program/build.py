@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import math
+import os
 import pathlib
 from typing import Any, Literal, TypeVar
 
@@ -45,6 +46,9 @@ from train.program.step import TrainState
 _Tree = TypeVar('_Tree')
 
 _MOST_STEPS_PER_DISPATCH = 100
+
+# XLA's scheduler that overlaps collectives with computing on GPUs.
+_OVERLAP = 'xla_gpu_enable_latency_hiding_scheduler'
 
 # A sweep of the paper's experiments uses fewer structures than this.
 _MOST_KEPT = 32
@@ -310,9 +314,10 @@ class Program:
   def _most_steps(self) -> int:
     """Steps in a dispatch where the settings leave it open."""
     platform = self.devices[0].platform
-    # In a loop XLA computes the gradients of all kernels last on a GPU, so that
-    # what remat does not keep is kept for them after all.
-    if platform == 'cpu' or (platform == 'gpu' and self.configs[0].remat):
+    # In a loop XLA computes the gradients of all kernels last on several GPUs,
+    # so that what remat does not keep is kept for them after all.
+    loses = platform == 'gpu' and len(self.devices) > 1
+    if platform == 'cpu' or (loses and self.configs[0].remat):
       return 1
     return _MOST_STEPS_PER_DISPATCH
 
@@ -693,6 +698,12 @@ class _Functions:
       options: dict[str, Any] = {
         'xla_gpu_deterministic_ops': self._structure.deterministic
       }
+      devices = self._structure.devices
+      is_one_gpu = len(devices) == 1 and devices[0].platform == 'gpu'
+      if is_one_gpu and _OVERLAP not in os.environ.get('XLA_FLAGS', ''):
+        # One GPU has no collectives. In a loop this scheduler computes the
+        # gradients of all kernels last, and their inputs are kept until then.
+        options[_OVERLAP] = False
       if quick:
         options['xla_backend_optimization_level'] = 1
       self._compiled[key] = lower().compile(options)

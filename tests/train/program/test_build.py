@@ -220,16 +220,16 @@ def test_a_plan_covers_an_epoch():
 
 
 @pytest.mark.parametrize(
-  ('platform', 'remat', 'steps'),
+  ('platform', 'devices', 'remat', 'steps'),
   [
-    ('cpu', False, 1),
-    ('gpu', False, 6),
-    ('gpu', True, 1),
-    ('tpu', False, 6),
-    ('tpu', True, 6),
+    ('cpu', 1, False, 1),
+    ('gpu', 1, True, 6),
+    ('gpu', 8, False, 6),
+    ('gpu', 8, True, 1),
+    ('tpu', 8, True, 6),
   ],
 )
-def test_steps_of_a_dispatch_by_platform(platform, remat, steps):
+def test_steps_of_a_dispatch_by_platform(platform, devices, remat, steps):
   program = _program(_config(model='wrn', remat=remat))
-  program.devices = (types.SimpleNamespace(platform=platform),)
+  program.devices = (types.SimpleNamespace(platform=platform),) * devices
   assert next(program.plan()) == (16, steps)
