@@ -72,7 +72,7 @@ nitpicky = True
 nitpick_ignore_regex = [
   (r'py:.*', r'(optax|jax|jnp|nnx|flax|numpy|np|chex)\..*'),
   (r'py:.*', r'(collections|typing|enum)\..*'),
-  (r'py:.*', r'(ArrayLike|Array|Params|Updates|ScalarOrSchedule)'),
+  (r'py:.*', r'(ArrayLike|Array|TypeAliasForwardRef)'),
   (r'py:.*', r'(ValueError|TypeError|Literal|NamedTuple|Any|Callable)'),
   (r'py:.*', r"(int|float|bool|str|tuple|list|dict|None|'.*')"),
 ]
@@ -168,9 +168,18 @@ def _generate(app: Any) -> None:
   _run_examples(out)
 
 
+def _name_aliases(app: Any, *found: Any) -> tuple[str | None, str | None]:
+  """Writes `ArrayLike` for what autodoc calls TypeAliasForwardRef."""
+  plain = lambda text: (
+    text and re.sub(r"TypeAliasForwardRef\('([\w.]+)'\)", r'\1', text)
+  )
+  return plain(found[-2]), plain(found[-1])
+
+
 exclude_patterns = ['_generated']
 
 
 def setup(app: Any) -> None:
   """Called by Sphinx."""
   app.connect('builder-inited', _generate)
+  app.connect('autodoc-process-signature', _name_aliases)

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import os
+import pathlib
 import re
 from unittest import mock
 
@@ -15,6 +16,7 @@ from tests.train import runs
 from train import __main__ as program
 from train import experiments
 from train import loop
+from train import studies
 
 
 @pytest.mark.parametrize(
@@ -186,7 +188,11 @@ def test_the_main_job_in_short(tmp_path, monkeypatch, capsys):
   arguments = ['--run-dir', str(tmp_path / 'digits')]
   with mock.patch.dict(os.environ), runs.without_pictures():
     assert program.main(arguments) == 0
-    _assert_the_main_job(tmp_path / 'digits', capsys.readouterr().out)
+    _assert_the_main_job(
+      tmp_path / 'digits',
+      capsys.readouterr().out,
+      changes=' + model mlp, epochs 2',
+    )
     assert program.main(arguments) == 0
   assert capsys.readouterr().err.count('is finished') == 6
 
@@ -201,12 +207,29 @@ def test_the_main_job(tmp_path):
   assert again.stderr.count('is finished') == 6
 
 
-def _assert_the_main_job(directory, shown):
+def _assert_the_main_job(directory, shown, changes=''):
   """What it leaves; its six summaries."""
   summaries = [
     json.loads(path.read_text()) for path in directory.rglob('summary.json')
   ]
   assert [summary['status'] for summary in summaries] == ['done'] * 6
-  assert 'digits-lcam − digits-fixed' in shown
+  assert f'digits-lcam{changes} − digits-fixed{changes}' in shown
   assert (directory / 'curves.png').exists()
   return summaries
+
+
+def test_what_is_written_by_default_is_not_for_git():
+  """The folders that commands write to where none is named."""
+  root = pathlib.Path(__file__).parents[2]
+  ignored = (root / '.gitignore').read_text().splitlines()
+  for flags in (
+    program.MainFlags(),
+    program.SweepFlags(),
+    program.ReportFlags(),
+    program.PackFlags(),
+    *(study.flags() for study in studies.STUDIES.values()),
+  ):
+    out = getattr(flags, 'out', None) or getattr(flags, 'run_dir', None)
+    # Else runs/ with a name, see the help.
+    if out is not None:
+      assert {f'{out.parts[0]}/', f'/{out.parts[0]}/'} & {*ignored}, out

@@ -21,6 +21,7 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
 import traceback
 from unittest import mock
@@ -241,7 +242,14 @@ def sigint_that_the_parent_ignores(soak):
 
 def ctrl_c_during_the_imports(soak):
   with subprocess.Popen(
-    processes.command(*_FLAGS, '--run-dir', soak.directory),
+    [
+      sys.executable,
+      '-m',
+      'train',
+      *map(str, _FLAGS),
+      '--run-dir',
+      soak.directory,
+    ],
     env=processes.environment(),
     stderr=subprocess.PIPE,
     text=True,

@@ -178,7 +178,7 @@ class Checkpoints:
       RunError: They cannot be read at the moment.
     """
     path = self._path(step)
-    if (path / 'checksums').is_dir():
+    if os.path.isdir(path / 'checksums'):  # Not where it cannot be read.
       raise errors.UsageError(
         f'The checkpoint {path} is of an earlier version, which can go on from'
         ' it; this one cannot.'

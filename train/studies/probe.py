@@ -666,14 +666,14 @@ def together(records: Sequence[dict[str, Any]]) -> list[str]:
   """The answers of several data sets as one family.
 
   Args:
-    records: A probe of each, at most.
+    records: Probes. Of several of one data set the last counts.
 
   Returns:
     A sentence, or none where less than two can be judged.
   """
   asked = [
     (record['dataset'], estimate)
-    for record in records
+    for record in {r['dataset']: r for r in records}.values()
     for seeds in [_whole_seeds(record)]
     if len(seeds) > 1
     for estimate in [_design(record, seeds).contrast(_raw_weights(record))]

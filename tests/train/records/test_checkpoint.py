@@ -203,6 +203,27 @@ def test_what_cannot_be_read_now_stays_and_ends_the_run(
   assert _restore(tmp_path / 'c')[0] == 2
 
 
+def test_a_folder_that_may_not_be_entered_stays_and_ends_the_run(
+  tmp_path, monkeypatch
+):
+  """As one of mode 0, of which everything raises but its own name."""
+  _save(tmp_path / 'c', 1, 2)
+  before = _content(tmp_path)
+  inside = str(tmp_path / 'c' / '2') + os.sep
+  stat = os.stat
+
+  def fail(path, *arguments, **options):
+    if str(path).startswith(inside):
+      raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    return stat(path, *arguments, **options)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(os, 'stat', fail)
+    with pytest.raises(errors.RunError, match='Permission denied'):
+      _restore(tmp_path / 'c')
+  assert _content(tmp_path) == before
+
+
 def test_when_orbax_has_no_more_files_to_open(tmp_path):
   """The program can still open one: enough to see that all is there."""
   _save(tmp_path / 'c', 1, 2)
