@@ -64,6 +64,9 @@ class Network:
     return importlib.import_module(f'models.{self.module}')
 
 
+# What a file of weights calls the text that says which network it is of.
+_METADATA = 'network'
+
 NETWORKS: dict[str, Network] = {
   'wrn': Network(
     'wide_resnet',
@@ -112,9 +115,9 @@ def save(
     'settings': dict(settings),
     **facts,
   }
-  # The format has texts alone.
-  metadata = {name: json.dumps(value) for name, value in content.items()}
-  safetensors.save_file(arrays, path, metadata)
+  # The format has texts alone, and writes several in any order: with one, the
+  # same weights make the same bytes.
+  safetensors.save_file(arrays, path, {_METADATA: json.dumps(content)})
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
@@ -139,9 +142,13 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
 
   with safetensors.safe_open(path, framework='numpy') as file:
     arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    facts = {
-      name: json.loads(text) for name, text in (file.metadata() or {}).items()
-    }
+    metadata = file.metadata() or {}
+  try:
+    facts = json.loads(metadata.get(_METADATA, '{}'))
+  except ValueError:
+    facts = {}
+  if not isinstance(facts, dict):
+    facts = {}
   if facts.get('network') not in NETWORKS:
     raise ValueError(
       f'{path} must be of one of the networks {", ".join(NETWORKS)}, got'

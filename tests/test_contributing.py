@@ -141,18 +141,18 @@ def test_a_name_of_tfds(changed, tmp_path):
   labels = np.arange(16) % 10
   tfds_directory.write(
     tmp_path,
-    'svhn_cropped',
+    'cmaterdb',
     {'train': (images, labels), 'test': (images[:8], labels[:8])},
   )
-  finished = _run(changed, 'svhn_cropped', tmp_path, tmp_path / 'run')
+  finished = _run(changed, 'cmaterdb', tmp_path, tmp_path / 'run')
   assert finished.returncode == 0, finished.stderr
   assert (tmp_path / 'run' / 'summary.json').exists()
 
 
 def test_help_and_messages_know_them(changed):
   shown = _train(changed, 'probe', '--help').stdout
-  assert '{digits,cifar10,cifar100,svhn_cropped,flowers}' in shown
-  assert 'flowers 2,048' in re.sub(r'[\s│]+', ' ', shown)
+  assert 'cmaterdb,flowers,' in re.sub(r'[\s│]+', '', shown)
+  assert 'flowers 2048' in re.sub(r'[\s│]+', ' ', shown)
   refused = _train(changed, 'run', '--dataset', 'flower')
   assert refused.returncode == 2
   message = re.sub(r'[\s│]+', ' ', refused.stderr)

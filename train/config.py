@@ -588,7 +588,6 @@ FREE_TO_CHANGE = frozenset(
     'data_dir',
     'convolutions',
     'remat',
-    'eval_every',
     'eval_batch_size',
     'steps_per_dispatch',
     'deterministic',
@@ -596,6 +595,9 @@ FREE_TO_CHANGE = frozenset(
     'checkpoint_seconds',
   }
 )
+
+# Settings in which runs of one experiment may differ.
+OWN_TO_EACH_RUN = FREE_TO_CHANGE | {'eval_every', *SEEDS}
 
 
 def of_all_processes(resolved: Resolved) -> dict[str, Any]:

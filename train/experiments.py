@@ -19,7 +19,7 @@ from train import errors
 from train.config import Config
 
 # Settings that make no other experiment.
-_SAME_EXPERIMENT = {*config_lib.FREE_TO_CHANGE, *config_lib.SEEDS}
+_SAME_EXPERIMENT = config_lib.OWN_TO_EACH_RUN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -784,3 +784,21 @@ def read_off_epoch(experiment: Experiment | None, epochs: int) -> int:
   """
   reads_off = experiment and experiment.reads_off
   return min(epochs, reads_off or epochs)
+
+
+def is_tested(
+  experiment: Experiment | None, epoch: int, epochs: int, eval_every: int
+) -> bool:
+  """Whether the figures of tests of an epoch are recorded.
+
+  Args:
+    experiment: What the run is of, if anything.
+    epoch: From 1.
+    epochs: Of the run.
+    eval_every: The setting.
+
+  Returns:
+    Also true for the last epoch, and the one whose error is read off.
+  """
+  read_off = read_off_epoch(experiment, epochs)
+  return epoch % eval_every == 0 or epoch in (epochs, read_off)

@@ -341,7 +341,10 @@ def _run_together(
       if len(diverged) == len(configs):
         break
 
-      tested = [_is_tested(epoch, config, e) for e in experiments]
+      tested = [
+        experiments_lib.is_tested(e, epoch, config.epochs, config.eval_every)
+        for e in experiments
+      ]
       of_test = of_validation = None
       if any(tested):
         of_test = _by_run(jax.device_get(program.evaluate(state, test_images)))
@@ -428,14 +431,6 @@ def _run_together(
       drawn = f'{name}, seed {resolved[i].seed}'
       _draw(directory, log, resolved[i], drawn, say)
   return written
-
-
-def _is_tested(
-  epoch: int, config: config_lib.Config, experiment: Experiment | None
-) -> bool:
-  """Whether the figures of tests of an epoch are recorded."""
-  read_off = experiments_lib.read_off_epoch(experiment, config.epochs)
-  return epoch % config.eval_every == 0 or epoch in (config.epochs, read_off)
 
 
 def _draw(

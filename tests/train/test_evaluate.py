@@ -99,12 +99,11 @@ def test_a_run_that_is_tested_seldom_goes_on(full, tmp_path, monkeypatch):
 
 def test_the_epoch_that_is_read_off_is_tested():
   experiment = experiments.get('small-figure4-cifar10-lcam')
-  config = dataclasses.replace(experiment.config, eval_every=10)
-  assert (experiment.reads_off, config.epochs) == (12, 15)
+  assert (experiment.reads_off, experiment.config.epochs) == (12, 15)
   tested = [
     epoch
     for epoch in range(1, 16)
-    if loop._is_tested(epoch, config, experiment)
+    if experiments.is_tested(experiment, epoch, epochs=15, eval_every=10)
   ]
   assert tested == [10, 12, 15]
 

@@ -11,9 +11,6 @@ from train.records.schema import EpochRow
 from train.records.schema import StepsRow
 from train.records.schema import Summary
 
-# Settings that differ between the runs of an arm, or do not affect results.
-_OWN_TO_EACH_RUN = {*config_lib.FREE_TO_CHANGE, *config_lib.SEEDS}
-
 Seeds = tuple[int, ...]
 """The seeds of a run, in the order of :data:`train.config.SEEDS`."""
 
@@ -77,7 +74,7 @@ class Run:
   @property
   def settings(self) -> dict[str, Any]:
     """Everything that must be equal in all runs of an arm."""
-    own = _OWN_TO_EACH_RUN
+    own = config_lib.OWN_TO_EACH_RUN
     experiment = experiments.of_record(self.config)
     if experiment is not None and experiment.takes is not None:
       own = own | {experiment.takes.setting}

@@ -537,15 +537,17 @@ def check_agreement(
         said == value,
         f'summary.json has {name} {said}, and metrics.jsonl {value}',
       )
-  if status == 'done':
-    read_off = experiments.read_off_epoch(
-      experiments.of_record(config), len(rows)
+  experiment = experiments.of_record(config)
+  for of_epoch in rows:
+    epoch = of_epoch['epoch']
+    tested = experiments.is_tested(
+      experiment, epoch, epochs, config['eval_every']
     )
-    require(
-      'test_error' in rows[read_off - 1],
-      f'metrics.jsonl lacks the test error of epoch {read_off}, which is read'
-      ' off',
-    )
+    for name in ('test_loss', 'test_error'):
+      require(
+        not tested or name in of_epoch,
+        f'metrics.jsonl lacks the {name} of epoch {epoch}',
+      )
   if steps is None:
     return
   # The steps of an epoch are written before its row of metrics.

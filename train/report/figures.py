@@ -287,7 +287,7 @@ def draw_points(
   with pictures.drawing():
     most = max(len(arms) for arms in panels.values())
     figure = mpl_figure.Figure(
-      figsize=(6.5 * len(panels), 1.3 + 0.25 * most),
+      figsize=(6.5 * len(panels), 2 + 0.25 * most),
       # The line at the bottom has a place of its own.
       layout=layout_engine.ConstrainedLayoutEngine(rect=(0, 0.03, 1, 0.97)),
     )

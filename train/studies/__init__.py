@@ -132,7 +132,7 @@ def _probes_default(size: str) -> Any:
   """Says in the help what each data set's own default is."""
   return command_line.default(
     ', '.join(
-      f'{name} {getattr(source.probe, size):,}'
+      f'{name} {getattr(source.probe, size)}'
       for name, source in sources.SOURCES.items()
     )
   )

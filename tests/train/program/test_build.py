@@ -120,7 +120,7 @@ def test_what_members_differ_in_is_not_in_the_program():
 def test_what_changes_the_program_does(changes):
   first, other = _program(_config()), _program(_config(**changes))
   assert other.compile_train(16) is not first.compile_train(16)
-  with pytest.raises(ValueError, match='must differ in seeds'):
+  with pytest.raises(ValueError, match='may differ only in seeds'):
     _program(_config(), _config(**changes))
 
 

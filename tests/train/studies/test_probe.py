@@ -108,7 +108,7 @@ _VERTICAL = config_lib.Config(
 def test_a_member_is_the_single_run_of_its_momenta_and_seed(
   finished, tmp_path, monkeypatch
 ):
-  monkeypatch.setattr(data, 'load', lambda *_: _by_hand())
+  monkeypatch.setattr(data, 'of_run', lambda *_: _by_hand())
   summary, _ = runs.run(tmp_path / 'run', _VERTICAL, seed=1)
   rows = read.epochs(tmp_path / 'run')
   record, _ = finished

@@ -234,7 +234,7 @@ class TestVerdicts:
     ('mean', 'margin', 'verdict', 'words'),
     [
       (0.5, 0.4, 'better', 'better, as the paper says'),
-      (0.5, 1.0, 'better', 'better, as the paper says, but within 1 %'),
+      (0.5, 1.0, 'better', 'better, but within 1 %'),
       (-0.5, 0.4, 'worse', 'worse, the opposite of what the paper says'),
       (0.1, 1.0, 'equivalent', 'equivalent within 1 %'),
       (0.1, 0.2, 'undecided', 'undecided'),
