@@ -1,6 +1,7 @@
 """The program as a person runs it: a process of its own, or several."""
 
 import contextlib
+import hashlib
 import json
 import os
 import pathlib
@@ -8,8 +9,8 @@ import socket
 import subprocess
 import sys
 
-import numpy as np
 from orbax import checkpoint as ocp
+from safetensors import numpy as safetensors_numpy
 from tensorboard.backend.event_processing import event_accumulator
 
 from tests.train import prepared
@@ -199,7 +200,9 @@ def _newest_checkpoint(directory):
   aside = [name for name in names if name.endswith('.set-aside')]
   assert len(steps) + len(aside) == len(names), names
   step = max(steps)
-  arrays = ocp.StandardCheckpointer().restore(
+  (content,) = ocp.StandardCheckpointer().restore(
     directory / 'checkpoints' / str(step) / 'state'
   )
-  return step, {name: np.asarray(array) for name, array in arrays.items()}
+  digest, arrays = content[:32].tobytes(), content[32:].tobytes()
+  assert digest == hashlib.sha256(arrays).digest()
+  return step, safetensors_numpy.load(arrays)

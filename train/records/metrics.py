@@ -18,6 +18,7 @@ from train.program.step import EvalMetrics
 from train.program.step import StepMetrics
 from train.records import read
 from train.records import run_directory
+from train.records import schema
 from train.records.schema import EpochRow
 from train.records.schema import StepsRow
 
@@ -216,9 +217,14 @@ class MetricsLog:
           else [_nothing_of(epoch) for epoch in range(1, epochs_done + 1)]
         ),
       )
-      rows = _cut(
-        directory.metrics, lambda: read.epochs(path, first=epochs_done)
-      )
+
+      def read_first() -> list[EpochRow]:
+        rows = read.epochs(path, first=epochs_done)
+        if rows and directory.config.exists():
+          schema.check_tests(read.config(path), rows, str(directory.metrics))
+        return rows
+
+      rows = _cut(directory.metrics, read_first)
       tensorboard = directory.tensorboard
       with files.writing(tensorboard):
         # It may be a link to a directory of TensorBoard.

@@ -537,17 +537,7 @@ def check_agreement(
         said == value,
         f'summary.json has {name} {said}, and metrics.jsonl {value}',
       )
-  experiment = experiments.of_record(config)
-  for of_epoch in rows:
-    epoch = of_epoch['epoch']
-    tested = experiments.is_tested(
-      experiment, epoch, epochs, config['eval_every']
-    )
-    for name in ('test_loss', 'test_error'):
-      require(
-        not tested or name in of_epoch,
-        f'metrics.jsonl lacks the {name} of epoch {epoch}',
-      )
+  check_tests(config, rows, f'{where}: metrics.jsonl')
   if steps is None:
     return
   # The steps of an epoch are written before its row of metrics.
@@ -563,6 +553,28 @@ def check_agreement(
         f'steps.jsonl has {len(row["loss"])} steps an epoch, and'
         f' metrics.jsonl {rows[0]["step"]}',
       )
+
+
+def check_tests(
+  config: Mapping[str, Any], rows: Sequence[EpochRow], where: str
+) -> None:
+  """Raises UsageError if an epoch lacks the figures of its test.
+
+  Args:
+    config: From :func:`check_config`.
+    rows: From :func:`check_epochs`.
+    where: The file.
+  """
+  experiment = experiments.of_record(config)
+  for row in rows:
+    tested = experiments.is_tested(
+      experiment, row['epoch'], config['epochs'], config['eval_every']
+    )
+    for name in ('test_loss', 'test_error'):
+      if tested and name not in row:
+        raise errors.UsageError(
+          f'{where} lacks the {name} of epoch {row["epoch"]}.'
+        )
 
 
 def _check_order(epochs: Sequence[int], where: Callable[[int], str]) -> None:

@@ -422,7 +422,10 @@ def summary(record: dict[str, Any]) -> str:
     f' for {settings["epochs"]} epochs of {settings["train_examples"]:,} images'
     f' of {settings["image_size"]}x{settings["image_size"]}. If a phase is a'
     ' place of the weights, two networks on the same batches agree by chance;'
-    ' if it is how hard the batch is, they agree. Exploratory: no verdicts.'
+    ' if it is how hard the batch is, they agree. The learning rate of the last'
+    ' epoch is small, so that the network that moves hardly moves there: that one'
+    ' that stands still agrees with it says little by itself. Exploratory: no'
+    ' verdicts.'
   )
 
 
