@@ -81,6 +81,8 @@ def test_the_records_of_studies_say_what_they_are_judged_to(committed):
   assert {study.kind for study in found} == set(studies.STUDIES)
   for study in found:
     record = study.record
+    if study.kind == 'batches':
+      continue  # It judges nothing, and its record has no sentences.
     said = [claim['sentence'] for claim in record.get('claims', ())]
     assert (said or [record['sentence']]) == (
       studies.STUDIES[study.kind].load().sentences(record)

@@ -220,7 +220,7 @@ class MetricsLog:
 
       def read_first() -> list[EpochRow]:
         rows = read.epochs(path, first=epochs_done)
-        if rows and directory.config.exists():
+        if rows and (path / read.CONFIG).exists():
           schema.check_tests(read.config(path), rows, str(directory.metrics))
         return rows
 

@@ -423,9 +423,9 @@ def summary(record: dict[str, Any]) -> str:
     f' of {settings["image_size"]}x{settings["image_size"]}. If a phase is a'
     ' place of the weights, two networks on the same batches agree by chance;'
     ' if it is how hard the batch is, they agree. The learning rate of the last'
-    ' epoch is small, so that the network that moves hardly moves there: that one'
-    ' that stands still agrees with it says little by itself. Exploratory: no'
-    ' verdicts.'
+    ' epoch is small, so that the network that moves hardly moves there: that'
+    ' one that stands still agrees with it says little by itself. Exploratory:'
+    ' no verdicts.'
   )
 
 
