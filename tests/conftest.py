@@ -5,6 +5,7 @@ import gc
 import os
 import pathlib
 import shutil
+import signal
 import sys
 import tempfile
 
@@ -26,6 +27,11 @@ if _CACHE not in os.environ:
   os.environ['XDG_CACHE_HOME'] = os.environ[_CACHE]
   os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{os.environ[_CACHE]}/compiled'
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
+
+# A shell has its background jobs ignore SIGINT. The program would respect that,
+# and what tests start inherits it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+  signal.signal(signal.SIGINT, signal.default_int_handler)
 
 sys.addaudithook(no_network.refuse)
 
