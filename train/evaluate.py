@@ -60,30 +60,22 @@ def evaluate(
     raise errors.UsageError(f'{run_dir} has no checkpoints.')
   dataset = data.of_run(config)
   program = build.Program([config], dataset, devices=devices)
-  checkpoints = checkpoint.Checkpoints(
-    directory.checkpoints, program.steps_per_epoch
+  restored = checkpoint.restore_one(
+    directory.checkpoints, program.steps_per_epoch, program.shape_member()
   )
-  try:
-    steps = max(checkpoints.steps(), default=None)
-    if steps is None:
-      raise errors.UsageError(f'{run_dir} has no checkpoints.')
-    restored, _ = checkpoints.restore(steps, program.shape_member())
-  except checkpoint.DamagedError as error:
-    raise errors.UsageError(
-      f'The last checkpoint of {run_dir} is damaged: {error}.'
-    ) from error
-  finally:
-    checkpoints.close()
-  state = program.stack([restored])
+  if restored is None:
+    raise errors.UsageError(f'{run_dir} has no checkpoints.')
+  steps, member = restored
+  state = program.stack([member])
   figures: dict[str, float] = {}
-  for split, own, images in (
-    ('test', dataset.test, program.place()[1]),
-    ('validation', dataset.validation, program.place_validation()),
+  for name, split in (
+    ('test', dataset.test),
+    ('validation', dataset.validation),
   ):
-    if own is not None and images is not None:
-      (measured,) = zip(
-        *map(build.by_member, jax.device_get(program.evaluate(state, images))),
-        strict=True,
+    if split is not None:
+      images = program.place_split(split)
+      (measured,) = build.each_by_member(
+        jax.device_get(program.evaluate(state, images))
       )
-      figures |= metrics.summarize_test(measured, len(own), split)
+      figures |= metrics.summarize_test(measured, len(split), name)
   return Evaluation(steps, steps / program.steps_per_epoch, figures)

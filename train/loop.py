@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import pathlib
 import time
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -26,7 +26,6 @@ from train.devices import interruption
 from train.devices import processes
 from train.experiments import Experiment
 from train.program import build
-from train.program.step import EvalMetrics
 from train.program.step import StepMetrics
 from train.records import checkpoint
 from train.records import metrics
@@ -35,8 +34,6 @@ from train.records import read
 from train.records import run_directory
 from train.records import weights_and_biases
 from train.records.schema import Summary
-
-_Metrics = TypeVar('_Metrics', StepMetrics, EvalMetrics)
 
 
 def run(
@@ -225,7 +222,11 @@ def _run_together(
   # --------------------------------------------------------- data and network
   runs = range(len(configs))
   train_images, test_images = program.place()
-  validation_images = program.place_validation()
+  validation_images = (
+    None
+    if dataset.validation is None
+    else program.place_split(dataset.validation)
+  )
   state = program.init()
   title = title or run_dirs[0].name
   held_out = (
@@ -286,7 +287,7 @@ def _run_together(
     nonlocal saved_at
     # Orbax fetches arrays in its own ways.
     with jax.transfer_guard('allow'):
-      of_steps = _by_run(jax.device_get(measured))
+      of_steps = build.each_by_member(jax.device_get(measured))
       for i, finite in enumerate(program.are_finite(state)):
         if not finite and i not in diverged:
           diverged[i] = (epoch - 1) * steps_per_epoch + (
@@ -347,12 +348,14 @@ def _run_together(
       ]
       of_test = of_validation = None
       if any(tested):
-        of_test = _by_run(jax.device_get(program.evaluate(state, test_images)))
+        of_test = build.each_by_member(
+          jax.device_get(program.evaluate(state, test_images))
+        )
         if validation_images is not None:
-          of_validation = _by_run(
+          of_validation = build.each_by_member(
             jax.device_get(program.evaluate(state, validation_images))
           )
-      of_steps = _by_run(jax.device_get(measured))
+      of_steps = build.each_by_member(jax.device_get(measured))
 
       def test_figures(i: int) -> dict[str, float]:
         figures: dict[str, float] = {}
@@ -466,13 +469,6 @@ def can_run_together(configs: Sequence[config_lib.Config]) -> bool:
 
 def _any_done(summaries: Sequence[Summary | None]) -> bool:
   return any(s is not None and s['status'] == 'done' for s in summaries)
-
-
-def _by_run(measured: Sequence[_Metrics]) -> list[list[_Metrics]]:
-  """The metrics of each run, from those of all, fetched from the device."""
-  return [
-    list(own) for own in zip(*map(build.by_member, measured), strict=True)
-  ]
 
 
 def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """The types that every source of images returns."""
 
 import dataclasses
+import functools
 import hashlib
 from typing import NamedTuple
 
@@ -96,6 +97,10 @@ class Dataset:
     Returns:
       Two arrays of shape=(channels,), dtype=float32.
     """
+    return self._channel_statistics
+
+  @functools.cached_property
+  def _channel_statistics(self) -> tuple[np.ndarray, np.ndarray]:
     channels = self.train.images.shape[-1]
     pixels = self.train.images.reshape(-1, channels)
     counts = np.stack(

@@ -100,6 +100,11 @@ def by_member(tree: _Tree) -> list[_Tree]:
   return [jax.tree.map(lambda x: x[i], tree) for i in range(members)]
 
 
+def each_by_member(trees: Sequence[_Tree]) -> list[list[_Tree]]:
+  """The trees of each member, from trees of all members: NumPy arrays."""
+  return [list(own) for own in zip(*map(by_member, trees), strict=True)]
+
+
 class Program:
   """The computation of one or more runs.
 
@@ -195,14 +200,25 @@ class Program:
       dataset: Replaces the data set of the program; images of the same shape.
     """
     dataset = dataset or self.dataset
-    return self._place(dataset.train, dataset), self._place(
-      dataset.test, dataset
+    train, test = (
+      self.place_split(split, dataset)
+      for split in (dataset.train, dataset.test)
     )
+    return train, test
 
-  def place_validation(self) -> Images | None:
-    """Transfers the held-out images to the devices, if there are any."""
-    held_out = self.dataset.validation
-    return None if held_out is None else self._place(held_out, self.dataset)
+  def place_split(
+    self, split: dataset_lib.Split, dataset: dataset_lib.Dataset | None = None
+  ) -> Images:
+    """Transfers the images of one split to the devices.
+
+    Args:
+      split: Any of the data set.
+      dataset: Whose training images the normalization is of. Default: the
+        program's own.
+    """
+    mean, std = self.normalization(dataset)
+    images = Images(_as_rows(split.images), split.labels, mean, std)
+    return processes.replicate(images, self.replicated)
 
   def normalization(
     self, dataset: dataset_lib.Dataset | None = None
@@ -214,13 +230,6 @@ class Program:
         np.asarray(augmentation.IMAGENET_STD, np.float32),
       )
     return (dataset or self.dataset).channel_statistics()
-
-  def _place(
-    self, split: dataset_lib.Split, dataset: dataset_lib.Dataset
-  ) -> Images:
-    mean, std = self.normalization(dataset)
-    images = Images(_as_rows(split.images), split.labels, mean, std)
-    return processes.replicate(images, self.replicated)
 
   @functools.cached_property
   def seeds(self) -> Seeds:

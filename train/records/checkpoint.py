@@ -296,6 +296,43 @@ class Checkpoints:
     return padded
 
 
+def restore_one(
+  directory: pathlib.Path,
+  steps_per_epoch: int,
+  like: TrainState,
+  step: int | None = None,
+) -> tuple[int, TrainState] | None:
+  """The state of one run, in a single process, to look at and not to resume.
+
+  Args:
+    directory: The checkpoints of the run.
+    steps_per_epoch: Of the run.
+    like: A state, or its shapes and dtypes.
+    step: Finished steps. Default: the most that there are.
+
+  Returns:
+    Finished steps and the state; ``None`` where there is no such checkpoint.
+
+  Raises:
+    UsageError: The checkpoint is damaged.
+    RunError: It cannot be read at the moment.
+  """
+  saved = Checkpoints(directory, steps_per_epoch)
+  try:
+    steps = saved.steps()
+    last = max(steps, default=None) if step is None else step
+    if last is None or last not in steps:
+      return None
+    state, _ = saved.restore(last, like)
+  except DamagedError as error:
+    raise errors.UsageError(
+      f'The last checkpoint of {directory.parent} is damaged: {error}.'
+    ) from error
+  finally:
+    saved.close()
+  return last, state
+
+
 def restore_newest(
   of_runs: Sequence[Checkpoints],
   like: TrainState,

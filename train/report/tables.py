@@ -128,16 +128,10 @@ def _answer(
   if not of_stage.is_complete or contrast is None:
     n = f'{of_stage.done[dataset]} of {of_stage.planned}'
     return [n, *['–'] * len(_ANSWER)]
-  judgement = contrast.judgement
-  estimate = judgement.estimate
-  return [
-    str(estimate.n),
-    f'{estimate.difference:+.2f}',
-    show_interval(judgement),
-    _or_dash(estimate.margin),
-    _p_value(judgement.p),
-    show_verdict(judgement),
-  ]
+  cells = _cells(contrast.judgement)
+  # The plan says what can be found.
+  del cells[_JUDGED.index('could have found')]
+  return cells
 
 
 _JUDGED = [

@@ -356,21 +356,15 @@ def _restore(run: _Run, dataset: dataset_lib.Dataset) -> tuple[Any, Any]:
     dataset,
     devices=_one_device(),
   )
-  checkpoints = checkpoint.Checkpoints(
-    run_directory.RunDirectory(run.path).checkpoints, program.steps_per_epoch
+  restored = checkpoint.restore_one(
+    run_directory.RunDirectory(run.path).checkpoints,
+    program.steps_per_epoch,
+    program.shape_member(),
+    step=run.config.epochs * program.steps_per_epoch,
   )
-  try:
-    last = run.config.epochs * program.steps_per_epoch
-    if last not in checkpoints.steps():
-      raise _no_checkpoint(run.path)
-    state, _ = checkpoints.restore(last, program.shape_member())
-  except checkpoint.DamagedError as error:
-    raise errors.UsageError(
-      f'The last checkpoint of {run.path} is damaged: {error}.'
-    ) from error
-  finally:
-    checkpoints.close()
-  stacked = program.stack([state])
+  if restored is None:
+    raise _no_checkpoint(run.path)
+  stacked = program.stack([restored[1]])
   return stacked.params, stacked.batch_stats
 
 

@@ -270,7 +270,7 @@ def _train(
           f' {progress.duration(left)} left'
         )
     tested = jax.device_get(program.evaluate(state, validation))
-    for i, own in enumerate(zip(*map(build.by_member, tested), strict=True)):
+    for i, own in enumerate(build.each_by_member(tested)):
       of_test = metrics.summarize_test(own, held_out)
       # Parameters that are not finite have an error all the same.
       is_finite = math.isfinite(of_test['test_loss'])
