@@ -506,7 +506,8 @@ def variables_of_jax(soak):
 
 
 def xla_flags_in_a_file(soak):
-  file = soak.new_path('flags')
+  # Always the same: its path is part of what compiled programs are found by.
+  file = soak.elsewhere / 'flags'
   file.write_text('--xla_force_host_platform_device_count=1\n')
   given = {'XLA_FLAGS': str(file)}
   soak.goes_on(env=processes.environment() | given)
