@@ -1,17 +1,17 @@
-"""A soak test: faults of all kinds, in random order, against one run.
+"""A soak test: faults of all kinds, in random order, in one run.
 
-Each fault is done to the same run, which goes on after it, or to what runs use:
-caches, groups of processes, the optimizer. After each fault the rows of the run
-must be those of a run without faults. At its end everything that the run has
-written must be the same, bit for bit; then the next run begins.
+Each fault is applied to the same run, which is resumed afterwards, or to what
+runs use: caches, groups of processes, the optimizer. After each fault the rows
+of the run must be those of an undisturbed run. At the end of the run all its
+files must be the same, bit for bit. Then a new run begins.
 
     OPTAX_LCAM_FAULTS=200 python -m pytest -m slow -s tests/train/test_soak.py
 
-Each fault is printed with the number survived so far. A fault that was not
-survived is printed with what differed, and the folders before and after it are
-kept. Which kind comes when, and what it draws, depends on OPTAX_LCAM_SEED and
-on the number of the fault alone: OPTAX_LCAM_FIRST_FAULT=57 goes on with, or
-repeats, fault 57.
+Each fault is printed with the number survived so far. If a fault is not
+survived, what differs is printed, and the run directory is kept as it was
+before and after the fault. OPTAX_LCAM_SEED and the number of a fault determine
+its kind and its random numbers, but not the timing of the processes.
+OPTAX_LCAM_FIRST_FAULT=57 resumes the test at fault 57, or repeats that fault.
 """
 
 import collections
@@ -55,13 +55,13 @@ from train.devices import rendezvous
 _FAULTS = int(os.environ.get('OPTAX_LCAM_FAULTS', '200'))
 _FIRST_FAULT = int(os.environ.get('OPTAX_LCAM_FIRST_FAULT', '1'))
 _SEED = int(os.environ.get('OPTAX_LCAM_SEED', '0'))
-# For one start, on a machine that does much else.
+# For one start, on a machine that is busy with other work.
 _SECONDS = 1800
 _STEPS_PER_EPOCH = 13
 _EPOCHS = 24
-# No fault takes as many steps, so that none finds its run finished.
+# More steps than a fault takes, so that no fault finds its run finished.
 _STEPS_OF_A_FAULT = 60
-# Testing one image at a time makes evaluations long enough to be hit.
+# With one test image at a time, evaluations are long enough to be hit.
 _FLAGS = (
   'run', '--model', 'mlp', '--epochs', _EPOCHS, '--train-examples', 400,
   '--batch-size', 32, '--eval-batch-size', 1,
@@ -69,7 +69,7 @@ _FLAGS = (
 _CHECKPOINT_AFTER_EACH_STEP = ('--checkpoint-seconds', 0)
 _NO_OTHER_CHECKPOINTS = ('--checkpoint-seconds', 1e9)
 _SMALL = ('--model', 'mlp', '--train-examples', 64, '--batch-size', 32)
-# Settings of JAX that decide on numbers, or stop a program.
+# Settings of JAX that change results, or stop a program.
 _VARIABLES = {
   'JAX_DEFAULT_PRNG_IMPL': 'rbg',
   'JAX_THREEFRY_PARTITIONABLE': '0',
@@ -88,12 +88,12 @@ _LOOPBACK = {
 }
 
 
-class _NotHere(Exception):
-  """A fault that is not possible on this machine, and not counted."""
+class _Unavailable(Exception):
+  """A fault that this machine does not allow. It is not counted."""
 
 
 class _Started:
-  """A start of the program, and what it writes to standard error."""
+  """A process of the program, and what it writes to standard error."""
 
   def __init__(self, arguments, shown, **options):
     self._shown = shown
@@ -110,17 +110,14 @@ class _Started:
     return self._shown.read_text(errors='replace')
 
   def ends(self, *codes):
-    """Asserts that it ends with one of some codes; returns what it has shown.
-
-    Whatever happens to it, it does not show a traceback.
-    """
+    """Waits for an exit code without a traceback; returns what was shown."""
     ended = self._process.wait(_SECONDS)
     assert ended in codes, f'Code {ended}:\n{self.shown()}'
     assert 'Traceback' not in self.shown(), self.shown()
     return self.shown()
 
   def says(self, code, *parts):
-    """Asserts that it ends with a code, and that it shows some texts."""
+    """Waits for an exit code, with some texts in what was shown."""
     shown = self.ends(code)
     for part in parts:
       assert part in shown, f'{part!r} is missing:\n{shown}'
@@ -128,7 +125,7 @@ class _Started:
 
 
 class _Soak:
-  """The run, and how it is started, waited for and stopped."""
+  """The run, and methods to start it, wait for it and stop it."""
 
   def __init__(self, folder):
     self.elsewhere = folder
@@ -142,7 +139,7 @@ class _Soak:
     self._numbers = itertools.count()
 
   def new_path(self, name):
-    """A path outside of the disk of the run that nobody has used."""
+    """An unused path, not on the disk of the run."""
     return self.elsewhere / f'{name}-{next(self._numbers)}'
 
   def call(self, *arguments, **options):
@@ -158,8 +155,8 @@ class _Soak:
       run_dir or self.directory, **options,
     )  # fmt: skip
 
-  def begin_anew(self):
-    """Removes the run, and what a fault has left beside it."""
+  def start_over(self):
+    """Removes the run, and everything else on its disk."""
     for path in self.folder.iterdir():
       if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -167,7 +164,7 @@ class _Soak:
         path.unlink()
 
   def stop_all(self):
-    """Kills what a fault has left; returns what all starts have shown."""
+    """Kills processes that still run; returns what all have shown."""
     shown = [started.shown() for started in self._started]
     for started in self._started:
       started.kill()
@@ -176,18 +173,18 @@ class _Soak:
     return '\n'.join(shown)
 
   def refused(self, *parts, code=2, program=None, **options):
-    """A start ends with one message, and changes nothing."""
+    """Asserts that a start ends with one message, and changes no file."""
     before = self.contents()
     shown = (program or self.start(**options)).says(code, *parts)
-    # A sentence, or the frame in which tyro shows what is wrong with a flag.
+    # One sentence, or tyro's frame around the error of a flag.
     assert len(shown.splitlines()) == 1 or shown.startswith('╭'), shown
     after = self.contents()
     names = before.keys() | after.keys()
     changed = [name for name in names if before.get(name) != after.get(name)]
     assert not changed
 
-  def goes_on(self, *parts, program=None, steps=None, **options):
-    """A start makes a few steps, and stops when it is asked to."""
+  def resumes(self, *parts, program=None, steps=None, **options):
+    """Asserts that a start makes a few steps, and stops at SIGTERM."""
     newest = self.newest()
     program = program or self.start(**options)
     self.wait(program, newest + (steps or self.rng.randint(1, 5)))
@@ -195,17 +192,17 @@ class _Soak:
     return program.says(143, *parts)
 
   def wait(self, program, step):
-    """Until the run is there: a damaged checkpoint counts until set aside."""
+    """Waits for a step. A damaged checkpoint counts until it is set aside."""
     while program.poll() is None and self.newest() < step:
       time.sleep(0.01)
 
   def with_checkpoints(self):
-    """A run that has two checkpoints, of which one can be damaged."""
+    """Ensures two checkpoints, so that one can be damaged."""
     if len(self.checkpoints()) < 2:
-      self.goes_on(steps=3)
+      self.resumes(steps=3)
 
   def checkpoints(self):
-    # A write that was cut off leaves a folder whose name is more than a number.
+    # The name of an unfinished checkpoint is not just a number.
     return [
       int(path.name)
       for path in self.directory.glob('checkpoints/*')
@@ -222,7 +219,7 @@ class _Soak:
     return any(self.directory.glob('checkpoints/*tmp*'))
 
   def contents(self):
-    """The checksums of the files of the run, but for its lock."""
+    """The checksums of all files of the run except its lock."""
     return {
       str(path.relative_to(self.directory)): (
         hashlib.sha256(path.read_bytes()).hexdigest()
@@ -242,7 +239,7 @@ def _kill(soak, program, within):
 
 
 def killed_as_it_starts(soak):
-  # Half of them as they import libraries.
+  # Half of them import their libraries.
   imported = soak.rng.random() < 0.5
   _kill(soak, soak.start(imported=imported), 2)
 
@@ -316,12 +313,12 @@ def sigint_that_the_parent_ignores(soak):
   program = soak.start(preexec_fn=_ignore_sigint)
   soak.wait(program, soak.newest() + 2)
   program.send_signal(signal.SIGINT)
-  soak.goes_on(program=program)
+  soak.resumes(program=program)
 
 
 def ctrl_c_during_the_imports(soak):
   program = soak.start(imported=False)
-  # The start of Python itself is no part of this.
+  # Not during the start of Python, before the program can catch it.
   while program.poll() is None and not _catches_sigterm(program.pid):
     time.sleep(0.01)
   time.sleep(soak.rng.uniform(0, 2))
@@ -340,7 +337,7 @@ def _catches_sigterm(pid):
 
 def a_full_disk(soak):
   if not soak.has_disk:
-    raise _NotHere
+    raise _Unavailable
   program = soak.start()
   soak.wait(program, soak.newest() + soak.rng.randint(1, 10))
   time.sleep(soak.rng.uniform(0, 0.1))
@@ -348,9 +345,9 @@ def a_full_disk(soak):
     program.says(1, 'cannot be written')
 
 
-def a_disk_that_may_not_be_written(soak):
+def a_read_only_disk(soak):
   if not soak.has_disk:
-    raise _NotHere
+    raise _Unavailable
   with damage.read_only(soak.folder):
     soak.refused('cannot be written: Read-only file system')
 
@@ -361,7 +358,7 @@ def a_run_directory_that_vanishes(soak):
   moved = soak.folder / 'moved'
   soak.directory.rename(moved)
   program.says(1, str(soak.directory))
-  # Nothing is put in its place.
+  # No run is put in its place.
   assert not (soak.directory / 'config.json').exists()
   shutil.rmtree(soak.directory, ignore_errors=True)
   moved.rename(soak.directory)
@@ -370,18 +367,18 @@ def a_run_directory_that_vanishes(soak):
 def the_newest_checkpoint_damaged(soak):
   soak.with_checkpoints()
   soak.rng.choice(damage.ALL)(soak.newest_path())
-  soak.goes_on('is damaged', 'going on')
+  soak.resumes('is damaged', 'going on')
 
 
 def the_newest_checkpoint_renamed(soak):
-  """Its folder says another step than it holds."""
+  """Its folder has the name of another step."""
   soak.with_checkpoints()
   newest = soak.newest_path()
   newest.rename(newest.with_name(str(soak.newest() + soak.rng.randint(1, 20))))
-  soak.goes_on('is damaged (it holds step', 'going on')
+  soak.resumes('is damaged (it holds step', 'going on')
 
 
-def a_checkpoint_that_may_not_be_read(soak):
+def a_checkpoint_without_read_permission(soak):
   soak.with_checkpoints()
   newest = soak.newest_path()
   newest.chmod(0)
@@ -401,7 +398,7 @@ def _cannot_open(folder, code):
   sys.addaudithook(audit)
 
 
-def a_checkpoint_that_cannot_be_read_now(soak):
+def a_checkpoint_with_a_read_error(soak):
   soak.with_checkpoints()
   code = soak.rng.choice(
     [errno.EIO, errno.EMFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT]
@@ -418,24 +415,24 @@ def a_checkpoint_that_cannot_be_read_now(soak):
 
 def a_checkpoint_of_a_user_without_a_name(soak):
   if os.geteuid() != 0:
-    raise _NotHere
+    raise _Unavailable
   soak.with_checkpoints()
   newest = soak.newest_path()
   for path in (newest.parent, newest, *newest.rglob('*')):
     os.chown(path, 54321, 54321)
-  soak.goes_on('going on')
+  soak.resumes('going on')
 
 
-def strangers_among_the_checkpoints(soak):
+def other_files_among_the_checkpoints(soak):
   soak.with_checkpoints()
   folder = soak.directory / 'checkpoints'
-  # A file where the next checkpoint but one is to be written, and others.
+  # One of them is where the next checkpoint but one will be written.
   (folder / str(soak.newest() + 2)).write_text('a file')
   (folder / '99999999999').write_text('a file')
   names = ('\N{SUPERSCRIPT TWO}', '\N{ARABIC-INDIC DIGIT THREE}', 'x\udcff')
   for name in names:
     (folder / name).mkdir()
-  soak.goes_on('going on', steps=3)
+  soak.resumes('going on', steps=3)
   (folder / '99999999999').unlink()
   for name in names:
     (folder / name).rmdir()
@@ -458,12 +455,12 @@ def settings_of_a_newer_version(soak):
 def a_second_owner(soak):
   program = soak.start()
   soak.wait(program, soak.newest() + 1)
-  # It waits, or it might have ended before the second one has started.
+  # Stopped, or it could finish before the second process has started.
   program.send_signal(signal.SIGSTOP)
   owner = f'is in use by process {program.pid} on {socket.gethostname()}'
   soak.refused(owner)
   program.send_signal(signal.SIGCONT)
-  soak.goes_on(program=program)
+  soak.resumes(program=program)
 
 
 _SWEEP = ('sweep', 'digits-lcam', '--seeds', 2, '--epochs', 3, *_SMALL)
@@ -487,37 +484,37 @@ def two_sweeps_at_once(soak):
   expected = _undisturbed_sweep(soak)
   command = (*_SWEEP, '--run-dir', soak.new_path('sweep'))
   for program in [soak.call(*command) for _ in range(2)]:
-    # Either has made the runs, or says that the other one makes them.
+    # It has made the runs, or says that the other one makes them.
     shown = program.ends(0, 2)
     assert program.poll() == 0 or 'is in use by' in shown, shown
   soak.call(*command).ends(0)
   assert _rows_of_sweep(command[-1]) == expected
 
 
-# ---------------------------------------------------------- what JAX is told
+# ----------------------------------------------------------- settings of JAX
 
 
-def variables_of_jax(soak):
+def environment_variables_of_jax(soak):
   names = soak.rng.sample(sorted(_VARIABLES), soak.rng.randint(1, 3))
   given = {name: _VARIABLES[name] for name in names}
   program = soak.start(env=processes.environment() | given)
-  soak.goes_on(*(f'{n}={v} is set back to' for n, v in given.items()),
+  soak.resumes(*(f'{n}={v} is set back to' for n, v in given.items()),
                program=program, steps=2)  # fmt: skip
 
 
 def xla_flags_in_a_file(soak):
-  # Always the same: its path is part of what compiled programs are found by.
+  # Always the same path: it is part of the key of compiled programs.
   file = soak.elsewhere / 'flags'
   file.write_text('--xla_force_host_platform_device_count=1\n')
   given = {'XLA_FLAGS': str(file)}
-  soak.goes_on(env=processes.environment() | given)
+  soak.resumes(env=processes.environment() | given)
 
 
 def _another_platform():
   jax.config.update('jax_platforms', 'nonsense')
 
 
-def a_platform_that_does_not_exist(soak):
+def an_unknown_platform(soak):
   soak.refused('JAX cannot start', preexec_fn=_another_platform)
 
 
@@ -543,8 +540,8 @@ def a_link_to_the_run(soak):
   link = soak.folder / 'link'
   link.symlink_to(soak.directory)
   try:
-    soak.goes_on(run_dir=link)
-    # The report finds it there.
+    soak.resumes(run_dir=link)
+    # The report also finds it.
     behind = soak.new_path('links')
     behind.mkdir()
     (behind / 'link').symlink_to(link)
@@ -554,7 +551,7 @@ def a_link_to_the_run(soak):
     link.unlink()
 
 
-def a_link_that_leads_nowhere(soak):
+def a_broken_link(soak):
   link = soak.folder / 'link'
   link.symlink_to(soak.rng.choice(['nowhere', 'link']))
   try:
@@ -568,18 +565,18 @@ def the_folder_of_tensorboard_behind_a_link(soak):
   folder = soak.directory / 'tensorboard'
   moved = folder.rename(soak.folder / 'events')
   folder.symlink_to(moved)
-  soak.goes_on()
+  soak.resumes()
   folder.unlink()
   moved.rename(folder)
 
 
 def a_home_directory(soak):
   home = processes.environment() | {'HOME': str(soak.folder)}
-  soak.goes_on(run_dir='~/run', env=home)
+  soak.resumes(run_dir='~/run', env=home)
 
 
 def data_read_from_elsewhere(soak):
-  """The directory of the data is given relative to `~` or to where one is."""
+  """A path of data relative to `~` or to the working directory of a run."""
   place = soak.new_path('place')
   place.mkdir()
   rng = np.random.default_rng(soak.rng.randrange(2**32))
@@ -602,7 +599,7 @@ def data_read_from_elsewhere(soak):
   assert f'test error {row["test_error"]:.2f} %' in read.read_text()
 
 
-def a_remote_place(soak):
+def a_remote_path(soak):
   soak.refused('not a path of this machine', run_dir='gs://a/b')
   assert not pathlib.Path('gs:').exists()
 
@@ -621,7 +618,7 @@ def output_that_cannot_be_written(soak):
   program.says(1, 'the output cannot be written')
 
 
-def help_that_is_asked_for(soak):
+def help_for_a_command(soak):
   command = soak.rng.choice(['run', 'sweep', 'eval', 'list', 'report', 'pack'])
   written = soak.new_path('help')
   with written.open('w') as out:
@@ -630,7 +627,7 @@ def help_that_is_asked_for(soak):
 
 
 def without_the_libraries_of_the_program(soak):
-  # Without site, Python sees no installed packages.
+  # With -S, Python finds no installed packages.
   ended = subprocess.run(
     [sys.executable, '-S', '-m', 'train', 'run', '--run-dir', soak.directory],
     cwd=pathlib.Path(__file__).parents[2],
@@ -645,10 +642,10 @@ def without_the_libraries_of_the_program(soak):
 
 def colour_forced_in_a_pipe(soak):
   colour = processes.environment() | {'FORCE_COLOR': '1'}
-  assert '\x1b' not in soak.goes_on(env=colour)
+  assert '\x1b' not in soak.resumes(env=colour)
 
 
-def more_images_a_batch_than_there_are(soak):
+def a_batch_larger_than_the_training_set(soak):
   soak.call(
     'run', '--model', 'mlp', '--epochs', 1, '--train-examples', 40,
     '--batch-size', 64, '--run-dir', soak.new_path('batch'),
@@ -674,7 +671,7 @@ def a_damaged_cache(soak):
     content = file.read_bytes()
 
     def replace(by):
-      """Another file, and its checksum in the manifest."""
+      """Replaces the file, and its checksum in the manifest."""
       file.write_bytes(by)
       checksums = json.loads(manifest.read_text())
       checksums['a'] = hashlib.sha256(by).hexdigest()
@@ -697,7 +694,7 @@ def a_damaged_cache(soak):
         packed = io.BytesIO()
         np.savez(packed, a=arrays['a'])
         replace(packed.getvalue())
-    # What a killed program has left.
+    # As a killed process leaves one.
     (root / 'tmpleft').mkdir()
     again = load()
     load()
@@ -711,7 +708,7 @@ def a_damaged_cache(soak):
 
 
 def _meet(*members, listening=None):
-  """What each (id, count) of a group is told, which takes some seconds."""
+  """The message in each process (id, count) of a group."""
   with socket.socket() as free:
     free.bind(('localhost', 0))
     address = f'localhost:{free.getsockname()[1]}'
@@ -738,8 +735,8 @@ def a_missing_process(soak):
   assert all('are missing after' in t for t in told), told
 
 
-def a_process_id_that_is_there_twice(soak):
-  # Another one is missing, or it might not be noticed in time.
+def a_duplicate_process_id(soak):
+  # One is missing, so that the group does not start before the duplicate.
   told = _meet((0, 4), (1, 4), (2, 4), (soak.rng.randint(0, 2), 4))
   assert all('is there twice' in t or 'reached' in t for t in told), told
 
@@ -774,7 +771,7 @@ def _another_version_of_numpy():
 
 
 def a_process_that_differs_from_the_others(soak):
-  """In a setting, a setting of JAX, a version, or its source."""
+  """Another setting, setting of JAX, version or source."""
   directory = soak.new_path('group')
   flags = (*_OF_A_GROUP, '--run-dir', directory)
   of_second, options = flags, {}
@@ -814,17 +811,17 @@ def a_killed_process_of_a_group(soak):
     while not any(directory.glob('checkpoints/[0-9]*')):
       assert all(process.poll() is None for process in group)
       time.sleep(0.01)
-    # The coordinator listens where it was told to.
+    # The coordinator listens only on the loopback interface.
     listening = _listening(group[0].pid)
     assert listening and listening <= _LOOPBACK, listening
-    # The first process owns the run directory.
+    # Process 0 owns the run directory.
     soak.call(*flags).says(2, f'is in use by process {group[0].pid}')
     group[1].kill()
     codes, messages = processes.finish_group(group)
   assert codes == [1, -signal.SIGKILL], messages
-  assert 'has lost another one' in messages[0]
+  assert 'has lost another' in messages[0]
   assert 'Traceback' not in messages[0]
-  # One process can go on for two.
+  # One process can resume the run of two.
   alone = soak.call(*flags)
   while alone.poll() is None and 'epoch' not in alone.shown():
     time.sleep(0.01)
@@ -835,7 +832,7 @@ def a_killed_process_of_a_group(soak):
 
 
 def _listening(pid):
-  """The addresses at which a process listens, as the kernel writes them."""
+  """The addresses on which a process listens, in the kernel's notation."""
   sockets = set()
   for descriptor in pathlib.Path(f'/proc/{pid}/fd').iterdir():
     with contextlib.suppress(OSError):
@@ -864,7 +861,7 @@ def losses_whose_sum_overflows(soak):
   )
 
 
-def losses_that_are_no_numbers(soak):
+def losses_that_are_not_numbers(soak):
   loss = soak.rng.choice(
     [np.timedelta64(1), np.ma.masked, 10**400, None, 'loss', [1.0, 2.0]]
   )
@@ -874,7 +871,7 @@ def losses_that_are_no_numbers(soak):
 
 
 def a_loss_averaged_within_shard_map(soak):
-  """As docs/training_loop.md describes it, on many devices and on one."""
+  """The recipe of docs/training_loop.md, on many devices and on one."""
   rng = np.random.default_rng(soak.rng.randrange(2**32))
   devices = len(jax.devices())
   x = rng.standard_normal((30, 4 * devices, 3)).astype(np.float32)
@@ -923,49 +920,49 @@ _KINDS = (
   sigint_that_the_parent_ignores,
   ctrl_c_during_the_imports,
   a_full_disk,
-  a_disk_that_may_not_be_written,
+  a_read_only_disk,
   a_run_directory_that_vanishes,
   the_newest_checkpoint_damaged,
   the_newest_checkpoint_renamed,
-  a_checkpoint_that_may_not_be_read,
-  a_checkpoint_that_cannot_be_read_now,
+  a_checkpoint_without_read_permission,
+  a_checkpoint_with_a_read_error,
   a_checkpoint_of_a_user_without_a_name,
-  strangers_among_the_checkpoints,
+  other_files_among_the_checkpoints,
   settings_of_a_newer_version,
   a_second_owner,
   two_sweeps_at_once,
-  variables_of_jax,
+  environment_variables_of_jax,
   xla_flags_in_a_file,
-  a_platform_that_does_not_exist,
+  an_unknown_platform,
   another_compute_dtype,
   little_address_space,
   a_link_to_the_run,
-  a_link_that_leads_nowhere,
+  a_broken_link,
   the_folder_of_tensorboard_behind_a_link,
   a_home_directory,
   data_read_from_elsewhere,
-  a_remote_place,
+  a_remote_path,
   a_path_that_is_not_utf_8,
   output_that_cannot_be_written,
-  help_that_is_asked_for,
+  help_for_a_command,
   without_the_libraries_of_the_program,
   colour_forced_in_a_pipe,
-  more_images_a_batch_than_there_are,
+  a_batch_larger_than_the_training_set,
   a_damaged_cache,
   a_missing_process,
-  a_process_id_that_is_there_twice,
+  a_duplicate_process_id,
   another_count_of_processes,
   a_port_in_use,
   a_process_that_differs_from_the_others,
   a_killed_process_of_a_group,
   losses_whose_sum_overflows,
-  losses_that_are_no_numbers,
+  losses_that_are_not_numbers,
   a_loss_averaged_within_shard_map,
 )
 
 
 def _faults():
-  """All kinds in random order, then all in another order, and so on."""
+  """All kinds in random order, then all in another random order, and so on."""
   for repetition in itertools.count():
     kinds = list(_KINDS)
     random.Random(f'{_SEED}, {repetition}').shuffle(kinds)
@@ -977,7 +974,7 @@ def _name(kind):
 
 
 def _where_it_was(soak, shown):
-  """In what a kill has struck, as far as can be told from outside."""
+  """What a kill has interrupted, as far as its traces show."""
   if 'MLP-' not in shown:
     return 'the start'
   if 'Compiled in' not in shown:
@@ -992,13 +989,13 @@ def _where_it_was(soak, shown):
 
 def _rows(directory, name='metrics.jsonl'):
   path = directory / name
-  # Without a last line that a kill has cut off.
+  # Without the last line, which a kill may have cut off.
   lines = path.read_bytes().split(b'\n')[:-1] if path.exists() else []
   return [processes.without_times(json.loads(line)) for line in lines]
 
 
 def _assert_a_beginning(disturbed, undisturbed):
-  """The rows are the first ones of a run without faults."""
+  """Asserts that the rows are the first rows of the undisturbed run."""
   for name in ('metrics.jsonl', 'steps.jsonl'):
     rows = _rows(disturbed, name)
     expected = _rows(undisturbed, name)[: len(rows)]
@@ -1006,7 +1003,7 @@ def _assert_a_beginning(disturbed, undisturbed):
 
 
 class _Count:
-  """What was tried and survived, printed as it goes."""
+  """Applies faults, and prints and counts the outcomes."""
 
   def __init__(self):
     self.tried = collections.Counter()
@@ -1016,7 +1013,7 @@ class _Count:
     self._started = time.monotonic()
 
   def add(self, number, kind, soak, keep):
-    """Does a fault, and prints what became of it."""
+    """Applies a fault, and prints its outcome."""
     begun = time.monotonic()
     soak.rng = random.Random(f'{_SEED}, {number}')
     keep.mkdir()
@@ -1026,9 +1023,9 @@ class _Count:
     try:
       kind(soak)
       _assert_a_beginning(soak.directory, soak.undisturbed)
-    except _NotHere:
+    except _Unavailable:
       outcome = 'not possible here'
-    except Exception:  # The others are to be tried nevertheless.
+    except Exception:  # The other faults are still tried.
       outcome = 'NOT SURVIVED'
       traceback.print_exc(file=sys.stdout)
     shown = soak.stop_all()
@@ -1052,7 +1049,7 @@ class _Count:
     )
 
   def finish(self, soak, keep):
-    """Goes on to the end of the run and compares it; the next one is new."""
+    """Finishes the run, compares its end, and removes it."""
     try:
       soak.start(*_NO_OTHER_CHECKPOINTS).ends(0)
       processes.assert_the_same_end(soak.directory, soak.undisturbed)
@@ -1061,19 +1058,19 @@ class _Count:
       traceback.print_exc(file=sys.stdout)
       keep.mkdir()
       self._keep(soak, keep, soak.stop_all())
-      print('The end of the run is ANOTHER ONE.', flush=True)
+      print('The end of the run DIFFERS.', flush=True)
     else:
       self.right_ends += 1
-      print('The end of the run is that of one without faults.', flush=True)
-      soak.begin_anew()
+      print('The end of the run is that of an undisturbed run.', flush=True)
+      soak.start_over()
 
   def _keep(self, soak, keep, shown):
-    """Keeps what was not survived, and begins anew."""
+    """Keeps the run after a fault that it has not survived."""
     if soak.directory.exists():
       shutil.copytree(soak.directory, keep / 'after', symlinks=True)
     (keep / 'shown').write_text(shown)
     print(f'Shown:\n{shown}\nThe run is kept in {keep}.')
-    soak.begin_anew()
+    soak.start_over()
 
   def print_all(self):
     print()
@@ -1084,12 +1081,12 @@ class _Count:
       sum(count[kind] for kind in _KILLS)
       for count in (self.survived, self.tried)
     )
-    print(f'kills: survived {survived} of {tried}, which struck in')
+    print(f'kills: survived {survived} of {tried}, which interrupted')
     for moment, count in self.struck.most_common():
       print(f'  {moment}: {count}')
     minutes = (time.monotonic() - self._started) / 60
     ends = self.right_ends + self.wrong_ends
-    print(f'ends of runs: {self.right_ends} of {ends} are right')
+    print(f'ends of runs: {self.right_ends} of {ends} as undisturbed')
     print(
       f'all: survived {self.survived.total()} of {self.tried.total()} in'
       f' {minutes:.0f} minutes',
@@ -1107,7 +1104,7 @@ def test_everything_happens(tmp_path):
   with contextlib.ExitStack() as stack:
     if soak.has_disk:
       stack.enter_context(damage.disk(soak.folder, megabytes=16))
-    # Also where it is cut off, what it has found is printed.
+    # The results so far are printed even if the test is terminated.
     before = signal.signal(signal.SIGTERM, _interrupt)
     stack.callback(signal.signal, signal.SIGTERM, before)
     stack.callback(count.print_all)
