@@ -35,15 +35,15 @@ def start(
   imported=True,
   **options,
 ):
-  """Begins it. Use the result as a context manager.
+  """Starts the program. Use the result as a context manager.
 
   Args:
-    *arguments: Of the program.
-    module: In place of the program.
+    *arguments: The arguments of the program.
+    module: The module to run in place of the program.
     cwd: The working directory.
     env: The environment. Default: :func:`environment`.
-    imported: Whether its libraries may be imported already, see forkserver.py.
-      They are not where the environment is another one for them.
+    imported: Whether the libraries may be imported beforehand, see
+      forkserver.py. They are not if the environment would change their import.
     **options: ``stdout``, ``stderr`` and ``preexec_fn`` of
       :class:`subprocess.Popen`.
   """
