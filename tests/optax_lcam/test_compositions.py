@@ -213,7 +213,7 @@ def test_injected_schedules_give_the_momenta_of_each_step():
   assert 0 < sum(phases) < STEPS
 
 
-def test_injected_momenta_can_be_changed_by_hand():
+def test_injected_momenta_can_be_changed_manually():
   optimizer = compositions.injected()
   params = training.make_params()
   state = optimizer.init(params)

@@ -351,7 +351,7 @@ def test_finite_losses_produce_no_nan():
 
 
 def test_gradients_flow_through_the_update():
-  # As meta-learning needs; the choice itself is piecewise constant.
+  # Meta-learning needs this; the choice itself is piecewise constant.
   optimizer = optax_lcam.lcam(0.5, 0.25, initial_momentum=0.5)
 
   @jax.grad

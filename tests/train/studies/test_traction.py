@@ -86,7 +86,7 @@ def test_the_oscillation_with_a_fixed_momentum_agrees_with_theory(
   arm = _arm(record, 'LCAM', momentum, momentum, coupled)
   expected = _stationary_std(_VALLEY, momentum, coupled)
   for group, std in zip(('quick', 'slow'), expected, strict=True):
-    # A seed has its own root mean square; theory gives that over all seeds.
+    # Each seed has its own root mean square; theory gives that of all seeds.
     found = arm[f'{group}_distance']
     of_all = np.hypot(found['mean'], found['sd'])
     assert abs(of_all - std) < 2 * found['half_width']
