@@ -377,7 +377,7 @@ class TestFolder:
     refused('8 x 32 pixels.*one size|32 x 32 pixels.*8 x 32.*one size')
     damaged.write_bytes(whole)
     (tmp_path / 'test' / 'other').mkdir()
-    refused('other is no class of')
+    refused('other is not a class in')
 
 
 class TestNpz:

@@ -92,7 +92,7 @@ def test_asked_to_stop_it_saves_its_step_and_goes_on_later(
     rest = process.stderr.read()
   assert process.returncode == code
   assert f'stopped by {number.name}' in rest
-  assert 'goes on' in rest
+  assert 'resumes' in rest
   assert 'Traceback' not in rest
   assert processes.read_summary(directory)['status'] == 'incomplete'
   resumed = processes.train(*flags)
@@ -161,7 +161,7 @@ def test_asked_to_stop_before_it_trains(number, code, tmp_path, monkeypatch):
     rest = process.stderr.read()
   assert process.returncode == code
   assert 'epoch' not in rest
-  assert f'stopped by {number.name}. The same command goes on' in rest
+  assert f'stopped by {number.name}. The same command resumes' in rest
   assert 'Traceback' not in rest
 
 
