@@ -1,7 +1,7 @@
-"""Compiles the program of a run for a target, in this process, and counts.
+"""Compiles the program of a run for a target in this process, and counts.
 
-Started by `benchmarks.compiled`: what a compiler wants in its environment stays
-here, and so does its crash.
+`benchmarks.compiled` starts it, so that the compiler has its own environment
+and a crash of the compiler ends only this process.
 """
 
 import collections
@@ -26,7 +26,7 @@ CONVOLUTIONS = 'convolutions and products'
 
 
 def main(request: pathlib.Path, answer: pathlib.Path) -> int:
-  """Compiles what is asked for; returns the exit code."""
+  """Compiles the requested program; returns the exit code."""
   asked = json.loads(request.read_text(encoding='utf-8'))
   try:
     jax_environment.prepare()
@@ -45,12 +45,12 @@ def main(request: pathlib.Path, answer: pathlib.Path) -> int:
 def inspect(
   target: targets.Target, config: config_lib.Config, steps: int | None
 ) -> dict[str, Any]:
-  """What the compiled program of a run is made of.
+  """Counts what the compiled program of a run consists of.
 
   Args:
-    target: What it is compiled for.
+    target: The target of the compilation.
     config: Settings of the run.
-    steps: Steps in one dispatch. Default: as many as the run has.
+    steps: Steps in one dispatch. Default: as many as in the run.
 
   Returns:
     See :func:`benchmarks.compiled.inspect`.
@@ -78,7 +78,7 @@ def inspect(
     'compile_cpu_seconds': cpu,
     'argument_bytes': plan.argument_size_in_bytes,
     'temporary_bytes': plan.temp_size_in_bytes,
-    # The results take the place of donated arguments.
+    # The results reuse the memory of donated arguments.
     'peak_bytes': plan.argument_size_in_bytes
     + plan.output_size_in_bytes
     - plan.alias_size_in_bytes
@@ -91,7 +91,7 @@ def inspect(
 def count(
   module: hlo.Module, program: Any, chip: targets.Chip
 ) -> dict[str, Any]:
-  """The counts of a step, and of the program where they say so."""
+  """The counts of a step; those of the program are named so."""
   member = program.shape_member()
   kernels = module.kernels()
   makers = module.makers(leaf.shape for leaf in _weights(member))
@@ -132,11 +132,11 @@ def count(
 
 
 def _collectives(module: hlo.Module, norms: int) -> list[dict[str, Any]]:
-  """Equal ones together, the largest first.
+  """Equal collectives are grouped, the largest first.
 
   Args:
     module: The program.
-    norms: The most bytes that a batch norm sends at once.
+    norms: The largest number of bytes that a batch norm reduces at once.
   """
   counted = collections.Counter(
     (c.name, c.dtype, c.bytes) for c in module.collectives()
@@ -168,15 +168,15 @@ def _convolutions(module: hlo.Module) -> list[dict[str, Any]]:
 
 
 def _weights(member: Any) -> list[Any]:
-  """The kernels of the layers, which nearly all parameters are in."""
+  """The kernels of the layers, which hold nearly all parameters."""
   return [leaf for leaf in _leaves(member.params) if len(leaf.shape) > 1]
 
 
 def _update(makers: list[hlo.Kernel], member: Any) -> dict[str, Any]:
-  """How the weights and what the optimizer keeps of them are computed.
+  """How the weights and the state of the optimizer are updated.
 
   Args:
-    makers: The kernels that make them.
+    makers: The kernels that compute them.
     member: The state of a run.
   """
   weights = _weights(member)
@@ -192,7 +192,7 @@ def _update(makers: list[hlo.Kernel], member: Any) -> dict[str, Any]:
     'tensor_bytes': size,
     'kernels': len(makers),
     'in_gradients': len(in_gradients),
-    # Of the tensors whose update is a kernel of its own.
+    # For the tensors whose update is a separate kernel.
     'passes': sum(kernel.bytes for kernel in alone) * arrays / written
     if written
     else None,
@@ -202,12 +202,12 @@ def _update(makers: list[hlo.Kernel], member: Any) -> dict[str, Any]:
 def _limits(
   kernels: list[hlo.Kernel], update: set[str], chip: targets.Chip
 ) -> dict[str, Any]:
-  """Each kernel at the limit of FLOP or bytes, whichever takes longer.
+  """The roofline time of each kernel: that of its FLOP or bytes.
 
   Args:
-    kernels: Those of a step.
-    update: The names of those that make the new weights.
-    chip: What the limits are of.
+    kernels: The kernels of a step.
+    update: The names of the kernels that compute the new weights.
+    chip: The chip with its peak rates.
   """
 
   def seconds(kernel: hlo.Kernel) -> float:
@@ -260,7 +260,7 @@ def _limits(
 
 
 def _kind(kernel: hlo.Kernel, update: set[str]) -> str:
-  """What a kernel is there for."""
+  """The purpose of a kernel."""
   if kernel.convolves:
     return CONVOLUTIONS
   if kernel.name in update:
@@ -275,7 +275,7 @@ def _kind(kernel: hlo.Kernel, update: set[str]) -> str:
 
 
 def _operation(kernel: hlo.Kernel) -> str:
-  """The end of what JAX calls the operation, and its direction."""
+  """The last part of JAX's name for the operation, and its direction."""
   name = kernel.op_name.rsplit('/', 1)[-1]
   return f'{name}, backward' if 'transpose(jvp' in kernel.op_name else name
 

@@ -1,11 +1,11 @@
-"""What the compilers of TPUs and GPUs make of the program of a run.
+"""The program of a run, as the compilers for TPUs and GPUs produce it.
 
-The accelerator need not be here: its compiler runs on any machine. Counts and
-memory are those of the compiled program, cycles the compiler's own estimate;
-nothing is executed, and no time is that of a device. Without `--target`, the
-programs of the README are compiled anew.
+The compilers run on any machine, without the accelerator. Counts and memory are
+those of the compiled program, and cycles are estimates of the compiler. Nothing
+is executed, and no time is measured on a device. Without `--target`, compiles
+the programs of the README.
 
-The JSON holds the fields of :func:`inspect`.
+The JSON file has the fields of :func:`inspect`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,11 +43,11 @@ class Flags(config_lib.Groups):
   """The devices, such as tpu:v5e:1x1, tpu:v5e:4x4, tpu:v6e:2x2, gpu:h100 or
   gpu:h100:8."""
   steps: Annotated[
-    int | None, command_line.default('as many as the run has')
+    int | None, command_line.default('as many as in the run')
   ] = None
   """Training steps in one dispatch."""
   out: Annotated[pathlib.Path | None, command_line.default('none')] = None
-  """A JSON file to write."""
+  """The JSON file to write."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _thin(**settings: Any) -> Settings:
   return _wide(depth=10, widen_factor=1, **settings)
 
 
-# The batch of several devices is 128 images on each.
+# The batch of several devices has 128 images per device.
 PROGRAMS: Mapping[str, Program] = {
   'H100, WRN-10-1': Program('gpu:h100', _thin(), 10),
   'H100 ×8, WRN-10-1': Program('gpu:h100:8', _thin(batch_size=1024), 10),
@@ -95,36 +95,36 @@ PROGRAMS: Mapping[str, Program] = {
 }
 _QUICK = ('H100, WRN-10-1',)
 
-# --------------------------------------------------------------- the compiling
+# ----------------------------------------------------------------- compilation
 
 
 def inspect(
   target: str, config: config_lib.Config, steps: int | None = None
 ) -> dict[str, Any]:
-  """Compiles the program of a run for a target, in a process of its own.
+  """Compiles the program of a run for a target, in a separate process.
 
   Args:
     target: See :func:`benchmarks.targets.get`.
-    config: Settings of the run. CIFAR's images need not be there.
-    steps: Training steps in one dispatch. Default: as many as the run has.
+    config: Settings of the run. The images of CIFAR are not needed.
+    steps: Training steps in one dispatch. Default: as many as in the run.
 
   Returns:
-    What JSON can hold. Of the program: ``target``, ``devices``,
+    A JSON-compatible dict. For the program: ``target``, ``devices``,
     ``compile_seconds``, ``compile_cpu_seconds``; bytes on one device:
     ``argument_bytes``, ``temporary_bytes``, ``peak_bytes``; ``while_loops``;
-    ``large_copies``, the number of kernels that copy or transpose more than
-    1 MB and no more, and ``large_copies_in_step``, those of them in each step.
-    Of one step on one device: ``flops`` of convolutions and products,
+    ``large_copies``, the number of kernels that only copy or transpose more
+    than 1 MB, and ``large_copies_in_step``, the number of those in each step.
+    For one step on one device: ``flops`` of convolutions and products,
     ``bytes`` to and from memory, ``kernels``, ``convolutions``, ``collectives``
-    (``kind``, ``dtype``, ``bytes`` of each, ``count``), those of them that are
-    ``all_reduces``; ``update``, how the weights are computed;
-    ``exact_mean``, the float32 additions and subtractions of LCAM's mean;
-    ``limits``, each kernel at the limit of FLOP or bytes.
+    (``kind``, ``dtype``, ``bytes`` of each, ``count``), and the
+    ``all_reduces`` among them; ``update``, how the weights are computed;
+    ``exact_mean``, the float32 additions and subtractions for the mean of
+    LCAM; ``limits``, the roofline times of the kernels.
 
   Raises:
-    UsageError: The target, the settings or the steps are not possible, or a
-      package is missing.
-    RunError: The compiler ended its process.
+    UsageError: The target, the settings or the steps are invalid, or a package
+      is missing.
+    RunError: The process of the compiler failed.
   """
   found = targets.get(target)
   reason = found.why_not()
@@ -158,7 +158,7 @@ def inspect(
   if 'error' in result:
     raise errors.UsageError(result['error'])
   if ended.returncode or not result:
-    last = (ended.stderr.strip().splitlines() or ['it said nothing'])[-1]
+    last = (ended.stderr.strip().splitlines() or ['no message'])[-1]
     raise errors.RunError(
       f'The compiler for {target} ended with code {ended.returncode}: {last}'
     )
@@ -173,7 +173,7 @@ def of_program(name: str) -> dict[str, Any]:
 
 
 def recorded() -> dict[str, dict[str, Any]]:
-  """What the record has of the programs of the README, by name.
+  """The recorded results for the programs of the README, by name.
 
   Raises:
     UsageError: There is no record.
@@ -183,7 +183,7 @@ def recorded() -> dict[str, dict[str, Any]]:
     record = json.loads(path.read_text(encoding='utf-8'))
   except OSError as error:
     raise errors.UsageError(
-      f'{path.name} is missing in {path.parent}: `{_PROG}` makes it.'
+      f'{path.name} is missing in {path.parent}; `{_PROG}` writes it.'
     ) from error
   return record['results']['programs']
 
@@ -197,7 +197,7 @@ def measure(quick: bool) -> harness.Results:
   }
 
 
-# ------------------------------------------------------------------ the tables
+# ---------------------------------------------------------------------- tables
 
 
 def tables(results: harness.Results) -> str:
@@ -260,7 +260,7 @@ def _memory(programs: Mapping[str, Any], before: Mapping[str, Any]) -> str:
         )
   return harness.table(
     [
-      'a device',
+      'per device',
       'batch',
       'steps',
       'CPU s to compile',
@@ -268,7 +268,7 @@ def _memory(programs: Mapping[str, Any], before: Mapping[str, Any]) -> str:
       'temporaries GB',
       'peak GB',
       'loops',
-      'copies over 1 MB / in a step',
+      'copies over 1 MB / per step',
     ],
     rows,
   )
@@ -277,15 +277,15 @@ def _memory(programs: Mapping[str, Any], before: Mapping[str, Any]) -> str:
 def _computing(programs: Mapping[str, Any]) -> str:
   return harness.table(
     [
-      'a step of one device',
+      'one step on one device',
       'kernels',
       'GFLOP',
       'MB to and from memory',
-      'ms at the limits',
-      'of it not convolutions, %',
+      'roofline, ms',
+      'other than convolutions, % of ms',
       'M cycles',
-      'of them not convolutions, %',
-      'additions, subtractions of the mean',
+      'other than convolutions, % of cycles',
+      'additions, subtractions for the mean loss',
     ],
     [
       [
@@ -341,11 +341,11 @@ def _collectives(programs: Mapping[str, Any]) -> str:
     )
   return harness.table(
     [
-      'collectives of a step',
-      'in all',
-      'of batch norm',
-      'kB of these',
-      'the others',
+      'collectives per step',
+      'total',
+      'batch norm',
+      'kB for batch norm',
+      'others',
       'kinds',
     ],
     rows,
@@ -354,7 +354,7 @@ def _collectives(programs: Mapping[str, Any]) -> str:
 
 def _convolutions(programs: Mapping[str, Any]) -> str:
   return harness.table(
-    ['convolutions and products', 'number and dtype of each call'],
+    ['convolutions and products', 'count and dtype of each call'],
     [
       [
         name,
@@ -374,8 +374,8 @@ def _update(programs: Mapping[str, Any]) -> str:
       'tensors',
       'MB',
       'kernels',
-      'of them in the gradient',
-      'passes over the tensors of the others',
+      'fused with a gradient',
+      'passes of the separate kernels',
     ],
     [
       [
@@ -396,11 +396,11 @@ def _update(programs: Mapping[str, Any]) -> str:
 def _against_limits(programs: Mapping[str, Any]) -> str:
   return harness.table(
     [
-      'limits, ms a step',
+      'roofline, ms per step',
       'sum of the kernels',
-      'FLOP alone',
-      'bytes alone',
-      'kernels that bytes limit, %',
+      'FLOP only',
+      'bytes only',
+      'memory-bound kernels, %',
     ],
     [
       [
@@ -416,7 +416,7 @@ def _against_limits(programs: Mapping[str, Any]) -> str:
 
 
 def _kinds(programs: Mapping[str, Any]) -> str:
-  """The share of each kind of kernel, by the limits or the cycles."""
+  """The share of each kind of kernel, by roofline time or cycles."""
   shares = {
     name: p['limits']['cycles_by_kind'] or p['limits']['seconds_by_kind']
     for name, p in programs.items()
@@ -427,7 +427,7 @@ def _kinds(programs: Mapping[str, Any]) -> str:
     [
       [
         name,
-        'limits' if programs[name]['limits']['cycles'] is None else 'cycles',
+        'roofline' if programs[name]['limits']['cycles'] is None else 'cycles',
         *(
           f'{100 * of_one.get(kind, 0) / sum(of_one.values()):.1f}'
           for kind in kinds
@@ -443,13 +443,13 @@ def _kernels(name: str, program: Mapping[str, Any]) -> str:
   return harness.table(
     [
       f'{name}: the most expensive kernels',
-      'number',
+      'count',
       'GFLOP each',
       'MB each',
-      'µs at the limits',
-      '% of all',
+      'roofline, µs',
+      '% of total',
       'k cycles',
-      '% of all',
+      '% of total',
     ],
     [
       [
@@ -485,11 +485,11 @@ def table(result: Mapping[str, Any]) -> str:
   return '\n\n'.join(parts)
 
 
-# ------------------------------------------------------------ the command line
+# ---------------------------------------------------------------- command line
 
 
 def main(argv: Sequence[str]) -> int:
-  """Compiles what the flags ask for; returns the exit code."""
+  """Runs the command; returns the exit code."""
   given = {word.partition('=')[0] for word in argv if word.startswith('-')}
   try:
     if given <= {'--quick', '--out'}:

@@ -1,4 +1,4 @@
-"""Each convolution of small Wide ResNets, by XLA and by oneDNN.
+"""Each convolution of small Wide ResNets, with XLA and with oneDNN.
 
 Measures the forward pass and both gradients separately. The choice between XLA
 and oneDNN in ``train/onednn/convolution.py`` is based on the results. Without
@@ -29,7 +29,7 @@ _KINDS: tuple[convolution.Kind, ...] = (
 
 def measure(quick: bool) -> harness.Results:
   """Times all convolutions of some networks."""
-  # Depth, widening factor, images a step, their size.
+  # Depth, widening factor, images per step, their size.
   networks = (
     [(10, 1, 4, 8)]
     if quick
@@ -55,7 +55,7 @@ def tables(results: harness.Results) -> str:
   for name, rows in results.items():
     header = [name, 'XLA ms']
     if 'onednn' in rows[0]:
-      header += ['oneDNN ms', 'speed to XLA', 'used']
+      header += ['oneDNN ms', 'speed / XLA', 'used']
     parts.append(harness.table(header, [_line(row) for row in rows]))
   return '\n\n'.join(parts)
 

@@ -69,7 +69,7 @@ FULL = Size(28, 10, (128, 256, 512), 8192, 2**28, 50_000, 10, 2, 5, _XLA_FLAGS)
 # Convolutions in a loop are slow on a CPU, hence one step per program.
 SMALL = Size(10, 1, (8, 16), 256, 2**22, 100, 1, 2, 3, _XLA_FLAGS[:1])
 
-# -------------------------------------------------------------- the measuring
+# -------------------------------------------------------------- measurements
 
 
 def measure(quick: bool) -> harness.Results:
@@ -101,7 +101,7 @@ def measure(quick: bool) -> harness.Results:
       return found
 
     main = {'dtype': 'bfloat16', 'batch_size': first}
-    results |= run('ceilings and update', 'ceilings')
+    results |= run('peak rates and update', 'ceilings')
     cold = run('the step', 'steps', [{**main, 'profile': True}])
     results['step'] = cold.get(_key(main), {})
     results['compilation'] = {'nothing': _compilation(cold)}
@@ -136,7 +136,7 @@ def measure(quick: bool) -> harness.Results:
       'ten times as many steps in one': {'steps': 10 * size.steps},
       'state not donated': {'donate': False},
       'weights in bfloat16 too': {'param_dtype': 'bfloat16'},
-      'activations computed again (--remat)': {'remat': True},
+      'activations recomputed (--remat)': {'remat': True},
       'deterministic operations (--deterministic)': {'deterministic': True},
     }
     found = run(
@@ -204,7 +204,7 @@ def draw(results: harness.Results, path: pathlib.Path) -> None:
     )
   left.set_xticks(range(len(batches)), [str(n) for n in batches])
   left.set_xlabel('batch size')
-  left.set_ylabel('images a second')
+  left.set_ylabel('images/s')
   left.set_title(f'Training, {_network(results)}')
   left.legend(
     fontsize=8, ncols=2, loc='upper center', bbox_to_anchor=(0.5, -0.14)
@@ -216,7 +216,7 @@ def draw(results: harness.Results, path: pathlib.Path) -> None:
     [f'{row["name"]}\n({row["kind"]})' for row in operations],
     [1e3 * row['seconds'] for row in operations],
   )
-  middle.set_xlabel('ms a step')
+  middle.set_xlabel('ms per step')
   middle.set_title('Most expensive operations')
 
   ratios = _variant_ratios(results)
@@ -229,7 +229,7 @@ def draw(results: harness.Results, path: pathlib.Path) -> None:
     [x['median'] for x in ratios.values()],
   )
   right.axvline(1, color='black', linewidth=1, linestyle='--')
-  right.set_xlabel('speed, to the program as it is')
+  right.set_xlabel('speed relative to the default')
   right.set_title('Settings and XLA flags')
   figure.savefig(path, dpi=130)
   plt.close(figure)
@@ -264,7 +264,7 @@ def flop_per_image(depth: int, widen_factor: int, size: int = 32) -> float:
   return 3 * total
 
 
-# ---------------------------------------------------------- the parts' tables
+# ------------------------------------------------------- tables of the parts
 
 
 def _ceilings_table(results: harness.Results) -> str:
@@ -289,7 +289,7 @@ def _ceilings_table(results: harness.Results) -> str:
       ]
     )
   return harness.table(
-    ['ceilings and the update', 'rate', 'time to optax.sgd'], rows
+    ['peak rates and the update', 'rate', 'time / optax.sgd'], rows
   )
 
 
@@ -318,7 +318,7 @@ def _steps_table(results: harness.Results) -> str:
     _network(results),
     'batch',
     'images/s',
-    '% of the product',
+    '% of matrix product',
     'peak GB',
   ]
   return harness.table(header, rows)
@@ -329,7 +329,7 @@ def _epoch_table(results: harness.Results) -> str:
     return ''
   epoch = results['epoch']
   return harness.table(
-    [f'an epoch of {epoch["steps"]} steps', 'images/s', 'bare to this'],
+    [f'epoch of {epoch["steps"]} steps', 'images/s', 'bare / this'],
     [
       ['bare steps', harness.spread(epoch['bare'], 0), '1'],
       [
@@ -371,11 +371,11 @@ def _operations_table(results: harness.Results) -> str:
     for row in step['operations']
   ]
   kinds = [
-    [f'all of {kind}', '', f'{1e3 * seconds:.3f}', f'{100 * share:.1f}']
+    [f'total of {kind}', '', f'{1e3 * seconds:.3f}', f'{100 * share:.1f}']
     for kind, (seconds, share) in step['kinds'].items()
   ]
   return harness.table(
-    ['operation', 'kind', 'ms a step', '% of all'], [*kinds, *rows]
+    ['operation', 'kind', 'ms per step', '% of total'], [*kinds, *rows]
   )
 
 
@@ -395,7 +395,8 @@ def _variants_table(results: harness.Results) -> str:
   if not rows:
     return ''
   return harness.table(
-    ['setting', 'images/s', 'to as it is', 'compiling, s', 'planned GB'], rows
+    ['setting', 'images/s', 'speed / default', 'compiling, s', 'planned GB'],
+    rows,
   )
 
 
@@ -417,7 +418,7 @@ def _network(results: harness.Results) -> str:
   return f'WRN-{size["depth"]}-{size["widen_factor"]}'
 
 
-# ------------------------------------------------- the parts, run by run
+# ------------------------------------------------- the process of each part
 
 
 def _run_part(
@@ -699,7 +700,7 @@ def _quotient(
   }
 
 
-# ------------------------------------------------- what a step consists of
+# ------------------------------------------------- the operations of a step
 
 _STEPS_PROFILED = 3
 _MOST_OPERATIONS = 15
@@ -713,8 +714,8 @@ def profile(advance: Callable[[int], None], text: str) -> dict[str, Any]:
     text: The HLO text of the program.
 
   Returns:
-    ``operations``, the most expensive first, and ``kinds``, the seconds and the
-    share of all operations of a kind. If operations run concurrently, as on a
+    ``operations``, the most expensive first, and ``kinds``, the total seconds
+    and share of each kind of operation. If operations run concurrently, as on a
     CPU, their times add up to more than that of the step.
   """
   import jax
@@ -813,7 +814,7 @@ def _kind(sources: Sequence[str]) -> str:
   return 'images and optimizer'
 
 
-# ---------------------------------------------------------------- small things
+# --------------------------------------------------------------------- helpers
 
 
 def _key(spec: Mapping[str, Any]) -> str:
@@ -841,7 +842,7 @@ def _drop_programs(cache: pathlib.Path) -> None:
 def _of_all(
   ours: Mapping[str, Any], theirs: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
-  """Steps by who makes them and by batch size."""
+  """Steps by framework and batch size."""
   rows: dict[str, dict[str, Any]] = {}
   for key, step in {**ours, **theirs}.items():
     spec = json.loads(key)

@@ -1,4 +1,4 @@
-"""Reads a compiled program as XLA prints it, and counts what is in it."""
+"""Parses the HLO text of a compiled program, and counts its operations."""
 
 from collections.abc import Iterable, Iterator, Sequence
 import dataclasses
@@ -25,7 +25,7 @@ _BYTES = {
   'u64': 8,
   'f64': 8,
 }
-# As NumPy and JAX call them.
+# The names in NumPy and JAX.
 _DTYPES = {
   'pred': 'bool',
   'bf16': 'bfloat16',
@@ -42,8 +42,8 @@ COLLECTIVES = (
   'all-to-all',
 )
 
-# cuDNN's convolutions, and which of the three roles of a convolution their
-# first operand, their second and their result have.
+# cuDNN's convolutions, with the roles of the first operand, the second operand
+# and the result.
 _CUDNN = {
   '__cudnn$convForward': ('input', 'kernel', 'output'),
   '__cudnn$convBiasActivationForward': ('input', 'kernel', 'output'),
@@ -52,8 +52,8 @@ _CUDNN = {
   '__cudnn$convBackwardFilter': ('input', 'output', 'kernel'),
 }
 
-# What takes no time of its own: names, constants, the ends of what is
-# asynchronous, and loops, whose bodies are looked at by themselves.
+# Instructions without a kernel: names, constants, the ends of asynchronous
+# operations, and loops, whose bodies are counted separately.
 _NO_KERNELS = frozenset(
   {
     'parameter',
@@ -74,7 +74,7 @@ _NO_KERNELS = frozenset(
   }
 )
 _MOVES = frozenset({'copy', 'transpose'})
-# What may stand beside a copy in a fusion that does nothing else.
+# What a fusion that only copies may also contain.
 _WITH_MOVES = frozenset({'parameter', 'bitcast', 'tuple', 'reshape'})
 _READS_A_PART = frozenset({'gather', 'dynamic-slice', 'slice'})
 
@@ -89,7 +89,7 @@ _CALLED = re.compile(r'\b(calls|to_apply|body|condition)=%?([\w.\-]+)')
 _FRAME = re.compile(r'\bstack_frame_id=(\d+)')
 _SOURCE = re.compile(r'\bsource_file="([^"]*)"')
 _OP_NAME = re.compile(r'\bop_name="((?:[^"\\]|\\.)*)"')
-# The numbers of the values that a computation's parameters stand for.
+# The value numbers of the parameters of a computation.
 _Bound = tuple[int, ...]
 
 _CYCLES = re.compile(r'"estimated_cycles":"(\d+)"')
@@ -113,7 +113,7 @@ class Array:
 
   @property
   def in_memory(self) -> bool:
-    """Whether it is in the device's memory, not in one on the chip."""
+    """Whether it is in the memory of the device, not in on-chip memory."""
     space = re.search(r'S\((\d+)\)', self.layout)
     return space is None or space[1] == '0'
 
@@ -125,7 +125,7 @@ class Instruction:
   name: str
   opcode: str
   arrays: tuple[Array, ...]
-  """Of its result."""
+  """The arrays of its result."""
   operands: tuple[str, ...]
   attributes: str
   is_root: bool
@@ -136,18 +136,18 @@ class Instruction:
 
   @property
   def op_name(self) -> str:
-    """What JAX calls the operation that it was made of."""
+    """JAX's name of the operation that it implements."""
     found = _OP_NAME.search(self.attributes)
     return found[1] if found else ''
 
   @property
   def cycles(self) -> int | None:
-    """The compiler's own estimate, where it prints one."""
+    """The estimate of the compiler, if it prints one."""
     found = _CYCLES.search(self.attributes)
     return int(found[1]) if found else None
 
   def called(self, *kinds: str) -> list[str]:
-    """Computations that it runs, such as a fusion's or a loop's body."""
+    """The computations that it runs, such as the body of a loop or fusion."""
     return [
       name
       for kind, name in _CALLED.findall(self.attributes)
@@ -155,7 +155,7 @@ class Instruction:
     ]
 
   def attribute(self, name: str) -> str:
-    """What stands behind ``name=``, up to the next comma; may be empty."""
+    """The text after ``name=`` up to the next comma; empty if absent."""
     found = re.search(
       rf'\b{name}=(\{{[^}}]*\}}|"[^"]*"|[^,\s]+)', self.attributes
     )
@@ -164,32 +164,32 @@ class Instruction:
 
 @dataclasses.dataclass(frozen=True)
 class Convolution:
-  """A convolution or a product of matrices."""
+  """A convolution or a matrix product."""
 
   call: str
-  """What computes it: an instruction of XLA, or a function of a library."""
+  """The XLA instruction or the library function that computes it."""
   dtype: str
-  """Of what is multiplied."""
+  """The dtype of the factors."""
   flops: int
 
 
 @dataclasses.dataclass(frozen=True)
 class Kernel:
-  """What a device starts by itself: a fusion, a library's function, a copy."""
+  """A unit that a device launches: a fusion, a library function, a copy."""
 
   name: str
   op_name: str
   flops: int
-  """Of its convolutions and products of matrices."""
+  """FLOP of its convolutions and matrix products."""
   bytes: int
-  """To and from the device's memory."""
+  """Bytes to and from the memory of the device."""
   convolves: bool
   cycles: int | None
   made_bytes: int = 0
   """See :meth:`Module.makers`."""
 
   def seconds(self, flops: float, memory: float) -> float:
-    """The least time with so many FLOP/s and bytes/s."""
+    """The roofline time for the given FLOP/s and bytes/s."""
     return max(self.flops / flops, self.bytes / memory)
 
 
@@ -199,7 +199,7 @@ class Collective:
 
   name: str
   arrays: tuple[Array, ...]
-  """Of its result on one device."""
+  """The arrays of its result on one device."""
 
   @property
   def bytes(self) -> int:
@@ -207,12 +207,12 @@ class Collective:
 
   @property
   def dtype(self) -> str:
-    """That of its arrays; several are joined by a plus."""
+    """The dtypes of its arrays, joined by a plus sign."""
     return '+'.join(sorted({dtype(array.dtype) for array in self.arrays}))
 
 
 def dtype(name: str) -> str:
-  """An XLA dtype as NumPy and JAX call it."""
+  """The name in NumPy and JAX of an XLA dtype."""
   return _DTYPES.get(name, name)
 
 
@@ -220,7 +220,7 @@ class Module:
   """A compiled program.
 
   Args:
-    text: As ``jax.stages.Compiled.as_text`` gives it.
+    text: The result of ``jax.stages.Compiled.as_text``.
   """
 
   def __init__(self, text: str):
@@ -253,25 +253,25 @@ class Module:
 
   @functools.cached_property
   def step(self) -> str:
-    """The computation of one step: the loop's body, or the whole program."""
+    """The computation of one step: the body of the loop, or the program."""
     return max(self.bodies(), key=lambda name: len(self._started(name)))
 
   def bodies(self) -> list[str]:
-    """The whole program's own computation, and those of its loops."""
+    """The entry computation, and the bodies of the loops."""
     return [
       self.entry,
       *(name for loop in self.loops for name in loop.called('body')),
     ]
 
   def within(self, instruction: Instruction) -> Iterator[Instruction]:
-    """An instruction and those of the computations that it runs."""
+    """An instruction, and the instructions of the computations that it runs."""
     yield instruction
     for name in instruction.called('calls', 'to_apply'):
       for inner in self.computations.get(name, {}).values():
         yield from self.within(inner)
 
   def _started(self, computation: str) -> list[tuple[str, Instruction]]:
-    """What is started in a computation, and in those that it calls."""
+    """The kernels of a computation and of the computations that it calls."""
     found = []
     for instruction in self.computations[computation].values():
       if instruction.opcode in ('call', 'conditional'):
@@ -282,7 +282,7 @@ class Module:
     return found
 
   def kernels(self, computation: str | None = None) -> list[Kernel]:
-    """The kernels of a computation. Default: of one step."""
+    """The kernels of a computation. Default: those of one step."""
     return [
       self._kernel(where, instruction)
       for where, instruction in self._started(computation or self.step)
@@ -302,7 +302,7 @@ class Module:
   # ------------------------------------------------------------------ counts
 
   def collectives(self) -> list[Collective]:
-    """Those of the whole program, where a loop's body counts once."""
+    """The collectives of the program; the body of a loop counts once."""
     found = []
     for instruction in self.instructions():
       name = instruction.opcode.removesuffix('-start')
@@ -311,7 +311,7 @@ class Module:
     return found
 
   def convolutions(self) -> list[Convolution]:
-    """Those of one step, products of matrices among them."""
+    """The convolutions and matrix products of one step."""
     return [
       product
       for where, instruction in self._started(self.step)
@@ -319,10 +319,10 @@ class Module:
     ]
 
   def copies(self, computation: str, least_bytes: int) -> list[Instruction]:
-    """Kernels that copy or transpose an array of that size, and no more.
+    """Kernels that only copy or transpose an array of at least this size.
 
-    What is copied between the device's memory and one on the chip counts as
-    little as a part of what it is read for.
+    Copies between the memory of the device and on-chip memory do not count:
+    they are part of reading the data.
     """
     found = []
     for where, instruction in self._started(computation):
@@ -337,7 +337,7 @@ class Module:
   def transpositions(
     self, computation: str, least_bytes: int
   ) -> list[Instruction]:
-    """Kernels that transpose such an array beside what else they compute."""
+    """Kernels that transpose such an array and also compute something else."""
     copies = {i.name for i in self.copies(computation, least_bytes)}
     return [
       instruction
@@ -365,14 +365,14 @@ class Module:
     )
 
   def arithmetic(self, file: str) -> dict[str, int]:
-    """float32 operations on scalars that a source file asked for.
+    """Counts float32 operations on scalars that come from a source file.
 
     Args:
-      file: How its path ends.
+      file: The end of its path.
 
     Returns:
-      How many there are by opcode. One that several fusions compute counts
-      once.
+      The number of operations by opcode. An operation that several fusions
+      compute counts once.
     """
     values = _Values(self)
     found: dict[str, set[int]] = {}
@@ -388,22 +388,23 @@ class Module:
     return {opcode: len(distinct) for opcode, distinct in found.items()}
 
   def files(self, instruction: Instruction) -> frozenset[str]:
-    """The source files on the stack where JAX traced an instruction."""
+    """The source files in the stack trace of an instruction."""
     named = _SOURCE.search(instruction.attributes)
-    if named:  # As XLA printed it before it had the tables.
+    if named:  # The format of older versions of XLA, without tables.
       return frozenset({named[1]})
     frame = _FRAME.search(instruction.attributes)
     return self._files.get(frame[1], frozenset()) if frame else frozenset()
 
   def makers(self, shapes: Iterable[tuple[int, ...]]) -> list[Kernel]:
-    """The kernels that make the results of a step with some shapes.
+    """The kernels that compute the results of a step with given shapes.
 
     Args:
-      shapes: Of float32 arrays. Axes of length 1 count for nothing.
+      shapes: Shapes of float32 arrays. Axes of length 1 are ignored.
 
     Returns:
-      Each once, a copy of what another has made among them. ``made_bytes`` is
-      of the results with these shapes, and 0 for what is copied afterwards.
+      Each kernel once, including kernels that only copy the result of another
+      kernel. ``made_bytes`` is the size of the results with these shapes, and 0
+      for a kernel whose result is copied afterwards.
     """
     wanted = {_squeeze(shape) for shape in shapes}
     (root,) = [i for i in self.computations[self.step].values() if i.is_root]
@@ -430,13 +431,13 @@ class Module:
       for i, size in made.values()
     ]
 
-  # ---------------------------------------------------------------- the inside
+  # ------------------------------------------------------------------- private
 
   def _operand(self, where: str, name: str) -> Instruction | None:
     return self.computations[where].get(name)
 
   def _maker(self, where: str, instruction: Instruction) -> Instruction | None:
-    """Follows names back to what computed the array behind them."""
+    """Follows names back to the instruction that computed the array."""
     through = ('get-tuple-element', 'bitcast', 'copy-done', 'copy-start')
     while instruction.opcode in through:
       before = self._operand(where, instruction.operands[0])
@@ -487,7 +488,7 @@ class Module:
     return found
 
   def _bytes_moved(self, where: str, instruction: Instruction) -> int:
-    """What a kernel reads and writes in the device's memory."""
+    """The bytes that a kernel reads and writes in the memory of the device."""
     called = instruction.called('calls')
     inside = self.computations.get(called[0], {}) if called else {}
     read = 0
@@ -498,7 +499,7 @@ class Module:
       whole = sum(a.bytes for a in operand.arrays if a.in_memory)
       read += min(whole, _bytes_read(inside, position, instruction, whole))
     if instruction.opcode == 'copy-start':
-      # The tuple holds the source, too.
+      # The tuple also contains the source.
       results: Sequence[Array] = instruction.arrays[:1]
     elif instruction.opcode.endswith('-start'):
       results = _results_of_start(instruction)
@@ -519,9 +520,9 @@ class Module:
 
 
 class _Values:
-  """Numbers the values of a program: equal computations have equal numbers.
+  """Value numbering: equal computations have equal numbers.
 
-  What fusions compute anew is thus told from what is computed once.
+  This identifies values that several fusions compute.
   """
 
   def __init__(self, module: Module):
@@ -531,7 +532,7 @@ class _Values:
     self._tuples: dict[int, _Bound] = {}
 
   def all(self) -> Iterator[tuple[str, Instruction, _Bound]]:
-    """Each instruction, with the values of its computation's parameters."""
+    """Each instruction, with the parameters of its computation."""
     module = self._module
     outer = [module.entry]
     outer += [n for i in module.loops for n in i.called('body', 'condition')]
@@ -542,7 +543,7 @@ class _Values:
     self, where: str, bound: _Bound
   ) -> Iterator[tuple[str, Instruction, _Bound]]:
     for instruction in self._module.computations[where].values():
-      # In order, so that no value waits for a long chain of others.
+      # In program order, which avoids deep recursion.
       self.of(where, instruction.name, bound)
       yield where, instruction, bound
       if instruction.opcode in ('fusion', 'call'):
@@ -584,7 +585,7 @@ class _Values:
       instruction.attribute(name)
       for name in ('direction', 'dimensions', 'slice', 'index')
     )
-    # What has no operands, or effects, is like nothing else.
+    # An instruction without operands is equal to no other.
     own = '' if operands else (where, instruction.name)
     shapes = tuple((a.dtype, a.shape) for a in instruction.arrays)
     return (instruction.opcode, shapes, operands, arithmetic, own)
@@ -603,7 +604,7 @@ class _Values:
     if description[0] == 'same':
       return description[1]
     if description[0] == 'element' and len(description[1]) == 1:
-      # An element of a tuple that is spelled out is what stands there.
+      # An element of a known tuple is the operand at this position.
       parts = self._tuples.get(description[1][0])
       if parts is not None:
         return parts[int(description[2])]
@@ -619,7 +620,7 @@ def _bytes_read(
   instruction: Instruction,
   whole: int,
 ) -> int:
-  """Bytes that a kernel reads of an operand: all, or the parts it takes."""
+  """Bytes that a kernel reads of an operand: all, or the parts it needs."""
   if not inside:
     if instruction.opcode in _READS_A_PART and position == 0:
       return instruction.bytes
@@ -649,9 +650,9 @@ def _bytes_read(
 
 
 def _results_of_start(instruction: Instruction) -> tuple[Array, ...]:
-  """The results of what is asynchronous, or of what is not."""
+  """The results of an instruction, asynchronous or not."""
   operands = len(instruction.operands)
-  # The result of a start may hold the operands, too.
+  # The result of an asynchronous start may also contain the operands.
   if (
     instruction.opcode.endswith('-start')
     and len(instruction.arrays) >= 2 * operands
@@ -702,12 +703,12 @@ def _arrays(text: str) -> tuple[Array, ...]:
 def _end_of_type(text: str) -> int:
   if text.startswith('('):
     return _closing(text, 0) + 1
-  # A layout may hold parentheses, but no blank.
+  # A layout can contain parentheses, but no spaces.
   return text.index(' ')
 
 
 def _closing(text: str, opened: int) -> int:
-  """The parenthesis that closes the one at a position."""
+  """The position of the parenthesis that closes the one at a position."""
   depth = 0
   for i in range(opened, len(text)):
     if text[i] == '(':
@@ -720,7 +721,7 @@ def _closing(text: str, opened: int) -> int:
 
 
 def _order(layout: str) -> str:
-  """The axes of a layout, and its tiles, without the memory it is in."""
+  """The axis order and tiles of a layout, without its memory space."""
   return re.sub(r'S\(\d+\)', '', layout).rstrip(':}')
 
 
@@ -729,7 +730,7 @@ def _squeeze(shape: Sequence[int]) -> tuple[int, ...]:
 
 
 def _files_of_frames(text: str) -> dict[str, frozenset[str]]:
-  """The source files of each stack, from the tables before the program."""
+  """The source files of each stack frame, from the tables in the text."""
 
   def table(title: str) -> dict[str, str]:
     begin = text.find(f'\n{title}\n')
@@ -747,13 +748,13 @@ def _files_of_frames(text: str) -> dict[str, frozenset[str]]:
   names = {n: name.strip('"') for n, name in table('FileNames').items()}
   locations = table('FileLocations')
   frames = table('StackFrames')
-  # XLA prints the number after the parent's, and 1 where there is none.
+  # XLA prints the number of the parent plus 1, and 1 if there is no parent.
   parents = {
     frame: str(int(number(entry, 'parent_frame_id') or 1) - 1)
     for frame, entry in frames.items()
   }
   files: dict[str, frozenset[str]] = {}
-  # A parent stands before its children.
+  # Parents precede their children.
   for frame, entry in frames.items():
     location = locations.get(number(entry, 'file_location_id'), '')
     own = names.get(number(location, 'file_name_id'), '')
@@ -762,10 +763,10 @@ def _files_of_frames(text: str) -> dict[str, frozenset[str]]:
 
 
 def _convolution_flops(lhs: Array, rhs: Array, instruction: Instruction) -> int:
-  """FLOP of a convolution as XLA describes it.
+  """FLOP of an XLA convolution.
 
-  Products with what pads an array, or lies between its elements, are not
-  counted: they are left out by some kernels, and tell nothing by others.
+  Products with padding, or with the zeros of a dilation, are not counted: some
+  kernels skip them, and they contribute nothing.
   """
   ours, theirs, result = _labels(instruction)
   output = instruction.arrays[0]
@@ -791,10 +792,10 @@ def _convolution_flops(lhs: Array, rhs: Array, instruction: Instruction) -> int:
 def _cudnn_flops(
   target: str, operands: Sequence[Array], instruction: Instruction
 ) -> int:
-  """FLOP of one of cuDNN's convolutions.
+  """FLOP of a cuDNN convolution.
 
-  The labels and the window are those of the forward convolution, also where a
-  gradient of it is computed.
+  The labels and the window are those of the forward convolution, even if the
+  call computes a gradient.
   """
   arrays = dict(
     zip(_CUDNN[target], (*operands[:2], instruction.arrays[0]), strict=True)
@@ -844,7 +845,7 @@ def _window(instruction: Instruction) -> list[_Axis]:
   axes = fields['size'].split('x') if 'size' in fields else []
 
   def numbers(name: str, default: int) -> list[int]:
-    # A padding is LOW_HIGH, and may be negative.
+    # Padding has the form LOW_HIGH and can be negative.
     given = fields.get(name)
     if given is None:
       return [default] * len(axes)
@@ -864,7 +865,7 @@ def _window(instruction: Instruction) -> list[_Axis]:
 
 @functools.cache
 def _pairs(size: int, kernel: int, output: int, axis: _Axis) -> int:
-  """Pairs of a place of the output and one of the kernel that meet an input."""
+  """The number of (output, kernel) index pairs that read an input element."""
   last = (size - 1) * axis.lhs_dilate
   count = 0
   for o, k in itertools.product(range(output), range(kernel)):
@@ -874,6 +875,6 @@ def _pairs(size: int, kernel: int, output: int, axis: _Axis) -> int:
 
 
 def _gemm_flops(lhs: Array, rhs: Array, result: Array) -> int:
-  """FLOP of a product of two matrices: of m k, k n and m n elements."""
+  """FLOP of a matrix product; the sizes are m * k, k * n and m * n."""
   contracted = math.isqrt(lhs.size * rhs.size // result.size)
   return 2 * result.size * contracted

@@ -61,11 +61,11 @@ def tables(results: harness.Results) -> str:
   return harness.table(
     [
       'training',
-      'steps an epoch',
+      'steps per epoch',
       'bare steps, images/s',
       'train.loop, images/s',
-      'bare to loop',
-      'whole epoch: ms beyond steps and evaluation',
+      'bare / loop',
+      'whole epoch: ms besides steps and evaluation',
       'compilations after the first epoch',
     ],
     [

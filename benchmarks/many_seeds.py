@@ -1,7 +1,7 @@
 """Several seeds in one vmapped program, compared with sequential runs.
 
-Steps of small networks can leave a device idle. From how many seeds on, if any,
-is one program faster?
+Steps of small networks can leave a device idle. This measures whether, and from
+how many seeds on, one program is faster.
 """
 
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def tables(results: harness.Results) -> str:
         ]
       )
   return harness.table(
-    ['network', 'seeds', 'one by one, ms', 'together, ms', 'speed-up'], rows
+    ['network', 'seeds', 'sequential, ms', 'vmapped, ms', 'speed-up'], rows
   )
 
 

@@ -1,9 +1,10 @@
 """Memory of a training step of WRN-28-10, and what `--remat` costs.
 
-With float32 and with bfloat16 activations, as it is and with `--remat`, which
-computes the activations of each block again instead of keeping them. The memory
-is that of the programs compiled for an H100, from the record of
-`benchmarks.compiled`; the time is that of a small network's steps here.
+With float32 and with bfloat16 activations, without and with `--remat`, which
+recomputes the activations of each block instead of keeping them. The memory is
+that of the programs compiled for an H100, from the record of
+`benchmarks.compiled`; the time is that of the steps of a small network on this
+machine.
 """
 
 from collections.abc import Mapping
@@ -26,7 +27,7 @@ _READ = ('peak_bytes', 'temporary_bytes', 'argument_bytes', 'flops')
 
 
 def measure(quick: bool) -> harness.Results:
-  """Reads the plan for each kind of step, and times some."""
+  """Reads the memory plans of the compiled programs, and times small steps."""
   small = (10, 1, 8) if quick else (16, 2, 64)
   steps = {
     name: workload.start(workload.of_network(*small, remat=remat))
@@ -48,7 +49,7 @@ def measure(quick: bool) -> harness.Results:
 
 
 def programs(recorded: Mapping[str, Any]) -> dict[str, Any]:
-  """What is shown of the compiled programs.
+  """The fields of the compiled programs that the table shows.
 
   Args:
     recorded: See :func:`benchmarks.compiled.recorded`.
@@ -68,11 +69,11 @@ def tables(results: harness.Results) -> str:
     [
       results['network'],
       'peak GB',
-      'of which temporary',
-      'of which arguments',
-      'TFLOP a step',
-      'peak to the first',
-      'FLOP to the first',
+      'temporaries GB',
+      'arguments GB',
+      'TFLOP per step',
+      'peak / first row',
+      'FLOP / first row',
     ],
     [
       [
@@ -90,8 +91,8 @@ def tables(results: harness.Results) -> str:
   times = harness.table(
     [
       f'{results["timed_network"]}, float32, {harness.of(results["when"])}',
-      'ms a step',
-      'to the first',
+      'ms per step',
+      'time / first row',
     ],
     [
       ['as it is', harness.spread(results['seconds']['as it is'], 1, 1e3), '1'],

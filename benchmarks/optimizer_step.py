@@ -90,8 +90,8 @@ def tables(results: harness.Results) -> str:
   optimizers = harness.table(
     [
       f'{results["network"]}, {results["parameters"]:,} parameters',
-      'ms a step',
-      'to optax.sgd',
+      'ms per step',
+      'time / optax.sgd',
       'MB accessed',
       'MB state',
       '% of copy speed',
@@ -99,7 +99,7 @@ def tables(results: harness.Results) -> str:
     rows,
   )
   copies = harness.table(
-    ['copy of as many bytes', 'GB/s read and written'],
+    ['copy of the same size', 'GB/s read and written'],
     [
       [name, harness.spread(speed, 1, 1e-9)]
       for name, speed in results['copy_bytes_per_second'].items()
@@ -229,7 +229,7 @@ def _copies(size: int) -> dict[str, Callable[[], object]]:
     list(pool.map(lambda part: np.copyto(part[1], part[0]), parts))
 
   def change_parts() -> None:
-    # Writes to the lines that it reads, so that no line is fetched in vain.
+    # Writes to the cache lines that it reads, so that none is fetched in vain.
     list(pool.map(lambda part: np.negative(part[1], out=part[1]), parts))
 
   numbers = jnp.asarray(source)

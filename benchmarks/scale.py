@@ -1,9 +1,8 @@
-"""Steps over several devices: what they send, and a model of their time.
+"""Steps on several devices: what they send, and a model of their time.
 
-What a device computes and sends is counted in the programs that the compilers
-of GPUs and TPUs make, from the record of `benchmarks.compiled`. The model says
-what that costs on accelerators; the same model is held against steps measured
-here.
+The FLOP, bytes and collectives of a device are those of the programs compiled
+for GPUs and TPUs, from the record of `benchmarks.compiled`. The model predicts
+their time on accelerators, and is compared with steps measured on this machine.
 """
 
 from collections.abc import Mapping
@@ -20,19 +19,19 @@ from benchmarks import workload
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-  """What the model knows of a device and of what joins several."""
+  """The rates of a device and of the links between devices in the model."""
 
   flops: float
   """Matrix products, FLOP/s."""
   share: float
-  """Share of it that a training step reaches, collectives aside. An
+  """Share of ``flops`` that a training step reaches without collectives. An
   assumption."""
   memory: float
   """Bytes/s to and from memory."""
   link: float
-  """Bytes/s that a device sends while all send, as a ring does."""
+  """Bytes/s that a device sends while all devices send, as in a ring."""
   latency: float
-  """Seconds until a collective moves its first byte, for each hop."""
+  """Seconds until a collective moves its first byte, per hop."""
 
 
 MACHINES = {
@@ -46,9 +45,9 @@ MACHINES = {
   'TPU v5e': Machine(197e12, 0.5, 819e9, 100e9, 1e-6),
 }
 
-# For how many devices a step is predicted, and by which program of the record.
-# What a device with 128 images computes and sends does not depend on how many
-# others there are.
+# The numbers of devices of the predictions, and the program of the record. What
+# a device with 128 images computes and sends does not depend on the number of
+# devices.
 _PREDICTED = {
   'H100': ((1, 8), 'H100 ×8'),
   'TPU v5e': ((1, 16, 64), 'v5e-16'),
@@ -58,7 +57,7 @@ _IMAGES = 128
 
 
 def measure(quick: bool) -> harness.Results:
-  """Predicts steps, and times what the model needs to be held against."""
+  """Predicts steps, and times steps here for comparison."""
   return {
     'model': predictions(compiled.recorded()),
     'here': _measure_here(quick) | {'when': harness.when()},
@@ -69,7 +68,7 @@ def predictions(programs: Mapping[str, Any]) -> dict[str, Any]:
   """Predicted steps by network.
 
   Args:
-    programs: Compiled ones, see :func:`benchmarks.compiled.recorded`.
+    programs: Compiled programs, see :func:`benchmarks.compiled.recorded`.
   """
   return {
     network: [
@@ -109,7 +108,7 @@ def tables(results: harness.Results) -> str:
       'devices',
       'reductions',
       'MB reduced',
-      'computing, ms',
+      'computation, ms',
       'collectives, ms',
       'images/s',
       '% efficiency',
@@ -122,10 +121,10 @@ def tables(results: harness.Results) -> str:
       'measured here',
       'GFLOP',
       'MB accessed',
-      'FLOP at the matrix ceiling, ms',
+      'FLOP at matrix peak, ms',
       'bytes at copy speed, ms',
       'measured, ms',
-      '% of the larger',
+      'larger / measured, %',
     ],
     [
       [
@@ -141,7 +140,7 @@ def tables(results: harness.Results) -> str:
     ],
   )
   ceilings = (
-    f'Ceilings here, {harness.of(here["when"])}:'
+    f'Peak rates here, {harness.of(here["when"])}:'
     f' {here["flops_per_second"]["median"] / 1e9:.0f} GFLOP/s in'
     f' a float32 product of {here["matrix"]}² matrices,'
     f' {here["bytes_per_second"]["median"] / 1e9:.1f} GB/s in a copy.'
@@ -157,19 +156,19 @@ def predict(
   reductions: float,
   devices: int,
 ) -> tuple[float, float]:
-  """The model: seconds of a step spent in computing and in collectives.
+  """The model: seconds of a step for computation and for collectives.
 
-  Computing takes what FLOP or bytes take, whichever is more. Collectives are
-  rings that nothing hides: 2 (n - 1) / n of the bytes pass each link, and
-  each collective waits for 2 (n - 1) hops.
+  Computation takes the time of its FLOP or of its bytes, whichever is longer.
+  Collectives are rings and do not overlap with computation: 2 (n - 1) / n of
+  the bytes pass each link, and each collective waits for 2 (n - 1) hops.
 
   Args:
-    machine: What computes.
-    flops: Of one device.
-    memory_bytes: To and from memory, of one device.
-    reduced_bytes: Size of what is reduced.
+    machine: The kind of device.
+    flops: FLOP of one device.
+    memory_bytes: Bytes to and from the memory of one device.
+    reduced_bytes: Size of the reduced arrays.
     reductions: Number of collectives.
-    devices: How many there are.
+    devices: Number of devices.
   """
   computing = max(
     flops / (machine.flops * machine.share), memory_bytes / machine.memory
@@ -185,11 +184,11 @@ def predict(
 def _predictions(
   machine: Machine, program: Mapping[str, Any], counts: tuple[int, ...]
 ) -> list[dict[str, Any]]:
-  """Steps of one global batch (strong), and of one batch a device (weak).
+  """Steps with a fixed global batch (strong) or batch per device (weak).
 
   Args:
-    machine: What computes.
-    program: Of one device with 128 images among several.
+    machine: The kind of device.
+    program: The program of one of several devices with 128 images each.
     counts: Numbers of devices.
   """
   sent = program['all_reduces']
@@ -225,12 +224,12 @@ def _predictions(
 
 
 def _measure_here(quick: bool) -> dict[str, Any]:
-  """Ceilings of this device, and steps as a share of the model's time."""
+  """Peak rates of this device, and the share of them that steps reach."""
   side = 256 if quick else 2048
   matrix = jnp.ones((side, side), jnp.float32)
   product = jax.jit(jnp.dot).lower(matrix, matrix).compile()
   numbers = jnp.ones((1 if quick else 64) * 2**20, jnp.float32)
-  # In place: new memory would be paid for at each call.
+  # In place, because new memory costs time at each call.
   change = jax.jit(jnp.negative, donate_argnums=0).lower(numbers).compile()
   sizes = [(10, 1, 16)] if quick else [(10, 1, 128), (16, 4, 64)]
 

@@ -121,7 +121,7 @@ def tables(results: harness.Results) -> str:
         f'{seconds["lower_seconds"]:.1f} + {seconds["compile_seconds"]:.1f} s',
       ]
     )
-  return harness.table(['from', 'takes'], rows)
+  return harness.table(['part', 'time'], rows)
 
 
 def compile_step(
@@ -153,7 +153,7 @@ def _summarize_starts(
 
 
 def _environment(changes: Mapping[str, str]) -> dict[str, str]:
-  # Variables that a user's shell does not set, and cached Python bytecode.
+  # Drops variables that a user's shell does not set, and caches bytecode.
   left_out = ('XLA_FLAGS', 'PYTHONDONTWRITEBYTECODE')
   kept = {
     name: value

@@ -1,8 +1,8 @@
 """The accelerators whose compilers run on any machine, by name.
 
-JAX compiles for devices that are not present: the topology of a TPU is known to
-its compiler by name, a GPU is described to XLA in a text. No driver is needed
-and nothing of the device is asked.
+JAX can compile for devices that are not present: the compiler for TPUs knows
+their topologies by name, and a text describes a GPU to XLA. No driver is needed
+and no device is queried.
 """
 
 from collections.abc import Mapping
@@ -15,8 +15,8 @@ from train import errors
 
 _EXTRA = "`pip install -e '.[train,compilers]'` installs it"
 
-# What each compiler is made of. Without ptxas or libdevice, XLA does not fail
-# for a GPU but ends the process.
+# The packages of each compiler. Without ptxas or libdevice, XLA aborts the
+# process when it compiles for a GPU.
 _PACKAGES = {
   'tpu': ('libtpu',),
   'gpu': (
@@ -30,11 +30,11 @@ _PACKAGES = {
 
 _ENVIRONMENT: Mapping[str, Mapping[str, str]] = {
   'tpu': {
-    # Else libtpu asks the metadata of the cloud what it runs on.
+    # Otherwise libtpu queries the metadata server of the cloud.
     'TPU_SKIP_MDS_QUERY': '1',
     'TPU_ACCELERATOR_TYPE': 'v5litepod-4',
     'TPU_WORKER_HOSTNAMES': 'localhost',
-    # Else a second process finds the first one's lock file.
+    # Otherwise a second process fails at the lock file of the first.
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',
   },
   'gpu': {'CUDA_VISIBLE_DEVICES': ''},
@@ -43,7 +43,7 @@ _ENVIRONMENT: Mapping[str, Mapping[str, str]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """What its maker says that a chip does at most."""
+  """The peak rates of a chip, as published by its manufacturer."""
 
   title: str
   flops: float
@@ -64,8 +64,8 @@ _GPUS = {
 }
 _MOST_GPUS = 8
 
-# The H100's white paper and the CUDA programming guide's table of compute
-# capability 9.0. The H200 is the same chip with another memory.
+# From the white paper of the H100, and the table of compute capability 9.0 in
+# the CUDA programming guide. The H200 is the same chip with another memory.
 _HOPPER = """
 gpu_device_info {{
   threads_per_block_limit: 1024
@@ -108,27 +108,27 @@ ALLOWED = (
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-  """Some accelerators of one kind, joined in one machine or slice."""
+  """Accelerators of one kind in one machine or slice."""
 
   name: str
   platform: str
   """``tpu`` or ``gpu``."""
   chip: Chip
   topology: str
-  """As the compiler knows it, such as 4x4."""
+  """The compiler's name for it, such as 4x4."""
 
   @property
   def environment(self) -> Mapping[str, str]:
-    """The environment in which a process must begin that compiles."""
+    """The environment that a compiling process must start with."""
     return {
       'JAX_PLATFORMS': 'cpu',
-      # What is wanted is a compilation, and its time.
+      # The time of the compilation is measured.
       'JAX_ENABLE_COMPILATION_CACHE': 'false',
       **_ENVIRONMENT[self.platform],
     }
 
   def why_not(self) -> str | None:
-    """Why its compiler cannot run here: one sentence, or None if it can."""
+    """One sentence on why its compiler cannot run here; None if it can."""
     for package in _PACKAGES[self.platform]:
       try:
         importlib.metadata.version(package)
@@ -140,7 +140,7 @@ class Target:
     return None
 
   def versions(self) -> dict[str, str]:
-    """The versions of what compiles."""
+    """The versions of the packages of the compiler."""
     return {
       name: importlib.metadata.version(name)
       for name in ('jax', 'jaxlib', 'flax', *_PACKAGES[self.platform])
@@ -181,10 +181,10 @@ class Target:
 
 
 def get(name: str) -> Target:
-  """The target of this name.
+  """The target with this name.
 
   Raises:
-    UsageError: There is none.
+    UsageError: There is no such target.
 
   Examples:
     >>> get('tpu:v5e:4x4').chip.title

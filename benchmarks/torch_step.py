@@ -16,7 +16,7 @@ _PADDING = 4
 
 
 def make_model(depth: int, widen_factor: int, device: str = 'cpu') -> Any:
-  """The Wide ResNet that the tests hold equal to ``models.WideResNet``."""
+  """The Wide ResNet that the tests compare with ``models.WideResNet``."""
   import torch
 
   from tests.references import wide_resnet_torch

@@ -1,12 +1,12 @@
-"""Training steps of small Wide ResNets, beside PyTorch's.
+"""Training steps of small Wide ResNets, compared with PyTorch.
 
-The whole step of both: images by the epoch's order, crop and flip, normalise,
-forward, backward, weight decay and momentum, with XLA's convolutions and
-oneDNN's, with the C library as it comes and told to keep freed memory, in
-float32 and, on a processor that multiplies it, bfloat16. Each candidate has a
-process of its own. Then each kind of layer alone. Without PyTorch only the
-project's own figures are measured. PyTorch's threads spin beside other work:
-measure at a load below 3.
+Measures the whole step of both: gathering the images in the order of the epoch,
+crop, flip, normalization, forward, backward, weight decay and momentum. The
+convolutions are those of XLA or oneDNN, the C library returns or keeps freed
+memory, and the dtype is float32 or, on a processor with instructions for it,
+bfloat16. Each candidate has its own process. Then measures each kind of layer
+separately. Without PyTorch only this project is measured. The threads of
+PyTorch spin and are slow beside other work, so measure at a load below 3.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,12 +35,12 @@ _SIZE = 32
 _PADDING = 4
 _XLA, _OURS, _THEIRS = 'XLA', 'oneDNN', 'PyTorch'
 
-# A training step of a layer: what it takes and gives is made before.
+# A training step of a layer. Inputs and cotangents are prepared before.
 _Call = Callable[[], object]
 
 
 def measure(quick: bool) -> harness.Results:
-  """Times whole steps of some networks, and the layers of two of them."""
+  """Times whole steps of three networks, and the layers of two of them."""
   if quick:
     cases = [Case(10, 1, 8, 8)]
   else:
@@ -60,14 +60,14 @@ def tables(results: harness.Results) -> str:
 def _steps_table(name: str, case: harness.Results) -> str:
   header = [
     name,
-    'ms a step',
+    'ms per step',
     'images/s',
-    'CPU ms a step',
-    'page faults a step',
+    'CPU ms per step',
+    'page faults per step',
   ]
   header += [
     'peak MB',
-    *(f'speed to {other}' for other in case['compared_with']),
+    *(f'speed / {other}' for other in case['compared_with']),
   ]
   rows = []
   for candidate, row in case['steps'].items():
@@ -86,12 +86,12 @@ def _steps_table(name: str, case: harness.Results) -> str:
 
 def _parts_table(name: str, case: harness.Results) -> str:
   who = list(case['parts_seconds'])
-  header = [name, 'times']
+  header = [name, 'count']
   for one in who:
     header += [f'{one}: forward ms', f'{one}: with backward ms']
   compared = _THEIRS in who and _OURS in who
   if compared:
-    header.append(f'{_OURS}: ms lost a step')
+    header.append(f'{_OURS}: ms lost per step')
   rows = []
   for part, row in case['parts'].items():
     line = [part, row['times']]
@@ -100,7 +100,7 @@ def _parts_table(name: str, case: harness.Results) -> str:
     if compared:
       line.append(f'{1e3 * _lost(row):+,.1f}')
     rows.append(line)
-  total: list[object] = ['sum of these', '']
+  total: list[object] = ['sum', '']
   for one in who:
     total += ['', f'{1e3 * case["parts_seconds"][one]:,.1f}']
   if compared:
@@ -110,7 +110,7 @@ def _parts_table(name: str, case: harness.Results) -> str:
 
 
 def _lost(row: Mapping[str, Any]) -> float:
-  """Seconds that the layers of a kind take longer than PyTorch's in a step."""
+  """Seconds per step by which the layers of a kind are slower than PyTorch."""
   ours, theirs = (row[who]['whole']['median'] for who in (_OURS, _THEIRS))
   return float(row['times'] * (ours - theirs))
 
@@ -137,7 +137,7 @@ def _candidates() -> list[Candidate]:
 
 
 def _multiplies_bfloat16() -> bool:
-  """Whether oneDNN computes in bfloat16 here; elsewhere nobody does well."""
+  """Whether oneDNN computes in bfloat16 here; nothing else does it fast."""
   return onednn.is_available() and jnp.bfloat16 in convolution.register().dtypes
 
 
@@ -165,7 +165,7 @@ def _measure_case(case: Case, quick: bool) -> harness.Results:
   compared_with = [c.name for c in candidates if c.is_reference]
   rows: dict[str, Any] = {}
   for name, process in processes.items():
-    # The first was not counted.
+    # The first answer is that of the warm-up.
     answers = process.answers[1:]
     rows[name] = {
       kind: harness.summarize([answer[kind] for answer in answers])
@@ -257,7 +257,7 @@ def _measure_part(
 def _layers(
   model: models.WideResNet, size: int
 ) -> list[tuple[str, str, tuple[int, ...]]]:
-  """Label, attribute path and input shape of each layer that takes time."""
+  """Label, attribute path and input shape of each measured layer."""
   channels = model.in_channels
   layers: list[tuple[str, str, tuple[int, ...]]] = []
 

@@ -1,8 +1,9 @@
-"""One candidate of `benchmarks.training`, in a process of its own.
+"""One candidate of `benchmarks.training`, in a separate process.
 
-The allocator's settings hold for a whole process and PyTorch's threads spin, so
-that candidates must not share one. A process is asked by lines of JSON on its
-standard input and answers by lines of JSON on its standard output.
+Candidates must not share a process, because the settings of the allocator apply
+to the whole process and the threads of PyTorch spin. A process reads numbers of
+steps from its standard input, and writes its measurements as lines of JSON to
+its standard output.
 """
 
 from collections.abc import Mapping
@@ -23,19 +24,19 @@ _KEEP_MEMORY = 'OPTAX_LCAM_KEEP_MEMORY'
 
 @dataclasses.dataclass(frozen=True)
 class Candidate:
-  """Who makes the training steps, and how."""
+  """The framework and the settings of the training steps."""
 
   framework: str
-  """jax or torch."""
+  """``jax`` or ``torch``."""
   convolutions: str = 'onednn'
-  """jax: xla or onednn."""
+  """``xla`` or ``onednn``, for ``jax`` only."""
   keeps_memory: bool = True
   """Whether the C library keeps freed memory."""
   dtype: str = 'float32'
 
   @property
   def name(self) -> str:
-    """What tables call it."""
+    """Its name in the tables."""
     if self.framework == 'torch':
       parts = ['PyTorch']
     else:
@@ -48,7 +49,7 @@ class Candidate:
 
   @property
   def is_reference(self) -> bool:
-    """Whether the others are compared with it."""
+    """Whether the other candidates are compared with it."""
     return self.framework == 'torch' and self.dtype == 'float32'
 
   @property
@@ -67,7 +68,7 @@ class Case:
 
   @property
   def name(self) -> str:
-    """What tables call it."""
+    """Its name in the tables."""
     return (
       f'WRN-{self.depth}-{self.widen_factor}, batch {self.batch_size},'
       f' {self.image_size}×{self.image_size}'
@@ -78,7 +79,7 @@ class Process:
   """A running candidate."""
 
   def __init__(self, candidate: Candidate, case: Case) -> None:
-    """Starts it, and waits until its first step is made."""
+    """Starts the process, and waits for its first steps."""
     given = {
       'candidate': dataclasses.asdict(candidate),
       'case': dataclasses.asdict(case),
@@ -96,18 +97,18 @@ class Process:
       text=True,
     )
     self.answers: list[dict[str, float]] = []
-    """One for each time that it was asked."""
+    """One for each call of :meth:`advance`."""
     self._read()
 
   def advance(self, steps: int) -> None:
-    """Makes training steps."""
+    """Runs training steps."""
     assert self._process.stdin is not None
     self._process.stdin.write(f'{steps}\n')
     self._process.stdin.flush()
     self.answers.append(self._read())
 
   def close(self) -> None:
-    """Ends it."""
+    """Ends the process."""
     self._process.communicate(timeout=60)
 
   def _read(self) -> Any:
@@ -142,7 +143,7 @@ def _serve(candidate: Candidate, case: Case) -> None:
       'seconds': seconds / steps,
       'cpu_seconds': cpu_seconds / steps,
       'page_faults': (after.ru_minflt - before.ru_minflt) / steps,
-      # In KiB on Linux.
+      # ru_maxrss is in KiB on Linux.
       'peak_bytes': after.ru_maxrss * 1024,
     }
     print(json.dumps(answer), flush=True)
@@ -160,7 +161,7 @@ def _start_jax(candidate: Candidate, case: Case) -> Any:
     image_size=case.image_size,
     dtype=candidate.dtype,  # type: ignore[arg-type]
     convolutions=candidate.convolutions,  # type: ignore[arg-type]
-    # PyTorch has no LCAM of its own; benchmarks.optimizer_step compares those.
+    # PyTorch has no LCAM; benchmarks.optimizer_step compares the optimizers.
     optimizer='lcam',
   )
   dataset = workload.noise(64 * case.batch_size, case.image_size)

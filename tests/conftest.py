@@ -1,4 +1,4 @@
-"""Settings that must be in place before JAX starts, and the real images."""
+"""Settings that must precede the import of JAX, and the CIFAR fixture."""
 
 import atexit
 import gc
@@ -13,12 +13,12 @@ import pytest
 
 from tests import no_network
 
-# Eight simulated devices, for the tests of sharding. All others use one.
+# Eight simulated devices for the tests of sharding. The other tests use one.
 _DEVICES = '--xla_force_host_platform_device_count=8'
 
-# Tests neither read nor write the user's caches of arrays and programs, and
-# compile a program once: the workers of pytest-xdist, and the processes that
-# tests start, inherit these settings.
+# Tests use their own caches of arrays and compiled programs instead of the
+# user's. The workers of pytest-xdist and the processes that tests start inherit
+# these settings, so that each program is compiled once.
 _CACHE = 'OPTAX_LCAM_TESTS_CACHE'
 if _CACHE not in os.environ:
   os.environ[_CACHE] = tempfile.mkdtemp(prefix='optax-lcam-tests-')
@@ -28,8 +28,8 @@ if _CACHE not in os.environ:
   os.environ['JAX_COMPILATION_CACHE_DIR'] = f'{os.environ[_CACHE]}/compiled'
   os.environ['JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'] = '0'
 
-# A shell has its background jobs ignore SIGINT. The program would respect that,
-# and what tests start inherits it.
+# A shell starts background jobs with SIGINT ignored. The processes that tests
+# start would inherit this, and the program respects it.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
   signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -52,6 +52,6 @@ def cifar_dir() -> pathlib.Path:
 
 
 def pytest_collection_finish():
-  """What all imports have made is not searched for garbage again and again."""
+  """Excludes the objects of all imports from garbage collection."""
   gc.collect()
   gc.freeze()

@@ -1,10 +1,10 @@
-"""An audit hook that keeps a program from anything but its own machine."""
+"""An audit hook that rejects connections to other machines."""
 
 _LOCAL = ('localhost', '127.0.0.1', '::1', '', None)
 
 
 def refuse(event, arguments):
-  """For sys.addaudithook: raises where a program looks outside."""
+  """For sys.addaudithook: raises if a program accesses the network."""
   if event == 'socket.getaddrinfo':
     host = arguments[0]
   elif event == 'socket.connect' and isinstance(arguments[1], tuple):

@@ -1,6 +1,6 @@
-"""What a GPU must get right: it agrees with the CPU, and it repeats.
+"""On a GPU, results agree with the CPU and are reproducible.
 
-`python -m pytest -m gpu` runs these alone; without a GPU they skip.
+`python -m pytest -m gpu` runs only these tests. They skip without a GPU.
 """
 
 import io
@@ -53,7 +53,7 @@ def _step(device, dtype):
 
       return jax.value_and_grad(loss_fn)(params)
 
-    # The GPU's default for float32 rounds the products to TF32.
+    # By default a GPU rounds the factors of float32 products to TF32.
     with jax.default_matmul_precision('highest'):
       loss, grads = step(params, images, digits.labels[:64])
     return float(loss), [np.asarray(leaf) for leaf in jax.tree.leaves(grads)]
@@ -68,7 +68,7 @@ def test_a_float32_step_agrees_with_the_cpu(gpu):
     assert difference <= 1e-4 * np.linalg.norm(theirs)
 
 
-def test_a_bfloat16_step_is_finite_and_near(gpu):
+def test_a_bfloat16_step_is_finite_and_close_to_float32(gpu):
   loss, grads = _step(gpu, jnp.bfloat16)
   expected_loss, _ = _step(gpu, jnp.float32)
   np.testing.assert_allclose(loss, expected_loss, rtol=0.05)
@@ -104,7 +104,7 @@ def test_500_choices_are_those_of_float64(gpu, kind):
   np.testing.assert_array_equal(chosen, np.asarray(expected, np.float32))
 
 
-def test_two_runs_of_one_seed_are_equal(gpu, tmp_path):
+def test_two_runs_with_one_seed_are_equal(gpu, tmp_path):
   config = config_lib.Config(
     epochs=2, train_examples=300, batch_size=64, deterministic=True
   )

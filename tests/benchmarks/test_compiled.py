@@ -1,6 +1,7 @@
-"""Bounds on what the compilers of TPUs and GPUs make of the program.
+"""Bounds on the programs that the compilers for TPUs and GPUs produce.
 
-`.ci/accelerators` has the packages that these need; they skip without them.
+`.ci/accelerators` installs the packages that these tests need. The tests skip
+without them.
 """
 
 import importlib.metadata
@@ -20,10 +21,10 @@ from train import errors
 
 _REPOSITORY = pathlib.Path(__file__).parents[2]
 
-# ------------------------------------------------------------ with no compiler
+# ----------------------------------------------------------- without a compiler
 
 
-def test_targets_have_names():
+def test_get_parses_the_name_of_a_target():
   assert targets.get('tpu:v5e:4x4').topology == '4x4'
   assert targets.get('gpu:h100').topology == '1x1x1'
   assert targets.get('gpu:h100:8').topology == '1x1x8'
@@ -43,7 +44,7 @@ def test_targets_have_names():
     'cpu',
   ],
 )
-def test_no_other_name_is_a_target(name):
+def test_an_unknown_target_is_rejected(name):
   with pytest.raises(errors.UsageError, match=r'^--target must be') as told:
     targets.get(name)
   assert repr(name) in str(told.value)
@@ -51,7 +52,9 @@ def test_no_other_name_is_a_target(name):
 
 
 @pytest.mark.parametrize('target', ['tpu:v5e:1x1', 'gpu:h100'])
-def test_a_missing_package_is_one_sentence(target, monkeypatch, capsys):
+def test_a_missing_package_is_reported_in_one_sentence(
+  target, monkeypatch, capsys
+):
   def version(name):
     raise importlib.metadata.PackageNotFoundError(name)
 
@@ -72,14 +75,16 @@ def test_a_missing_package_is_one_sentence(target, monkeypatch, capsys):
     (['--depth', '10'], '--target must be tpu:GENERATION'),
   ],
 )
-def test_wrong_input_is_one_sentence(arguments, told, monkeypatch, capsys):
+def test_invalid_input_is_reported_in_one_sentence(
+  arguments, told, monkeypatch, capsys
+):
   monkeypatch.setattr(targets.Target, 'why_not', lambda _: None)
   assert compiled.main(arguments) == 2
   (line,) = capsys.readouterr().err.splitlines()
   assert told in line
 
 
-def test_a_compiler_that_ends_its_process_is_told(monkeypatch, capsys):
+def test_a_crash_of_the_compiler_is_reported(monkeypatch, capsys):
   monkeypatch.setattr(targets.Target, 'why_not', lambda _: None)
 
   def run(*_, **__):
@@ -92,13 +97,13 @@ def test_a_compiler_that_ends_its_process_is_told(monkeypatch, capsys):
   assert 'the last words' in line
 
 
-# --------------------------------------------------------------- with compilers
+# -------------------------------------------------------------- with a compiler
 
 _COMPILED = {}
 
 
 def _compile(target, *, steps=10, **settings):
-  """What `inspect` says of a Wide ResNet on CIFAR-100; compiled once."""
+  """The result of `inspect` for a Wide ResNet on CIFAR-100, compiled once."""
   reason = targets.get(target).why_not()
   if reason is not None:
     pytest.skip(reason)
@@ -122,14 +127,14 @@ def _not_of_batch_norm(found):
 
 
 @pytest.mark.compilers
-def test_h100_convolves_in_bfloat16_by_cudnn():
+def test_h100_convolves_in_bfloat16_with_cudnn():
   found = _wide('gpu:h100')
   convolutions = [c for c in found['convolutions'] if 'conv' in c['call']]
   assert {c['dtype'] for c in convolutions} == {'bfloat16'}
   assert all(c['call'].startswith('__cudnn$conv') for c in convolutions)
-  # 28 layers: forward, both gradients, but for that of the images.
+  # 28 layers: forward and two gradients, except the gradient of the images.
   assert sum(c['count'] for c in convolutions) == 3 * 28 - 1
-  # 31.5 GFLOP an image, less what falls on padding.
+  # 31.5 GFLOP per image, minus the products with padding.
   assert found['flops'] == pytest.approx(128 * 31.5e9, rel=0.1)
 
 
@@ -143,9 +148,9 @@ def test_h100_copies_nothing_large_in_a_step():
 @pytest.mark.compilers
 def test_h100_updates_each_tensor_in_one_kernel():
   update = _wide('gpu:h100')['update']
-  # XLA may put small tensors together.
+  # XLA may combine small tensors.
   assert update['kernels'] <= update['tensors'] == 29
-  # Weight, momentum and gradient are read, the first two written.
+  # Reads weight, momentum and gradient; writes weight and momentum.
   assert update['passes'] <= 5.1
 
 
@@ -166,17 +171,17 @@ def test_eight_h100_reduce_gradients_in_bfloat16():
 
 
 @pytest.mark.compilers
-def test_v5e_has_no_loop_but_the_scan_and_small_temporaries():
+def test_v5e_has_one_loop_and_small_temporaries():
   found = _thin('tpu:v5e:1x1')
   assert found['while_loops'] == 1
   assert found['temporary_bytes'] < 50e6
   assert found['large_copies'] == 0
-  # The update is a part of what computes the gradient.
+  # The update is fused with the computation of the gradient.
   assert found['update']['kernels'] <= found['update']['tensors']
 
 
 @pytest.mark.compilers
-def test_v5e_16_has_two_reductions_that_are_not_a_batch_norms():
+def test_v5e_16_has_two_reductions_besides_batch_norm():
   found = _thin('tpu:v5e:4x4', batch_size=2048)
   assert found['devices'] == 16
   assert _not_of_batch_norm(found) <= 2
@@ -190,7 +195,7 @@ def test_the_exact_mean_has_all_its_operations(target):
 
 
 @pytest.mark.compilers
-def test_the_command_writes_what_it_found(tmp_path):
+def test_the_command_writes_its_result(tmp_path):
   reason = targets.get('gpu:h100').why_not()
   if reason is not None:
     pytest.skip(reason)
@@ -223,7 +228,7 @@ def test_the_command_writes_what_it_found(tmp_path):
   assert found['while_loops'] == 1
   for reduction in found['all_reduces']:
     assert reduction.keys() >= {'dtype', 'bytes', 'count'}
-  assert '| a device' in shown
+  assert '| per device' in shown
 
 
 @pytest.mark.compilers
@@ -239,7 +244,7 @@ def test_wrn_28_10_on_v5e_16():
 
 
 def _assert_gradients_are_bfloat16(found):
-  """Those of the convolutions; all else is reduced in float32."""
+  """Gradients of convolutions are bfloat16; the rest is reduced in float32."""
   norms = [c for c in found['all_reduces'] if c['of_batch_norm']]
   others = [c for c in found['all_reduces'] if not c['of_batch_norm']]
   assert {c['dtype'] for c in norms} == {'float32'}

@@ -1,4 +1,4 @@
-"""The parts of the GPU's benchmark that need none."""
+"""The parts of the GPU benchmark that need no GPU."""
 
 import jax
 import jax.numpy as jnp
@@ -17,17 +17,17 @@ def _compile(depth, widen_factor, batch_size):
   return program.lower_train().compile()
 
 
-def test_wrn_28_10_takes_31_5_gflop_an_image():
+def test_wrn_28_10_needs_31_5_gflop_per_image():
   assert gpu.flop_per_image(28, 10) == pytest.approx(31.5e9, rel=0.002)
 
 
-def test_flop_are_those_that_xla_counts_in_the_convolutions():
+def test_flop_per_image_agrees_with_the_count_of_xla():
   counted = _compile(10, 4, 4).cost_analysis()['flops']
-  # XLA adds the norms and leaves out what falls on padding.
+  # XLA includes the norms and excludes products with padding.
   assert 4 * gpu.flop_per_image(10, 4) == pytest.approx(counted, rel=0.15)
 
 
-def test_operations_are_named_by_what_they_are_for():
+def test_operations_are_classified_by_purpose():
   kinds = gpu.find_kinds(_compile(10, 1, 8).as_text())
   assert set(kinds.values()) == {
     'convolution, forward',
@@ -38,7 +38,7 @@ def test_operations_are_named_by_what_they_are_for():
   }
 
 
-def test_a_profile_finds_what_takes_the_time():
+def test_a_profile_sorts_operations_by_time():
   x = jnp.ones((600, 600))
   program = jax.jit(lambda x: jnp.tanh(x @ x @ x)).lower(x).compile()
 
@@ -82,7 +82,7 @@ def _results():
   }  # fmt: skip
 
 
-def test_what_was_left_out_is_named_and_the_rest_shown():
+def test_tables_show_the_measured_parts_and_name_those_left_out():
   text = gpu.tables(_results())
   assert 'Left out: PyTorch (PyTorch is not installed).' in text
   for part in (
@@ -96,7 +96,7 @@ def test_what_was_left_out_is_named_and_the_rest_shown():
   assert 'bare steps' not in text
 
 
-def test_nothing_but_failures_makes_no_table():
+def test_without_results_there_is_no_table():
   results = _results() | {
     'step': {}, 'steps': {}, 'compilation': {'nothing': {}}, 'variants': {},
   }  # fmt: skip
@@ -105,7 +105,7 @@ def test_nothing_but_failures_makes_no_table():
   assert gpu.tables(results).startswith('Left out')
 
 
-def test_the_picture_shows_something(tmp_path):
+def test_the_picture_is_not_blank(tmp_path):
   gpu.draw(_results(), tmp_path / 'gpu.png')
   assert matplotlib.image.imread(tmp_path / 'gpu.png').std() > 0.01
 

@@ -1,4 +1,4 @@
-"""Turns, medians, tables and records: what all benchmarks rest on."""
+"""Turns, medians, tables and records, which all benchmarks share."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import pytest
 from benchmarks import harness
 
 
-def test_candidates_take_turns_and_each_is_first_in_its_turn(monkeypatch):
+def test_candidates_take_turns_and_the_order_rotates(monkeypatch):
   monkeypatch.setattr(harness, '_PAUSE', 0)
   calls = []
   candidates = {name: lambda n=name: calls.append(n) for name in 'abc'}
@@ -17,7 +17,7 @@ def test_candidates_take_turns_and_each_is_first_in_its_turn(monkeypatch):
   assert {name: len(taken) for name, taken in samples.items()} == {
     'a': 3, 'b': 3, 'c': 3,
   }  # fmt: skip
-  # One call of each is not counted.
+  # The first call of each is a warm-up.
   assert ''.join(calls) == 'abc' + 'aabbcc' + 'bbccaa' + 'ccaabb'
 
 
@@ -32,7 +32,7 @@ def test_a_sample_is_the_time_of_one_call(monkeypatch):
   assert samples == {'work': [0.25] * 4}
 
 
-def test_no_round_begins_when_the_time_is_up_but_three_are_made():
+def test_the_time_limit_leaves_at_least_three_rounds():
   samples = harness.interleave({'nothing': lambda: None}, rounds=9, seconds=0)
   assert len(samples['nothing']) == 3
 
@@ -48,15 +48,15 @@ def test_median_and_quartiles_are_those_of_numpy():
   assert harness.summarize([2.0])['upper_quartile'] == 2.0
 
 
-def test_a_ratio_is_of_the_same_round():
-  # The machine was slow in the second round, for both alike.
+def test_a_ratio_compares_samples_of_the_same_round():
+  # The machine was slow in the second round, for both samples.
   ratio = harness.ratio([2.0, 20.0, 2.0], [1.0, 10.0, 1.0])
   assert ratio['median'] == ratio['lower_quartile'] == 2.0
   with pytest.raises(ValueError, match='zip'):
     harness.ratio([1.0], [1.0, 2.0])
 
 
-def test_a_rate_has_its_quartiles_the_right_way_round():
+def test_the_quartiles_of_a_rate_are_ordered():
   rate = harness.rate(12, [1.0, 2.0, 3.0])
   assert rate['median'] == 6.0
   assert rate['lower_quartile'] < rate['median'] < rate['upper_quartile']
@@ -74,7 +74,7 @@ def test_a_table_is_aligned():
   ]
 
 
-def test_a_record_says_where_and_when(tmp_path):
+def test_a_record_contains_the_environment(tmp_path):
   record = harness.make_record('name', lambda quick: {'quick': quick}, True)
   assert record['results'] == {'quick': True}
   harness.write(record, tmp_path / 'deep' / 'record.json')
@@ -85,6 +85,6 @@ def test_a_record_says_where_and_when(tmp_path):
     assert part in line
 
 
-def test_a_record_holds_no_nan(tmp_path):
+def test_a_record_rejects_nan(tmp_path):
   with pytest.raises(ValueError, match='JSON'):
     harness.write({'results': math.nan}, tmp_path / 'record.json')

@@ -1,4 +1,4 @@
-"""Counts in compiled programs, held against what they are counts of."""
+"""Counts in compiled programs are compared with independent counts."""
 
 import jax
 import numpy as np
@@ -10,10 +10,10 @@ from tests.references import exact_mean_operations
 from train import config as config_lib
 
 _MAC = [
-  # Input, kernel, strides, padding, input's and kernel's dilation.
+  # Input, kernel, strides, padding, dilation of the input and of the kernel.
   ((2, 8, 8, 3), (3, 3, 3, 5), (2, 2), (1, 1), (1, 1), (1, 1)),
   ((2, 8, 8, 4), (1, 1, 4, 6), (2, 2), (0, 0), (1, 1), (1, 1)),
-  # The gradients of a convolution with stride 2: of its input, of its kernel.
+  # The gradients of a convolution with stride 2 for its input and its kernel.
   ((2, 4, 4, 5), (3, 3, 5, 3), (1, 1), (1, 2), (2, 2), (1, 1)),
   ((3, 9, 9, 2), (4, 4, 2, 5), (1, 1), (1, 1), (1, 1), (2, 2)),
 ]
@@ -22,7 +22,7 @@ _MAC = [
 @pytest.mark.parametrize(
   ('ours', 'theirs', 'strides', 'pad', 'dilation', 'kernel_dilation'), _MAC
 )
-def test_flop_are_the_products_that_do_not_fall_on_zeros(
+def test_flop_exclude_products_with_padding(
   ours, theirs, strides, pad, dilation, kernel_dilation
 ):
   ones = jax.lax.conv_general_dilated(
@@ -51,7 +51,7 @@ def test_flop_are_the_products_that_do_not_fall_on_zeros(
     f' window={{{window}}}, dim_labels=b01f_01io->b01f',
   )
   (found,) = module.convolutions()
-  # Ones times ones, summed: how many products there are.
+  # The sum of ones times ones is the number of products.
   assert found.flops == 2 * np.sum(np.asarray(ones, np.float64))
   assert (found.call, found.dtype) == ('convolution', 'bfloat16')
 
@@ -64,7 +64,7 @@ def test_flop_are_the_products_that_do_not_fall_on_zeros(
     ('__cudnn$convBackwardFilter', ('8,32,32,16', '8,16,16,32'), '32,3,3,16'),
   ],
 )
-def test_the_three_convolutions_of_cudnn_have_the_same_products(
+def test_the_three_convolutions_of_cudnn_have_equal_flop(
   target, operands, result
 ):
   ones = jax.lax.conv_general_dilated(
@@ -105,7 +105,7 @@ def test_collectives_are_read_from_the_text():
   ]
 
 
-def test_a_kernel_reads_the_rows_that_it_takes_and_nothing_on_the_chip():
+def test_bytes_of_a_kernel_exclude_unread_rows_and_on_chip_memory():
   module = _module(
     '%images = u8[50000,3072]{1,0} parameter(0)',
     '%chosen = s32[128,1]{1,0} parameter(1)',
@@ -127,13 +127,13 @@ def test_a_kernel_reads_the_rows_that_it_takes_and_nothing_on_the_chip():
   assert kernel.bytes == 2 * 128 * 3072 + 4 * 128
 
 
-def test_copies_are_kernels_that_do_nothing_else():
+def test_copies_are_kernels_that_only_copy():
   module = _module(
     '%a = f32[1024,1024]{1,0} parameter(0)',
     '%small = f32[8]{0} parameter(1)',
     '%one = f32[1024,1024]{0,1} copy(%a)',
     '%little = f32[8]{0} copy(%small)',
-    # Fetched to the memory on the chip.
+    # Copied to on-chip memory.
     '%near = f32[1024,1024]{1,0:S(1)} copy(%a)',
     '%two = f32[1024,1024]{1,0} fusion(%one), kind=kLoop, calls=%turn',
     '%three = f32[1024,1024]{1,0} fusion(%one, %two), kind=kLoop, calls=%add',
@@ -157,14 +157,14 @@ def test_copies_are_kernels_that_do_nothing_else():
   assert [i.name for i in others] == ['three']
 
 
-def test_what_two_fusions_compute_counts_once():
+def test_a_value_that_two_fusions_compute_counts_once():
   frames = (
     'FileNames\n1 "/a/run.py"\n2 "/a/mean.py"\n\n'
     'FunctionNames\n1 "f"\n\n'
     'FileLocations\n'
     '1 {file_name_id=1 function_name_id=1 line=1}\n'
     '2 {file_name_id=2 function_name_id=1 line=2}\n\n'
-    # The second is called by the first.
+    # The first calls the second.
     'StackFrames\n'
     '1 {file_location_id=1 parent_frame_id=1}\n'
     '2 {file_location_id=2 parent_frame_id=2}\n\n'
@@ -181,7 +181,7 @@ def test_what_two_fusions_compute_counts_once():
     '%b = f32[] parameter(1)',
     '%f = f32[] fusion(%a, %b), kind=kLoop, calls=%first',
     '%g = f32[] fusion(%a, %b), kind=kLoop, calls=%second',
-    # The same with other numbers is another.
+    # With other operands it is another value.
     '%h = f32[] fusion(%b, %g), kind=kLoop, calls=%second',
     'ROOT %t = (f32[], f32[], f32[]) tuple(%f, %g, %h)',
     called={

@@ -1,4 +1,4 @@
-"""Each benchmark runs, at its smallest size, and a reader can read the end."""
+"""Each benchmark runs at its smallest size and prints its tables."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from train import config as config_lib
 _REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
-def test_the_optimizers_step():
+def test_the_optimizer_step():
   results = optimizer_step.measure(True)
   rows = results['optimizers']
   assert rows['optax.sgd']['to_sgd']['median'] == 1
@@ -36,12 +36,12 @@ def test_many_steps_of_an_optimizer_in_one_program():
   three, _ = optimizer_step.make_step(optimizer, start, 3)
   for _ in range(3):
     one()
-  three()  # what it changes is donated: it has not touched `start`
+  three()  # donates its own copy, not `start`
   assert all(not leaf.is_deleted() for leaf in start)
 
 
 @pytest.mark.slow
-def test_memory_and_its_price():
+def test_remat_costs_flop():
   results = memory.measure(True)
   programs = results['programs']
   plain, remat = programs['bfloat16, as it is'], programs['bfloat16, --remat']
@@ -56,7 +56,7 @@ def test_nothing_is_compiled_after_the_first_epoch():
   assert late_compilations == 0
 
 
-def test_a_compilation_would_be_counted():
+def test_late_compilations_are_counted():
   config = config_lib.Config(model='mlp', train_examples=40, batch_size=16)
 
   def compile_something():
@@ -84,6 +84,6 @@ def test_the_command_runs(name, tmp_path):
   assert record['quick'] is True
   assert '| ' in shown
   if name == 'gpu':
-    # Flags for a GPU do nothing on a CPU, but nothing fails either.
+    # Flags for a GPU have no effect on a CPU, and no part fails.
     assert record['results']['left_out'] == {}
     assert matplotlib.image.imread(out.with_suffix('.png')).std() > 0.01

@@ -1,4 +1,4 @@
-"""The README of the benchmarks is what their records make."""
+"""The README of the benchmarks matches their records."""
 
 import json
 import re
@@ -13,12 +13,12 @@ def _readme():
   return report.README.read_text(encoding='utf-8')
 
 
-def test_the_readme_is_what_the_records_make():
+def test_the_readme_matches_the_records():
   assert report.render(_readme()) == _readme()
 
 
 @pytest.mark.parametrize('name', report.NAMES)
-def test_each_benchmark_has_its_section_and_its_command(name):
+def test_each_benchmark_has_a_section_and_a_command(name):
   text = _readme()
   assert text.count(f'<!-- {name} -->') == 1
   assert text.count(f'<!-- end of {name} -->') == 1
@@ -35,14 +35,14 @@ def test_all_programs_are_in_the_report():
   assert programs == set(report.NAMES)
 
 
-def test_records_are_of_whole_benchmarks():
+def test_records_are_not_quick():
   for path in harness.RECORDS.glob('*.json'):
     record = json.loads(path.read_text(encoding='utf-8'))
     assert record['benchmark'] == path.stem
     assert record['quick'] is False
 
 
-def test_a_new_record_changes_its_table_alone(tmp_path, monkeypatch):
+def test_a_new_record_changes_only_its_table(tmp_path, monkeypatch):
   monkeypatch.setattr(harness, 'RECORDS', tmp_path)
   name = 'many_seeds'
   seconds = harness.summarize([0.5, 0.5])

@@ -1,4 +1,4 @@
-"""What the training step sends between devices, and the model of its time."""
+"""The collectives of the training step, and the model of their time."""
 
 from flax import nnx
 import jax
@@ -28,7 +28,7 @@ def test_one_device_sends_nothing():
   assert _collectives(1) == []
 
 
-def test_the_gradients_are_reduced_together_and_the_loss_rides_along(on_eight):
+def test_gradients_and_loss_are_reduced_together(on_eight):
   assert {c.name for c in on_eight} == {'all-reduce'}
   model = nnx.eval_shape(lambda: models.WideResNet(10, 1, rngs=nnx.Rngs(0)))
   sizes = sorted(
@@ -36,21 +36,21 @@ def test_the_gradients_are_reduced_together_and_the_loss_rides_along(on_eight):
   )
   norms = sum(isinstance(m, nnx.BatchNorm) for _, m in nnx.iter_modules(model))
   assert len([c for c in on_eight if c.bytes >= 6000]) == 1
-  # Of each norm a sum and a sum of squares, and as much for its gradient; XLA
-  # leaves the stem's gradient for the end.
+  # Each norm needs one reduction forward and one backward. XLA reduces the
+  # gradient of the stem last.
   assert len(on_eight) <= 2 * norms + 2
-  # No scalar goes alone: neither the loss nor the count of correct images.
+  # No reduction consists of a scalar such as the loss only.
   assert all(c.bytes > 8 for c in on_eight)
   arrays = [[array.bytes for array in c.arrays] for c in on_eight]
   (with_scalars,) = [of_one for of_one in arrays if 4 in of_one]
   assert with_scalars.count(4) == 2
   assert max(with_scalars) in sizes
-  # Each gradient once; the rest is of norms.
+  # Each gradient occurs once; the rest belongs to norms.
   gradients = [n for of_one in arrays for n in of_one if n >= 1024]
   assert sorted(gradients) == [n for n in sizes if n >= 1024]
 
 
-def test_the_model_is_the_arithmetic_that_it_says():
+def test_predict_computes_the_documented_model():
   machine = scale.Machine(
     flops=1e12, share=0.5, memory=1e11, link=1e10, latency=1e-6
   )
@@ -60,7 +60,7 @@ def test_the_model_is_the_arithmetic_that_it_says():
   assert scale.predict(machine, 1e9, 0, 1e8, 3, 1) == (2e-3, 0)
 
 
-def test_what_is_predicted_is_of_the_compiled_programs(monkeypatch):
+def test_predictions_use_the_compiled_programs(monkeypatch):
   program = {
     'flops': 128e9,
     'bytes': 1e9,

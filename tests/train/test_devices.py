@@ -1,4 +1,4 @@
-"""One run on 1, 2 and 8 simulated devices: the same choices and losses."""
+"""A run on 1, 2 and 8 simulated devices has the same choices and losses."""
 
 import dataclasses
 import json
@@ -20,8 +20,8 @@ from train import errors
 from train import loop
 from train.records import metrics
 
-# Neither 33 nor the last 5 images can be shared evenly by 2 or 8 devices. The
-# low rate keeps rounding from growing: 28 steps are not yet chaotic.
+# Neither 33 images nor the last 5 are divisible by 2 or 8 devices. With the low
+# learning rate, rounding errors stay small over 28 steps.
 _CONFIG = config_lib.Config(
   model='mlp',
   epochs=4,
@@ -34,7 +34,7 @@ _TOLERANCE = 1e-4
 
 
 def _run(directory, devices, monkeypatch):
-  """The metrics of each epoch's steps: loss, correct, momentum, horizontal."""
+  """Per epoch, the loss, correct, momentum and horizontal of its steps."""
   steps = []
 
   def summarize_epoch(measured, *arguments):
@@ -71,12 +71,12 @@ def test_the_same_run_on_several_devices(
   _assert_alike(steps, on_one)
   config = json.loads((tmp_path / 'run' / 'config.json').read_text())
   assert config['device_count'] == devices
-  # There is something to choose.
+  # Both momenta occur.
   assert len(np.unique(np.concatenate([epoch[2] for epoch in steps]))) == 2
 
 
 @pytest.mark.parametrize(('before', 'after'), [(8, 1), (1, 8)])
-def test_a_checkpoint_goes_on_on_other_devices(
+def test_a_checkpoint_resumes_on_another_number_of_devices(
   before, after, on_one, tmp_path, monkeypatch
 ):
   def power_cut(*_):
@@ -102,9 +102,9 @@ def _on_call(number, action):
   return replacement
 
 
-def test_batch_norm_normalises_by_the_global_batch():
+def test_batch_norm_normalizes_by_the_global_batch():
   norm = models.WideResNet(10, 1, rngs=nnx.Rngs(0)).blocks[0].norm1
-  # What each of eight devices holds has a mean of its own.
+  # The images of each of the eight devices have another mean.
   x = np.random.default_rng(0).normal(size=(32, 4, 4, 16)).astype(np.float32)
   x += np.repeat(np.arange(8, dtype=np.float32), 4)[:, None, None, None]
   mesh = jax.make_mesh((8,), ('batch',), axis_types=(AxisType.Auto,))
@@ -118,7 +118,7 @@ def test_batch_norm_normalises_by_the_global_batch():
   np.testing.assert_allclose(norm.var[...], 0.9 + 0.1 * variance, rtol=1e-4)
 
 
-def _of_devices(batch_size=16, examples=72):
+def _device_batch_norm(batch_size=16, examples=72):
   config = config_lib.Config(
     depth=10, widen_factor=1, batch_size=batch_size, batch_norm='device'
   )
@@ -126,16 +126,16 @@ def _of_devices(batch_size=16, examples=72):
   return workload.of_run(config, images, devices=jax.devices()[:4])
 
 
-def test_batch_norm_of_a_device_sends_nothing_of_its_own():
-  program = _of_devices()
+def test_device_batch_norm_needs_no_collectives():
+  program = _device_batch_norm()
   text = program.lower_train().compile().as_text()
-  # Gradients, running statistics and the loss; 15 with the global batch's.
+  # Gradients, running statistics and the loss; 15 with the global batch.
   assert len(hlo.Module(text).collectives()) <= 2
 
 
-def test_batch_norm_of_a_device_takes_equal_shares():
+def test_device_batch_norm_requires_equal_shares():
   with pytest.raises(errors.UsageError, match=r'on each of 4 .* a batch of 6'):
-    _of_devices(examples=70)
+    _device_batch_norm(examples=70)
 
 
 def test_replicas_are_equal_bit_by_bit():
@@ -150,10 +150,10 @@ def test_replicas_are_equal_bit_by_bit():
       np.testing.assert_array_equal(other, first)
 
 
-def test_a_sum_in_bfloat16_is_nearer_than_arithmetic_in_bfloat16():
-  """Why gradients may be summed over devices as the convolutions leave them.
+def test_a_bfloat16_sum_adds_less_error_than_bfloat16_arithmetic():
+  """Gradients can therefore be summed over devices in bfloat16.
 
-  As a ring does: what arrives is rounded, and one device's share added.
+  Like a ring all-reduce, rounds after adding the share of each device.
   """
   bfloat16 = _gradients_of_devices('bfloat16')
   exact = bfloat16.sum(0)
@@ -167,7 +167,7 @@ def test_a_sum_in_bfloat16_is_nearer_than_arithmetic_in_bfloat16():
 
 
 def _gradients_of_devices(dtype):
-  """The convolutions' gradients of eight devices with sixteen images each.
+  """The gradients of the convolutions on 8 devices with 16 images each.
 
   Returns:
     shape=(8, parameters), dtype=float64.
