@@ -144,8 +144,8 @@ def answer(stage: Stage, arms: Iterable[Arm]) -> Answers | None:
 
   Returns:
     The answers, or ``None`` if there is none of the five arms at the scale.
-    Before all planned seeds are complete, they are only counted: differences
-    that nobody sees cannot stop the runs.
+    Before all planned seeds are complete, they are only counted, so that
+    interim results cannot stop the runs.
   """
   by_experiment = {a.experiment.name: a for a in arms if a.experiment}
   ended: dict[str, dict[tuple[str, str], dict[int, float]]] = {}

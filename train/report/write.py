@@ -194,7 +194,7 @@ verdicts. The differences in one table are a family with simultaneous intervals.
 The interval of an arm is that of its own runs only; for three runs or fewer,
 all values are shown instead. "test error %" is that of the reported epoch, and
 "final" that of the last epoch. "best epoch" is the lowest test error of any
-epoch, which is selected on the test set and therefore estimates nothing."""
+epoch, which is selected on the test set and therefore biased."""
 
 
 def _how_to_read(
@@ -237,7 +237,7 @@ def _how_to_read(
       ' probability of 80 %. "final" is the test error after the last epoch,'
       ' "95 % interval" that of the runs of the arm only, and "best epoch" the'
       ' lowest test error of any epoch, which is selected on the test set and'
-      ' therefore estimates nothing.'
+      ' therefore biased.'
     )
   if has_explored:
     said.append(
