@@ -245,8 +245,8 @@ _HIGH = [32.1, 34.8, 38.2, 40.9]
 @pytest.mark.parametrize(
   ('horizontal', 'vertical', 'answer', 'said'),
   [
-    (_HIGH, _LOW, 'vertical', 'accelerating the vertical phase leaves'),
-    (_LOW, _HIGH, 'horizontal', 'accelerating the horizontal phase leaves'),
+    (_HIGH, _LOW, 'vertical', 'accelerating the vertical phase gives'),
+    (_LOW, _HIGH, 'horizontal', 'accelerating the horizontal phase gives'),
     (_LOW, [30.2, 32.9, 35.9, 39.1], 'neutral', 'the same validation error'),
     (_LOW, [31.0, 32.5, 36.5, 38.0], 'undecided', 'neither a difference'),
   ],
@@ -406,7 +406,7 @@ def test_without_two_seeds_there_is_no_answer(tmp_path):
     ({'accelerated': ()}, '--accelerated must be at least one'),
     ({'accelerated': (0.9,)}, '--accelerated must be above 0.9'),
     ({'accelerated': (1.0,)}, '--accelerated must be above 0.9 and below 1'),
-    ({'accelerated': (0.95, 0.95)}, '--accelerated must be momenta that'),
+    ({'accelerated': (0.95, 0.95)}, '--accelerated must be distinct momenta'),
     ({'schedule': 'cosin'}, "--schedule .* Did you mean 'cosine'"),
     ({'dataset': 'cifar1O'}, "--dataset .* Did you mean 'cifar10'"),
   ],
