@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md: what it tells a newcomer to do works."""
+"""The instructions in CONTRIBUTING.md work."""
 
 import json
 import pathlib
@@ -22,7 +22,7 @@ _TEXT = (_REPOSITORY / 'CONTRIBUTING.md').read_text()
 
 @pytest.fixture(scope='module')
 def changed(tmp_path_factory):
-  """A copy of the program with all that the page adds to it."""
+  """A copy of the program with all changes of the page."""
   root = tmp_path_factory.mktemp('copy')
   for part in (
     'models',
@@ -65,7 +65,7 @@ def _section(title):
   return section
 
 
-def test_an_experiment_in_one_place(changed):
+def test_an_experiment(changed):
   (commands,) = re.findall(
     r'```bash\n(.*?)```', _section('Add an experiment'), re.DOTALL
   )
@@ -82,7 +82,7 @@ def test_an_experiment_in_one_place(changed):
   for run in finished:
     assert run.returncode == 0, run.stdout + run.stderr
   lines = finished[0].stdout.splitlines()
-  # Others have the word in their summary.
+  # Other experiments have the word in their summary.
   names = {line.split()[0] for line in lines if line.startswith('  ')}
   shown = {name for name in names if name.endswith('-nesterov')}
   assert shown == {
@@ -90,7 +90,7 @@ def test_an_experiment_in_one_place(changed):
     for size in ('', 'medium-', 'small-')
     for dataset in ('cifar10', 'cifar100')
   }
-  # The suite was that of the copy: each new experiment was looked at.
+  # The tests of the copy ran, including those of the new experiments.
   _, of_experiments, of_the_report = finished
   passed = re.search(r'(\d+) passed', of_experiments.stdout)
   assert int(passed[1]) > len(experiments.EXPERIMENTS) + len(shown)
@@ -135,7 +135,7 @@ def test_a_folder_of_images(changed, tmp_path):
   assert not (tmp_path / 'other').exists()
 
 
-def test_a_name_of_tfds(changed, tmp_path):
+def test_a_data_set_of_tfds(changed, tmp_path):
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (16, 32, 32, 3)).astype(np.uint8)
   labels = np.arange(16) % 10
@@ -149,7 +149,7 @@ def test_a_name_of_tfds(changed, tmp_path):
   assert (tmp_path / 'run' / 'summary.json').exists()
 
 
-def test_help_and_messages_know_them(changed):
+def test_help_and_messages_name_the_new_data_sets(changed):
   shown = _train(changed, 'probe', '--help').stdout
   assert 'cmaterdb,flowers,' in re.sub(r'[\s│]+', '', shown)
   assert 'flowers 2048' in re.sub(r'[\s│]+', ' ', shown)
@@ -164,7 +164,7 @@ def _map():
   return set(re.findall(r'`([\w/]+(?:\.py|/))`', ''.join(rows)))
 
 
-def test_every_file_of_the_map_exists():
+def test_every_file_on_the_map_exists():
   assert len(_map()) > 20
   for name in _map():
     assert (_REPOSITORY / name).exists(), name

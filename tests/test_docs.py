@@ -1,4 +1,4 @@
-"""Every Python block of docs/ runs, each page from top to bottom."""
+"""The Python blocks of each page in docs/ run from top to bottom."""
 
 import ast
 import pathlib
@@ -15,7 +15,7 @@ _PROJECT = tomllib.loads((_DOCS.parent / 'pyproject.toml').read_text())[
 
 
 def _blocks():
-  """Page, line and source of each block, in the order of the pages."""
+  """Page, line and source of each block."""
   return [
     (page, text[: match.start()].count('\n') + 2, match[1])
     for page in sorted(_DOCS.glob('*.md'))
@@ -35,7 +35,7 @@ def test_the_blocks_of_a_page_run(page, tmp_path, monkeypatch):
   names = {}
   for of_page, line, source in _blocks():
     if of_page == page:
-      # Errors show the line of the page.
+      # Errors then show the line of the page.
       source = '\n' * (line - 1) + source
       exec(compile(source, str(page), 'exec'), names)
 
@@ -46,7 +46,7 @@ def _distributions(requirements):
 
 @pytest.mark.parametrize('page', _PAGES, ids=lambda page: page.name)
 def test_a_page_names_the_extra_that_its_blocks_need(page):
-  """An install command, whose requirements include all that is imported."""
+  """The requirements of its install command include all imports."""
   installs = re.findall(
     r'pip install (?:-e )?[\'.]+(?:\[(.*?)\])?', page.read_text()
   )

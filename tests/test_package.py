@@ -1,4 +1,4 @@
-"""The package as users get it: what it holds, what it loads, what it shows."""
+"""The published package: contents, imports, and the README."""
 
 import importlib.metadata
 import pathlib
@@ -22,7 +22,7 @@ _REPOSITORY = pathlib.Path(__file__).parents[1]
 _README = (_REPOSITORY / 'README.md').read_text()
 
 
-def test_the_readmes_examples_run():
+def test_the_examples_of_the_readme_run():
   examples = re.findall(r'```python\n(.*?)```', _README, re.DOTALL)
   assert len(examples) >= 2
   names = {}
@@ -40,7 +40,7 @@ def test_the_readme_is_short():
   assert len(_README.splitlines()) <= 150
 
 
-def test_the_readmes_links_and_pictures_are_there():
+def test_the_links_and_pictures_of_the_readme_exist():
   links = re.findall(r'\]\((?!https?:|#)(.+?)\)', _README)
   assert any(link.endswith('.png') for link in links)
   assert len(links) > 15
@@ -48,8 +48,8 @@ def test_the_readmes_links_and_pictures_are_there():
     assert (_REPOSITORY / link).exists(), link
 
 
-def test_the_readmes_commands_name_what_is_there():
-  """Experiments exist, and a folder that is read was written before."""
+def test_the_commands_of_the_readme_are_valid():
+  """Experiments exist, and an earlier command writes each folder."""
   blocks = re.findall(r'```bash\n(.*?)```', _README, re.DOTALL)
   lines = [line.split('#')[0] for line in ''.join(blocks).splitlines()]
   commands = [line.split('python -m train', 1)[1].split()
@@ -66,7 +66,7 @@ def test_the_readmes_commands_name_what_is_there():
       assert any(path.startswith(folder) for path in written), folder
 
 
-def test_the_extras_are_those_promised():
+def test_the_documented_extras_exist():
   project = tomllib.loads((_REPOSITORY / 'pyproject.toml').read_text())[
     'project'
   ]
@@ -76,8 +76,8 @@ def test_the_extras_are_those_promised():
   assert project['requires-python'] == '>=3.11'
 
 
-def test_nothing_looks_outside(tmp_path):
-  """Neither an import nor a run: what it tries is told, and not let through."""
+def test_neither_imports_nor_runs_access_the_network(tmp_path):
+  """Attempts are recorded and rejected."""
   program = f"""
 import atexit, runpy, sys
 from tests import no_network
@@ -107,15 +107,15 @@ runpy.run_module('train', run_name='__main__')
   assert (tmp_path / 'run' / 'summary.json').exists()
 
 
-def test_the_network_would_be_noticed():
+def test_network_access_is_detected():
   with pytest.raises(ConnectionRefusedError):
     socket.create_connection(('192.0.2.1', 80), timeout=1)
   with pytest.raises(ConnectionRefusedError):
     socket.getaddrinfo('example.org', 80)
 
 
-def test_the_published_readme_has_no_link_that_breaks():
-  """Without an address links become text; with one they are absolute."""
+def test_the_published_readme_has_no_broken_links():
+  """Without an address links become text; with an address, absolute links."""
   published = runpy.run_path(str(_REPOSITORY / 'hatch_build.py'))['published']
   relative = re.compile(r'\]\((?!https?:|#)')
   assert relative.search(_README)
@@ -134,7 +134,7 @@ def test_the_version_is_that_of_the_package():
   assert optax_lcam.__version__ == importlib.metadata.version('optax-lcam')
 
 
-def test_the_wheel_holds_the_optimizer_alone(tmp_path):
+def test_the_wheel_contains_only_the_optimizer(tmp_path):
   subprocess.run(
     [sys.executable, '-m', 'hatchling', 'build', '-t', 'wheel', '-d', tmp_path],
     cwd=_REPOSITORY,
@@ -179,7 +179,7 @@ def test_the_source_distribution_is_small_and_builds_a_wheel(tmp_path):
   }
   assert not {name.split('/')[0] for name in names} & {'results', 'docs'}
   assert sdist.stat().st_size < 10**6
-  # Without git: the version is the one of the source distribution.
+  # Without git, the version is that of the source distribution.
   folder = tmp_path / sdist.name.removesuffix('.tar.gz')
   build('wheel', folder)
   (wheel,) = tmp_path.glob('*.whl')

@@ -1,4 +1,4 @@
-"""The committed results are what the program makes of the committed records."""
+"""The committed results match the committed records."""
 
 import inspect
 import json
@@ -29,7 +29,7 @@ def committed_arms(committed):
   return records.group_into_arms(committed.runs)
 
 
-def test_the_report_is_what_the_program_makes(committed, tmp_path):
+def test_the_report_matches_the_records(committed, tmp_path):
   text = report.write_found(committed, tmp_path, 'README.md')
   assert (_RESULTS / 'README.md').read_text('utf-8') == text
   made_json = (tmp_path / 'report.json').read_text('utf-8')
@@ -40,9 +40,9 @@ def test_the_report_is_what_the_program_makes(committed, tmp_path):
     assert matplotlib.image.imread(_RESULTS / name).std() > 0.01
 
 
-def test_a_difference_stands_in_one_place():
+def test_each_difference_occurs_once():
   contrasts = json.loads((_RESULTS / 'report.json').read_text())['contrasts']
-  # Of arms, by what is compared: not once more the other way round.
+  # Pairs of arms, in any order.
   pairs = [(c['scale'], c['dataset'], c['name']) for c in contrasts]
   places = [(*place, frozenset(name.split(' − '))) for *place, name in pairs]
   assert len(places) == len(set(places)) > 50
@@ -55,7 +55,7 @@ def test_a_difference_stands_in_one_place():
       assert not is_inside and contrast['p'] >= 0.05
 
 
-def test_only_what_was_asked_beforehand_bears_a_verdict():
+def test_only_preregistered_questions_have_a_verdict():
   contrasts = json.loads((_RESULTS / 'report.json').read_text())['contrasts']
   asked = {question.name for question in preregistered.QUESTIONS}
   for contrast in contrasts:
@@ -65,7 +65,7 @@ def test_only_what_was_asked_beforehand_bears_a_verdict():
       assert (contrast['p'], contrast['verdict']) == (None, 'exploratory')
 
 
-def test_the_movement_is_compared_with_the_committed_simulation(committed):
+def test_the_simulated_movements_are_those_of_the_committed_record(committed):
   (simulated,) = (s.record for s in committed.studies if s.kind == 'traction')
   for pair, group in (('0.95/0.9', 'slow'), ('0.9/0.95', 'quick')):
     (found,) = (
@@ -76,13 +76,13 @@ def test_the_movement_is_compared_with_the_committed_simulation(committed):
     assert round(found['mean'], 1) == movement.SIMULATED[group]
 
 
-def test_the_records_of_studies_say_what_they_are_judged_to(committed):
+def test_the_sentences_of_study_records_match_their_verdicts(committed):
   found = committed.studies
   assert {study.kind for study in found} == set(studies.STUDIES)
   for study in found:
     record = study.record
     if study.kind == 'batches':
-      continue  # It judges nothing, and its record has no sentences.
+      continue  # It has no verdicts, and its record has no sentences.
     said = [claim['sentence'] for claim in record.get('claims', ())]
     assert (said or [record['sentence']]) == (
       studies.STUDIES[study.kind].load().sentences(record)
@@ -111,12 +111,12 @@ def test_every_arm_is_finished(committed_arms, family, arms, seeds):
 
 
 def _results_page():
-  """docs/extensions/results_page.py, which is no package."""
+  """docs/extensions/results_page.py, which is not in a package."""
   path = _RESULTS.parent / 'docs' / 'extensions' / 'results_page.py'
   return runpy.run_path(str(path))
 
 
-def test_the_readme_shows_what_the_results_show():
+def test_the_readme_matches_the_results():
   readme = (_RESULTS.parent / 'README.md').read_text('utf-8')
   results = (_RESULTS / 'README.md').read_text('utf-8')
   page = _results_page()
@@ -128,7 +128,7 @@ def test_the_readme_shows_what_the_results_show():
   assert len(rows) == 8 or page['verdict'](results) == page['PENDING']
 
 
-def test_the_short_answer_is_that_of_the_preregistered_questions():
+def test_the_verdict_is_that_of_the_preregistered_questions():
   page = _results_page()
   source = inspect.getsource(inspect.getmodule(report.write))
   assert page['_SECTION'] in source  # the report has this section
@@ -152,7 +152,7 @@ def test_the_short_answer_is_that_of_the_preregistered_questions():
 
 
 def test_the_pages_state_the_shares_of_the_phases(committed_arms):
-  """As docs/choosing_momenta.md and docs/faq.md say them, of five seeds."""
+  """In docs/choosing_momenta.md and docs/faq.md, for five seeds."""
   docs = _RESULTS.parent / 'docs'
   choosing = ' '.join((docs / 'choosing_momenta.md').read_text().split())
   faq = ' '.join((docs / 'faq.md').read_text().split())

@@ -1,8 +1,7 @@
-"""``models.WideResNet`` against PyTorch, and each of its promises by itself.
+"""``models.WideResNet`` agrees with PyTorch and with its documentation.
 
-The comparisons give both frameworks the same random weights and running
-statistics. They are made with golden values, and with PyTorch itself where it
-is installed.
+Both frameworks have the same random weights and running statistics. Results are
+compared with golden values, and with PyTorch itself if it is installed.
 """
 
 import doctest
@@ -34,12 +33,12 @@ CASES = [
 
 @pytest.fixture(autouse=True)
 def _full_precision():
-  """Else GPUs and TPUs round the factors of float32 products."""
+  """GPUs and TPUs otherwise round the factors of float32 products."""
   with jax.default_matmul_precision('highest'):
     yield
 
 
-# --- Against PyTorch ---------------------------------------------------------
+# --- Comparison with PyTorch -------------------------------------------------
 
 
 @functools.cache
@@ -100,14 +99,14 @@ def _with_golden_weights(network, **kwargs):
 
 
 def _abstract(*args, **kwargs):
-  """A model of shapes and dtypes, without weights."""
+  """An abstract model, without weights."""
   return nnx.eval_shape(
     lambda: models.WideResNet(*args, **kwargs, rngs=nnx.Rngs(0))
   )
 
 
 def _relative_difference(ours, theirs):
-  """Of two arrays as a whole, in the Euclidean norm."""
+  """The relative difference of two arrays in the Euclidean norm."""
   assert ours.shape == theirs.shape
   ours, theirs = np.float64(ours), np.float64(theirs)
   return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
@@ -124,8 +123,8 @@ def test_logits_equal_pytorch(source, network, mode):
 @pytest.mark.parametrize(('source', 'network'), CASES)
 def test_loss_and_gradients_equal_pytorch(source, network):
   theirs = _pytorch(source, network)
-  # In float32 a ReLU of the half a million may open here and not there, as
-  # processors round, and one of them changes a gradient by up to a percent.
+  # In float32 one of half a million ReLUs may be active in one framework only,
+  # because of rounding, which changes a gradient by up to a percent.
   with jax.enable_x64():
     ours = _ours(network, jnp.float64)
   assert float(ours['loss']) == pytest.approx(float(theirs['loss']), rel=1e-5)
@@ -137,7 +136,7 @@ def test_loss_and_gradients_equal_pytorch(source, network):
 
 @pytest.mark.parametrize(('source', 'network'), CASES)
 def test_running_statistics_equal_pytorch(source, network):
-  """PyTorch keeps the unbiased variance of the batch, Flax the biased one."""
+  """PyTorch uses the unbiased variance of the batch, Flax the biased one."""
   before = golden.weights(network)
   theirs, ours = _pytorch(source, network), _ours(network)
   layers = [
@@ -162,7 +161,7 @@ def test_running_statistics_equal_pytorch(source, network):
     )
 
 
-def test_golden_values_are_those_of_the_reference():
+def test_golden_values_equal_those_of_the_reference():
   stored = _pytorch('golden', golden.GOLDEN_NETWORK)
   computed = _pytorch('live', golden.GOLDEN_NETWORK)
   assert stored.keys() == computed.keys()
@@ -172,7 +171,7 @@ def test_golden_values_are_those_of_the_reference():
     )
 
 
-def test_copy_to_nnx_carries_every_weight_over():
+def test_copy_to_nnx_copies_every_weight():
   pytest.importorskip('torch', reason='PyTorch is not installed')
   from tests.references import make_golden
   from tests.references import wide_resnet_torch
@@ -197,7 +196,7 @@ def _parameter_count(model):
 @pytest.mark.parametrize(
   ('num_classes', 'count'), [(10, 36_479_194), (100, 36_536_884)]
 )
-def test_28_10_has_the_papers_number_of_parameters(num_classes, count):
+def test_28_10_has_as_many_parameters_as_in_the_paper(num_classes, count):
   model = _abstract(num_classes=num_classes)
   assert _parameter_count(model) == count
 
@@ -217,7 +216,7 @@ def test_28_10_has_the_papers_number_of_parameters(num_classes, count):
     (16, 10, 17.1),
   ],
 )
-def test_parameters_number_as_in_table_4_of_the_wrn_paper(
+def test_parameter_counts_equal_table_4_of_the_wrn_paper(
   depth, widen_factor, millions
 ):
   count = _parameter_count(_abstract(depth, widen_factor))
@@ -244,7 +243,7 @@ def test_defaults_are_28_10_for_three_channels_and_ten_classes():
 
 
 @pytest.mark.parametrize('size', [(1, 1), (2, 3), (8, 8), (31, 17), (33, 64)])
-def test_any_size_of_image_is_halved_twice_rounded_up(size):
+def test_any_image_size_is_halved_twice_and_rounded_up(size):
   model = _abstract(10, 1)
   height, width = size
 
@@ -260,7 +259,7 @@ def test_any_size_of_image_is_halved_twice_rounded_up(size):
   assert logits.shape == (2, 10)
 
 
-def test_wrong_shapes_of_images_are_refused():
+def test_invalid_image_shapes_are_rejected():
   model = _abstract(10, 1, in_channels=3)
   for shape in [(2, 32, 32, 1), (2, 3, 32, 32), (32, 32, 3), (3,)]:
     with pytest.raises(ValueError, match='`images` must have shape') as error:
@@ -285,15 +284,15 @@ def test_wrong_shapes_of_images_are_refused():
     ),
   ],
 )
-def test_arguments_out_of_range_are_refused(arguments, message):
+def test_arguments_out_of_range_are_rejected(arguments, message):
   with pytest.raises(ValueError, match=message):
     models.WideResNet(**arguments, rngs=nnx.Rngs(0))
 
 
-# --- Initialisation ----------------------------------------------------------
+# --- Initialization ----------------------------------------------------------
 
 
-def test_convolutions_start_as_he_et_al_with_fan_out():
+def test_convolutions_have_he_initialization_with_fan_out():
   model = models.WideResNet(16, 1, rngs=nnx.Rngs(0))
   for path, node in nnx.iter_graph(model):
     if not isinstance(node, nnx.Conv):
@@ -301,7 +300,7 @@ def test_convolutions_start_as_he_et_al_with_fan_out():
     kernel = np.asarray(node.kernel[...])
     k, _, _, out_channels = kernel.shape
     std = np.sqrt(2 / (k * k * out_channels))
-    # Five standard errors of a normal sample's deviation and mean.
+    # Five standard errors of the standard deviation and mean of the sample.
     assert kernel.std() == pytest.approx(
       std, rel=5 / np.sqrt(2 * kernel.size)
     ), path
@@ -313,7 +312,7 @@ def test_convolutions_start_as_he_et_al_with_fan_out():
     assert node.bias is None or node.bias[...] is None
 
 
-def test_norms_and_head_start_as_in_pytorch_but_for_the_heads_bias():
+def test_norms_and_head_start_as_in_pytorch_except_the_bias_of_the_head():
   model = models.WideResNet(10, 4, num_classes=100, rngs=nnx.Rngs(0))
   for _, node in nnx.iter_graph(model):
     if isinstance(node, nnx.BatchNorm):
@@ -328,7 +327,7 @@ def test_norms_and_head_start_as_in_pytorch_but_for_the_heads_bias():
   np.testing.assert_array_equal(model.head.bias[...], 0)
 
 
-def test_the_seed_alone_decides_the_start():
+def test_the_seed_determines_the_initial_weights():
   first, again, other = (
     jax.tree.leaves(
       nnx.state(models.WideResNet(10, 1, rngs=nnx.Rngs(seed)), nnx.Param)
@@ -343,7 +342,7 @@ def test_the_seed_alone_decides_the_start():
 # --- dtype -------------------------------------------------------------------
 
 
-def test_bfloat16_computes_in_it_but_keeps_float32():
+def test_bfloat16_computation_keeps_parameters_and_statistics_in_float32():
   network = golden.Network(height=16, width=16, batch=16)
   images, labels = golden.images_and_labels(network)
   results = {}
@@ -361,7 +360,7 @@ def test_bfloat16_computes_in_it_but_keeps_float32():
       assert {x.dtype for x in jax.tree.leaves(tree)} == {jnp.dtype('float32')}
     results[dtype] = logits, statistics, grads
 
-  # PyTorch's autocast to bfloat16 takes this network's gradients as far off.
+  # With PyTorch's autocast to bfloat16 the gradients differ as much.
   logits, statistics, gradients = (
     jax.tree.leaves(jax.tree.map(_relative_difference, half, full))
     for full, half in zip(*results.values(), strict=True)
@@ -412,7 +411,7 @@ def _statistics(model):
   ]
 
 
-def test_evaluation_changes_nothing_and_ignores_the_rest_of_the_batch():
+def test_evaluation_keeps_statistics_and_treats_images_separately():
   model = _small()
   model.train()
   model(IMAGES)
@@ -424,7 +423,7 @@ def test_evaluation_changes_nothing_and_ignores_the_rest_of_the_batch():
   np.testing.assert_allclose(model(IMAGES[:1]), logits[:1], rtol=1e-4)
 
 
-def test_training_normalises_by_the_batch_and_moves_all_statistics():
+def test_training_normalizes_by_the_batch_and_updates_all_statistics():
   model = _small()
   model.train()
   before = _statistics(model)
@@ -434,11 +433,11 @@ def test_training_normalises_by_the_batch_and_moves_all_statistics():
     for old, new in zip(before, _statistics(model), strict=True)
   )
   assert not np.allclose(model(IMAGES[:2]), logits[:2], rtol=1e-2)
-  # Training logits depend on the batch alone, not on running statistics.
+  # Training logits depend only on the batch, not on running statistics.
   np.testing.assert_array_equal(model(IMAGES), logits)
 
 
-def test_dropout_acts_in_training_only():
+def test_dropout_is_active_only_in_training():
   dropped, plain = _small(dropout_rate=0.5), _small()
   nnx.update(dropped, nnx.state(plain, nnx.Param))
   dropped.eval(), plain.eval()
@@ -447,7 +446,7 @@ def test_dropout_acts_in_training_only():
   assert _relative_difference(dropped(IMAGES), plain(IMAGES)) > 0.05
 
 
-def test_dropout_stands_before_the_second_convolution_and_keeps_the_mean():
+def test_dropout_precedes_the_second_convolution_and_keeps_the_mean():
   graphdef, start = nnx.split(_small(dropout_rate=0.3))
 
   @jax.jit
@@ -463,7 +462,7 @@ def test_dropout_stands_before_the_second_convolution_and_keeps_the_mean():
   seen = inputs_of_second_convolutions(jax.random.key(0))
   assert len(seen) == 3
   for x in map(np.asarray, seen):
-    # Normalised activations are about normal, and ReLU lets half through.
+    # Normalized activations are about normal, so ReLU zeroes half of them.
     assert np.mean(x == 0) == pytest.approx(1 - 0.5 * 0.7, abs=0.02)
     assert x.mean() == pytest.approx(1 / np.sqrt(2 * np.pi), rel=0.03)
 
@@ -478,18 +477,18 @@ def test_dropout_masks_follow_the_key():
   assert _relative_difference(other, first) > 0.05
 
 
-def test_dropouts_own_stream_goes_on_from_call_to_call():
+def test_the_stream_of_dropout_advances_with_each_call():
   model, twin = (_small(dropout_rate=0.5) for _ in range(2))
   model.train(), twin.train()
   first, second = model(IMAGES), model(IMAGES)
   assert _relative_difference(second, first) > 0.05
-  # A call with its own keys draws nothing from the model's.
+  # A call with its own keys does not advance the stream of the model.
   np.testing.assert_array_equal(twin(IMAGES), first)
   twin(IMAGES, rngs=nnx.Rngs(dropout=1))
   np.testing.assert_array_equal(twin(IMAGES), second)
 
 
-def test_blocks_draw_masks_of_their_own():
+def test_blocks_have_independent_masks():
   model = _small(dropout_rate=0.5)
   masks = [
     np.asarray(block.dropout(jnp.ones((64, 64)), deterministic=False) == 0)
@@ -510,7 +509,7 @@ def test_remat_changes_neither_gradients_nor_statistics():
   for remat in (False, True):
     model = _small(dropout_rate=0.5, remat=remat)
     model.train()
-    # Twice: the masks are others the second time.
+    # Two steps, because the masks differ in the second.
     results = (step(model), step(model), nnx.state(model, nnx.BatchStat))
     logits = model(IMAGES, rngs=nnx.Rngs(dropout=1))
     made.append([np.asarray(x) for x in jax.tree.leaves((results, logits))])
@@ -520,7 +519,7 @@ def test_remat_changes_neither_gradients_nor_statistics():
 
 def test_remat_keeps_less_for_the_backward_pass():
   def kept(remat):
-    """Bytes that the forward pass hands to the backward pass."""
+    """Bytes that the forward pass saves for the backward pass."""
     graphdef, params, rest = nnx.split(_small(remat=remat), nnx.Param, ...)
 
     def forward(params, images):
@@ -543,7 +542,7 @@ def test_docstring_examples_run():
   assert result.failed == 0
 
 
-def test_convolutions_are_what_is_given():
+def test_all_convolutions_use_the_given_function():
   called = []
 
   def convolve(images, kernel, *arguments, **settings):
@@ -555,16 +554,16 @@ def test_convolutions_are_what_is_given():
     10, 1, conv_general_dilated=convolve, rngs=nnx.Rngs(0)
   )
   logits = model(jnp.ones((2, 8, 8, 3)))
-  # The stem, two convolutions of each block, two projections.
+  # The stem, two convolutions per block, two projections.
   assert len(called) == 1 + 3 * 2 + 2
   np.testing.assert_array_equal(logits[0], logits[1])
   np.testing.assert_array_equal(logits, jnp.zeros((2, 10)) + model.head.bias)
 
 
-def test_parts_of_a_batch_are_normalised_each_by_its_own_statistics():
+def test_each_part_of_a_batch_is_normalized_by_its_own_statistics():
   shape = (12, 4, 4, 16)
   x = np.random.default_rng(0).normal(size=shape)
-  # What each of three parts holds has a mean and a deviation of its own.
+  # Each of the three parts has its own mean and standard deviation.
   parts = x.reshape(3, 4, *shape[1:])
   parts *= np.arange(1, 4).reshape(3, 1, 1, 1, 1)
   parts += np.arange(3).reshape(3, 1, 1, 1, 1)
@@ -589,7 +588,7 @@ def test_parts_of_a_batch_are_normalised_each_by_its_own_statistics():
     by_parts.var[...], 0.9 + 0.1 * variances.mean(0), rtol=1e-4
   )
 
-  # The gradients are those of Flax's own batch norm on each part.
+  # The gradients are those of Flax's batch norm on each part.
   cotangent = jax.random.normal(jax.random.key(0), shape)
   _, back = jax.vjp(lambda x: norm(3)(x), x)
   _, back_whole = jax.vjp(lambda x: norm(1)(x), x[:4])

@@ -1,7 +1,7 @@
-"""LCAM in the compositions that Optax offers, by name.
+"""LCAM in the compositions of Optax, by name.
 
-Each is made for the parameters of ``training.make_params``, with momenta 0.93
-and 0.9, epochs of ``STEPS_PER_EPOCH`` steps, and no skipped step.
+All are for the parameters of ``training.make_params``, with momenta 0.93 and
+0.9, epochs of ``STEPS_PER_EPOCH`` steps, and no skipped steps.
 """
 
 from collections.abc import Callable
@@ -41,7 +41,7 @@ def injected(**kwargs):
   )
 
 
-# These train exactly as lcam_sgd alone.
+# These train exactly like lcam_sgd alone.
 TRANSPARENT: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
   'lcam_sgd': lcam_sgd,
   'chain': lambda: optax.chain(lcam(), scale()),
@@ -116,7 +116,7 @@ TRANSPARENT: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
   'flatten': lambda: optax.flatten(lcam_sgd()),
 }
 
-# These train otherwise, as they should, but LCAM in them sees each loss.
+# These train differently, as intended, but LCAM receives each loss.
 OPAQUE: dict[str, Callable[[], optax.GradientTransformationExtraArgs]] = {
   'clip_by_global_norm before': lambda: optax.chain(
     optax.clip_by_global_norm(0.5), lcam_sgd()

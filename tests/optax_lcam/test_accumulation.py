@@ -1,4 +1,4 @@
-"""k micro-batches are one full batch: in every number and every choice."""
+"""k micro-batches are equivalent to one full batch."""
 
 import functools
 
@@ -25,7 +25,7 @@ def lcam_sgd(**kwargs):
 
 
 def parts(log, every):
-  """What must agree, after each full batch."""
+  """The readings after each full batch."""
   return jax.tree.map(lambda x: x[every - 1 :: every], log.readings)
 
 
@@ -65,7 +65,7 @@ def test_micro_batches_equal_a_full_batch(name):
   np.testing.assert_array_equal(ours.momentum, theirs.momentum)
   np.testing.assert_array_equal(ours.phase, theirs.phase)
   np.testing.assert_array_equal(ours.step, theirs.step)
-  # Roundings of the gradients add up over the steps of a training.
+  # Rounding errors of the gradients accumulate over the steps.
   np.testing.assert_allclose(ours.mean_loss, theirs.mean_loss, rtol=1e-4)
   assert len(set(theirs.momentum)) == 2
   check_close(micro.params, full.params, 1e-4, 1e-5)
@@ -85,8 +85,8 @@ def test_choices_are_those_of_float64_on_the_mean_losses():
   np.testing.assert_array_equal(parts(micro, K).momentum, np.float32(expected))
 
 
-def test_optax_multi_steps_chooses_otherwise():
-  # What multi_steps is for: a sizeable share of the choices.
+def test_optax_multi_steps_changes_choices():
+  # This is why multi_steps exists: a large share of the choices differs.
   full = training.train(lcam_sgd(), FULL)
   theirs = training.train(optax.MultiSteps(lcam_sgd(), K), MICRO)
   differing = parts(theirs, K).momentum != full.readings.momentum
@@ -94,7 +94,7 @@ def test_optax_multi_steps_chooses_otherwise():
 
 
 def exact_steps(count, seed=0):
-  """Gradients and losses on which float32 makes no rounding error."""
+  """Gradients and losses without rounding errors in float32."""
   rng = np.random.default_rng(seed)
   grads = rng.integers(-8, 8, (count, 3)).astype(np.float32)
   return grads, rng.integers(0, 16, count).astype(np.float32)
@@ -107,7 +107,7 @@ def follow(optimizer, grads, losses):
 
 
 def check_same(micro, full):
-  """Scalars to the bit; Optax's mean of the gradients rounds."""
+  """Scalars are bit-identical; Optax rounds the mean of the gradients."""
   micro_state = micro[1].multi_steps.inner_opt_state
   for field in micro_state._fields:
     tolerance = 1e-6 if field == 'trace' else 0
@@ -121,7 +121,7 @@ def check_same(micro, full):
 
 
 @pytest.mark.parametrize('k', [1, 2, 4, 8])
-def test_loss_and_choices_are_equal_to_the_bit_where_means_are_exact(k):
+def test_losses_and_choices_are_bit_identical_if_means_are_exact(k):
   grads, losses = exact_steps(64)
   optimizer = optax_lcam.lcam(0.5, 0.25, steps_per_epoch=5)
   micro = follow(optax_lcam.multi_steps(optimizer, k), grads, losses)
@@ -138,7 +138,7 @@ def test_loss_and_choices_are_equal_to_the_bit_where_means_are_exact(k):
 
 @pytest.mark.parametrize('k', [3, 5, 7])
 def test_the_mean_of_equal_losses_is_that_loss(k):
-  # Else the tie of a constant loss with its mean would break.
+  # Otherwise a constant loss would not tie with its mean.
   losses = np.full(60 * k, 0.1, np.float32)
   optimizer = optax_lcam.multi_steps(
     optax_lcam.lcam(0.5, 0.25, inclusive=False, steps_per_epoch=7), k
@@ -166,7 +166,7 @@ def test_a_schedule_for_k():
 
 @pytest.mark.parametrize('in_chain', [False, True])
 @pytest.mark.parametrize('bad_loss', [np.nan, 1.0])
-def test_a_skipped_micro_batch_is_as_if_it_had_not_been(in_chain, bad_loss):
+def test_a_skipped_micro_batch_has_no_effect(in_chain, bad_loss):
   grads, losses = exact_steps(64)
   inner = optax_lcam.lcam(0.5, 0.25, steps_per_epoch=5)
   optimizer = optax_lcam.multi_steps(
@@ -209,7 +209,7 @@ def test_a_skip_within_a_full_batch_keeps_the_mean_so_far():
   assert optax_lcam.read(state).mean_loss == 3
 
 
-def test_without_a_skip_a_bad_loss_is_that_of_the_full_batch():
+def test_without_a_skip_a_bad_loss_makes_that_of_its_full_batch_bad():
   optimizer = optax_lcam.multi_steps(optax_lcam.lcam(), 2)
   params = jnp.ones(2)
   state = optimizer.init(params)
@@ -224,7 +224,7 @@ def test_without_a_skip_a_bad_loss_is_that_of_the_full_batch():
 @pytest.mark.parametrize(
   'dtype', ['float16', 'bfloat16', 'float32', 'float64', 'complex64']
 )
-def test_dtypes_are_stable_and_nothing_is_lost(dtype):
+def test_dtypes_are_stable_and_updates_are_accurate(dtype):
   with jax.enable_x64(dtype == 'float64'):
     rng = np.random.default_rng(0)
     grads = rng.standard_normal((32, 3))
@@ -286,7 +286,7 @@ def test_extra_arguments_reach_the_inner_transformation():
 
 
 @pytest.mark.parametrize('every_k', [0, -1, 1.5, '2', True, None])
-def test_every_k_out_of_range_is_named(every_k):
+def test_an_invalid_every_k_is_rejected(every_k):
   with pytest.raises(
     ValueError, match=r'`every_k` must be a whole number'
   ) as e:
@@ -295,7 +295,7 @@ def test_every_k_out_of_range_is_named(every_k):
 
 
 @pytest.mark.parametrize('value', [None, jnp.ones(2), '1'])
-def test_bad_values_are_named(value):
+def test_an_invalid_value_is_rejected(value):
   optimizer = optax_lcam.multi_steps(optax_lcam.lcam(), 2)
   params = jnp.ones(2)
   with pytest.raises((ValueError, TypeError), match=r'`value` must be'):

@@ -1,8 +1,8 @@
-"""Optax's own suite for contributed optimizers, with ``lcam_sgd`` under test.
+"""Optax's test suite for contributed optimizers, applied to ``lcam_sgd``.
 
-The suite's test methods are run as they are. It looks optimizers up by name,
-and passes ``value=loss`` to those named ``momo``; so that is the name that
-``lcam_sgd`` takes here.
+The test methods of the suite run unchanged. The suite finds optimizers by name
+and passes ``value=loss`` to those named ``momo``, so ``lcam_sgd`` takes this
+name here.
 """
 
 import inspect
@@ -15,10 +15,10 @@ import pytest
 
 import optax_lcam
 
-# As in the suite: the optimizer itself, each of Optax's wrappers around it.
-# The wrappers' arguments and the learning rates are the suite's for SGD, but
-# for half the rate beside reduce_on_plateau: optax.sgd(1e-3, momentum=0.93)
-# fails there as well, as a momentum's overshoot looks like a plateau.
+# As in the suite: the optimizer, and each of Optax's wrappers around it. The
+# arguments of the wrappers and the learning rates are those of the suite for
+# SGD, except for reduce_on_plateau, which has half the rate: optax.sgd(1e-3,
+# momentum=0.93) fails there too, because overshoot looks like a plateau.
 UNDER_TEST = {
   'lcam_sgd': (1e-3, None, None),
   'mechanize': (1.0, 'mechanize', {'weight_decay': 0.0}),
@@ -33,7 +33,7 @@ TARGETS = (
 )
 DTYPES = ('float16', 'bfloat16', 'float32', 'float64')
 
-# Each test of the suite with the axes, beside the optimizers, of its product.
+# Each test of the suite, with its parameters besides the optimizer.
 SUITE = {
   'test_optimizers_accept_extra_args': {'wrap': (True, False)},
   'test_optimizers': {
@@ -51,7 +51,7 @@ SUITE = {
 
 
 def find_test(name):
-  """The suite's test method of that name, before its parameters are bound."""
+  """The test method of the suite with this name, without bound parameters."""
   bound = getattr(_common_test.ContribTest, f'{name}0')
   return inspect.unwrap(bound)
 

@@ -1,4 +1,4 @@
-"""LCAM inside of Optax's wrappers: the same choices everywhere."""
+"""LCAM inside the wrappers of Optax makes the same choices."""
 
 import functools
 
@@ -68,7 +68,7 @@ def test_reading_is_that_of_float64(name):
 @jax.jit
 @jax.vmap
 def grads_at(position, batch):
-  """Gradients at flat parameters, flat too."""
+  """Flat gradients at flat parameters."""
   _, unravel = jax.flatten_util.ravel_pytree(training.make_params())
   grads = jax.grad(training.loss_fn)(unravel(position), batch)
   return jax.flatten_util.ravel_pytree(grads)[0]
@@ -76,7 +76,7 @@ def grads_at(position, batch):
 
 @pytest.mark.parametrize('name', compositions.TRANSPARENT)
 def test_training_is_that_of_float64(name):
-  # Gradients are taken where our optimizer went, the rest is NumPy's.
+  # Gradients at the parameters of our run; NumPy computes the rest.
   params = training.make_params()
   log = run(name)
   flat, _ = jax.flatten_util.ravel_pytree(params)
@@ -100,12 +100,12 @@ def test_training_is_that_of_float64(name):
 
 
 @every_composition
-def test_fields_can_be_got_set_and_mapped(name):
+def test_fields_can_be_read_set_and_mapped(name):
   optimizer = compositions.ALL[name]()
   log = run(name)
 
   def in_lcam(path, _):
-    # schedule_free has a `step_count` too, optax.ema a field `ema`.
+    # schedule_free also has a field `step_count`.
     names = {getattr(k, 'tuple_name', None) for k in path}
     return names & {'LcamState', 'LossControlledState'}
 
@@ -115,22 +115,22 @@ def test_fields_can_be_got_set_and_mapped(name):
     assert found, field
     for _, x in found:
       assert x.shape == ()
-  # No field of ours takes the name of a counter in Optax.
+  # No field of LCAM has the name of Optax's counters.
   assert not optax.tree.get_all_with_path(log.state, 'count', in_lcam)
 
   state = optax.tree.set(log.state, in_lcam, **{chosen: 0.25})
   assert optax_lcam.read(state).momentum == 0.25
 
   if name == 'flatten':
-    return  # optax.tree.map_params knows nothing of optax.flatten
-  # Mapping over the parameters' copies leaves LCAM's scalars alone.
+    return  # optax.tree.map_params does not support optax.flatten
+  # Mapping over parameter-shaped leaves does not change LCAM's scalars.
   mapped = optax.tree.map_params(optimizer, jnp.zeros_like, log.state)
   check_close(optax_lcam.read(mapped), optax_lcam.read(log.state), 0, 0)
   for _, trace in optax.tree.get_all_with_path(mapped, 'trace'):
     assert all((leaf == 0).all() for leaf in jax.tree.leaves(trace))
 
 
-def test_a_momentum_that_is_set_is_that_of_the_next_step():
+def test_setting_the_momentum_affects_the_next_step():
   optimizer = optax.chain(optax.clip(1e9), compositions.lcam())
   params = jnp.ones(2)
   _, state = optimizer.update(params, optimizer.init(params), value=1.0)
@@ -174,7 +174,7 @@ def test_frozen_parameters_do_not_move():
     assert np.all(params['dense']['w'] != training.make_params()['dense']['w'])
 
 
-def test_groups_of_a_partition_choose_alike_with_momenta_of_their_own():
+def test_groups_of_a_partition_share_phases_but_not_momenta():
   pairs = {'dense': (0.93, 0.9), 'scale': (0.5, 0.7)}
   optimizer = optax.partition(
     {
@@ -198,7 +198,7 @@ def test_groups_of_a_partition_choose_alike_with_momenta_of_their_own():
     np.testing.assert_array_equal(momenta[name], expected)
 
 
-def test_injected_schedules_give_the_momenta_of_their_step():
+def test_injected_schedules_give_the_momenta_of_each_step():
   horizontal = optax.linear_schedule(0.5, 0.8, STEPS)
   vertical = optax.linear_schedule(0.4, 0.1, STEPS)
   optimizer = compositions.injected(
@@ -213,7 +213,7 @@ def test_injected_schedules_give_the_momenta_of_their_step():
   assert 0 < sum(phases) < STEPS
 
 
-def test_injected_momenta_can_be_changed_by_hand():
+def test_injected_momenta_can_be_changed_manually():
   optimizer = compositions.injected()
   params = training.make_params()
   state = optimizer.init(params)
@@ -223,9 +223,9 @@ def test_injected_momenta_can_be_changed_by_hand():
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16', 'float32', 'float64'])
-def test_injected_is_plain_for_any_parameters(dtype):
+def test_injected_equals_plain_for_any_dtype(dtype):
   with jax.enable_x64(dtype == 'float64'):
-    # Optax rounds hyperparameters to the parameters' dtype.
+    # Optax rounds hyperparameters to the dtype of the parameters.
     arguments = {
       name: float(jnp.asarray(value, dtype))
       for name, value in {
@@ -284,7 +284,7 @@ def test_every_numeric_argument_can_be_injected():
   assert 'loss_decay' in stream.init(training.make_params()).hyperparams
 
 
-def test_apply_if_finite_skips_a_step_as_if_it_had_not_been():
+def test_a_step_that_apply_if_finite_skips_has_no_effect():
   optimizer = optax.apply_if_finite(compositions.lcam_sgd(), 5)
   params = jnp.ones(2)
   state = optimizer.init(params)
@@ -296,13 +296,13 @@ def test_apply_if_finite_skips_a_step_as_if_it_had_not_been():
   )
   np.testing.assert_array_equal(updates, 0)
   check_close(optax_lcam.read(after), before, 0, 0)
-  # It looks at gradients only: LCAM itself guards the mean from the loss.
+  # It checks only gradients; LCAM itself ignores non-finite losses.
   _, after = optimizer.update(params, after, params, value=jnp.nan)
   assert optax_lcam.read(after).mean_loss == before.mean_loss
   assert optax_lcam.read(after).step == before.step + 1
 
 
-def test_conditional_steps_count_only_where_they_are_taken():
+def test_conditional_steps_count_only_if_taken():
   log = training.train(
     optax.conditionally_mask(
       compositions.lcam_sgd(), lambda step: step % 3 != 0
@@ -315,7 +315,7 @@ def test_conditional_steps_count_only_where_they_are_taken():
   )
 
 
-def test_reduce_on_plateau_sees_the_same_loss():
+def test_reduce_on_plateau_receives_the_same_loss():
   optimizer = compositions.ALL['reduce_on_plateau beside']()
   params = jnp.ones(2)
   state = optimizer.init(params)
@@ -325,8 +325,8 @@ def test_reduce_on_plateau_sees_the_same_loss():
   assert optax.tree.get(state, 'scale') < 1
 
 
-def test_optax_multi_steps_judges_the_last_micro_batch():
-  # Why optax_lcam.multi_steps exists. If this fails, Optax has mended it.
+def test_optax_multi_steps_passes_the_loss_of_the_last_micro_batch():
+  # This is why optax_lcam.multi_steps exists. If this fails, Optax fixed it.
   optimizer = optax.MultiSteps(compositions.lcam_sgd(), 2)
   params = jnp.ones(2)
   state = optimizer.init(params)
@@ -335,9 +335,9 @@ def test_optax_multi_steps_judges_the_last_micro_batch():
   assert optax_lcam.read(state).mean_loss == 3  # not 2
 
 
-# What cannot work, for want of `value`, as lcam's docstring says: alone, and in
-# a chain. When one of these fails, Optax hands `value` on, and the docstring
-# can go.
+# Wrappers that do not forward `value`, as the docstring of lcam says: alone and
+# in a chain. If one of these tests fails, Optax forwards `value`, and the
+# docstring can be changed.
 UNKNOWN = (TypeError, r"unexpected keyword argument 'value'")
 MISSING = (ValueError, r'`value` must be .* missing or None')
 WITHOUT_VALUE = {
@@ -365,7 +365,7 @@ WITHOUT_VALUE = {
 
 
 @pytest.mark.parametrize('name', WITHOUT_VALUE)
-def test_wrappers_that_do_not_hand_the_value_on_raise(name):
+def test_wrappers_that_do_not_forward_the_value_raise(name):
   wrap, *errors = WITHOUT_VALUE[name]
   params = grads = jnp.ones(2)
   if name == 'lookahead':
@@ -383,7 +383,7 @@ def test_wrappers_that_do_not_hand_the_value_on_raise(name):
       optimizer.update(grads, state, params, value=1.0)
 
 
-def test_masking_extra_arguments_masks_the_value_of_a_single_parameter():
+def test_a_masked_value_is_rejected():
   optimizer = optax.masked(
     compositions.lcam(), False, mask_compatible_extra_args=True
   )

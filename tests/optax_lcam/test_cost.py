@@ -1,7 +1,7 @@
-"""What LCAM costs more than SGD with momentum, as XLA counts it.
+"""The cost of LCAM compared with SGD with momentum, as counted by XLA.
 
-The counts are of the compiled program, so a busy machine does not change them.
-Nothing is allocated: the network's tensors are shapes only.
+The counts are those of the compiled program, so the load of the machine does
+not change them. The tensors of the network are abstract and need no memory.
 """
 
 import functools
@@ -72,13 +72,13 @@ def baseline():
 
 
 def large_fusions(text):
-  """Kernels over whole tensors in the compiled program's entry."""
+  """The number of kernels over whole tensors in the compiled program."""
   entry = text[text.index('ENTRY') :]
   shapes = re.findall(r'= \(?f32\[([\d,]+)\].* (?:fusion|call)\(', entry)
   return len(shapes)
 
 
-def test_these_are_the_tensors_of_wrn_28_10():
+def test_wrn_28_10_has_the_known_number_of_parameters():
   assert sum(int(np.prod(x.shape)) for x in wrn_28_10().values()) == PARAMETERS
 
 
@@ -91,7 +91,7 @@ def test_these_are_the_tensors_of_wrn_28_10():
   ],
   ids=str,
 )
-def test_bytes_and_operations_are_those_of_sgd(options, record_property):
+def test_bytes_and_flop_equal_those_of_sgd(options, record_property):
   theirs, _ = baseline()
   compiled = compile_update(lcam_sgd(**options))
   ours = compiled.cost_analysis()
@@ -100,13 +100,13 @@ def test_bytes_and_operations_are_those_of_sgd(options, record_property):
     record_property(f'{key}, sgd', theirs[key])
     print(f'{key}: lcam_sgd {ours[key]:,.0f}, sgd {theirs[key]:,.0f}')
     assert ours[key] <= 1.001 * theirs[key]
-  # The counts are of the arrays: parameters, gradients and trace are read, and
-  # parameters and trace written; each needs four operations an element.
+  # The update reads parameters, gradients and trace, writes parameters and
+  # trace, and needs four operations per element.
   assert ours['bytes accessed'] >= 5 * 4 * PARAMETERS
   assert ours['flops'] >= 4 * PARAMETERS
 
 
-def test_an_injected_trace_costs_what_sgd_costs(record_property):
+def test_an_injected_trace_costs_as_much_as_sgd(record_property):
   decay = optax_lcam.loss_controlled(0.93, 0.9)
   injected = optax.chain(
     optax.add_decayed_weights(WEIGHT_DECAY),
@@ -137,7 +137,7 @@ def test_the_state_is_at_most_64_bytes_larger(record_property):
   assert 0 < ours - theirs <= 64
 
 
-def test_nesterov_costs_what_it_costs_in_sgd():
+def test_nesterov_costs_as_much_as_in_sgd():
   theirs = compile_update(
     optax.chain(
       optax.add_decayed_weights(WEIGHT_DECAY),

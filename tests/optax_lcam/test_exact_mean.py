@@ -1,4 +1,4 @@
-"""The arithmetic of two float32 numbers, against exact fractions."""
+"""The arithmetic of pairs of float32 numbers, compared with exact fractions."""
 
 from fractions import Fraction
 
@@ -28,7 +28,7 @@ def exact(*numbers):
 
 
 def in_two(x):
-  """A fraction as the sum of two float32 numbers, and what they stand for."""
+  """A fraction as the sum of two float32 numbers."""
   high = np.float32(float(x))
   low = np.float32(float(x - exact(high)))
   return high, low
@@ -47,14 +47,14 @@ def test_add_keeps_47_bits(numbers):
   error = exact(total, residual) - exact(*numbers)
   size = exact(*map(abs, numbers))
   assert abs(error) <= len(numbers) * size / 2**47
-  # The first part alone is the rounded sum.
+  # The first number is the rounded sum.
   assert float(total) == float(total + residual)
 
 
 @exhaustive
 @given(st.integers(1, _exact_mean.MAX_COUNT), floats, floats)
 def test_the_sign_of_times_minus_sum_is_exact(count, x, other):
-  # Sums at, next to and away from the tie.
+  # Sums at a tie, next to it and far from it.
   for wanted in (count * exact(x), exact(other)):
     for step in (0, 1, -1, 3):
       total, residual = in_two(wanted)
@@ -80,13 +80,13 @@ def test_the_sign_of_minus_is_exact(x, other, step):
 @pytest.mark.parametrize('count', [1, 2, 3, 100, 10_000, 2**31 - 1])
 def test_newest_weight_is_that_of_float64(decay, count):
   expected = (1 - decay) / (1 - decay ** float(count))
-  # A decay that is traced is float32's; only 1 - 0.9999 notices.
+  # A traced decay is float32, which affects only 1 - 0.9999.
   for fn, rtol in ((_exact_mean.newest_weight, 1e-6), (newest_weight, 5e-4)):
     weight = fn(np.int32(count), decay)
     np.testing.assert_allclose(weight, expected, rtol if count > 1 else 0)
 
 
-def test_what_is_not_finite_stays_so():
+def test_non_finite_losses_give_non_finite_results():
   one = np.float32(1)
   for bad in (np.nan, np.inf, -np.inf):
     result = times_minus_sum(np.int32(1), np.float32(bad), one, one)

@@ -1,7 +1,7 @@
-"""Worked examples: Flax NNX, Flax Linen, Equinox and plain pytrees.
+"""LCAM with Flax NNX, Flax Linen, Equinox and plain pytrees.
 
-Each trains the same linear model on the same data, so that all must end with
-the numbers of a float64 loop in NumPy.
+Each trains the same linear model on the same data, and must agree with a
+float64 loop in NumPy.
 """
 
 import subprocess
@@ -36,7 +36,7 @@ def make_optimizer():
 
 
 def expected():
-  """Weights, losses and momenta of the same training in NumPy's float64."""
+  """Weights, losses and momenta of the same training in float64 NumPy."""
   weights, trace = START.astype(np.float64), np.zeros(FEATURES)
   losses, momenta = [], []
   momentum = 0.9
@@ -135,7 +135,7 @@ def test_equinox():
   model = eqx.nn.Linear(FEATURES, 1, use_bias=False, key=jax.random.key(0))
   model = eqx.tree_at(lambda m: m.weight, model, jnp.asarray(START[None]))
   optimizer = make_optimizer()
-  # Whatever is no array is None here, and stays None in the state.
+  # Leaves that are not arrays are None, also in the state.
   opt_state = optimizer.init(eqx.filter(model, eqx.is_inexact_array))
 
   @eqx.filter_jit
@@ -165,7 +165,7 @@ def make_loss_controlled():
   )
 
 
-def test_flax_nnx_and_linen_hold_a_loss_controlled_number():
+def test_flax_nnx_and_linen_support_loss_controlled():
   losses = (1.0, 3.0, 2.0, 2.5, 1.0, 7.0, 4.0, 5.0)
   expected = lcam_float64.choices(losses, steps_per_epoch=STEPS_PER_EPOCH)
   model = nnx.Linear(FEATURES, 1, rngs=nnx.Rngs(0))
@@ -209,7 +209,7 @@ def test_train_state_keeps_its_optimizer_and_replaces_other_attributes():
   assert isinstance(new, WithStatistics)
 
 
-def test_train_state_with_other_optimizers_is_flax_own():
+def test_train_state_with_other_optimizers_equals_that_of_flax():
   from flax.training import train_state
 
   for tx in (optax.adam(0.1), optax.sgd(0.1, momentum=0.9)):
@@ -224,14 +224,14 @@ def test_train_state_with_other_optimizers_is_flax_own():
 @pytest.mark.parametrize(
   'kwargs', [{}, {'value': None}, {'value': jnp.ones(2)}]
 )
-def test_train_state_names_a_bad_value(kwargs):
+def test_train_state_rejects_an_invalid_value(kwargs):
   state = make_train_state(make_optimizer())
   with pytest.raises(ValueError, match=r'`value` must be'):
     state.apply_gradients(grads=state.params, **kwargs)
 
 
-def test_flax_own_train_state_gives_the_value_to_replace():
-  # Why ours exists. If this fails, Flax has mended it.
+def test_the_train_state_of_flax_passes_the_value_to_replace():
+  # This is why ours exists. If this fails, Flax fixed it.
   from flax.training import train_state
 
   state = make_train_state(make_optimizer(), train_state.TrainState)
@@ -239,7 +239,7 @@ def test_flax_own_train_state_gives_the_value_to_replace():
     state.apply_gradients(grads=state.params, value=1.0)
 
 
-def test_importing_the_package_loads_no_framework():
+def test_importing_the_package_imports_no_framework():
   program = (
     'import sys, optax_lcam; print(sorted({m.split(".")[0] for m in'
     ' sys.modules} & {"flax", "tensorflow", "tensorflow_datasets", "torch",'

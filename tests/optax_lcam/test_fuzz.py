@@ -1,7 +1,7 @@
-"""Many random sequences of losses: choices against float64 and exact ones.
+"""Choices on random sequences of losses equal those of exact arithmetic.
 
-A float32 is a whole multiple of 2^-149, so that Python's integers hold sums and
-means without any rounding.
+A float32 is a multiple of 2^-149, so Python integers represent sums and means
+without rounding.
 """
 
 import jax
@@ -17,20 +17,20 @@ _HORIZONTAL, _VERTICAL, _INITIAL = 0.75, 0.25, 0.5
 
 
 def _draw(rng, sequences):
-  """float32 of shape=(sequences, _STEPS), of kinds that are hard."""
+  """Difficult losses, float32 of shape=(sequences, _STEPS)."""
   shape = (sequences, _STEPS)
   noise = rng.normal(2.3, 0.3, shape)
   kinds = [
     noise,
     noise * np.linspace(1, 0.2, _STEPS),
-    # Ties: few different values, or one.
+    # Ties: few distinct values, or one.
     rng.choice([0.1, 0.2, 0.3], shape),
     np.broadcast_to(rng.normal(size=(sequences, 1)), shape),
-    # A tie but for the last bit.
+    # Ties up to the last bit.
     np.nextafter(np.float32(1.1), rng.choice([1, 2], shape).astype(np.float32)),
-    # Many magnitudes, and both signs.
+    # Many magnitudes and both signs.
     rng.normal(size=shape) * 2.0 ** rng.integers(-8, 9, shape),
-    # Subnormal and nearly so.
+    # Subnormal or almost subnormal.
     rng.normal(size=shape) * 2.0 ** rng.integers(-149, -90, shape),
     np.zeros(shape),
   ]
@@ -49,7 +49,7 @@ def _exact_choices(losses):
     if step % _STEPS_PER_EPOCH == 0:
       total, count = 0, 0
     if np.isfinite(loss):
-      # The documented threshold of what counts as zero.
+      # The documented threshold below which a loss counts as zero.
       whole = 0 if abs(loss) < 2.0**-100 else int(np.ldexp(float(loss), 149))
       total, count = total + whole, count + 1
       momentum = _HORIZONTAL if whole * count <= total else _VERTICAL
@@ -75,7 +75,7 @@ def _choices(losses):
 def _float64_choices(losses):
   """The momentum after each loss, shape=(sequences, _STEPS)."""
   usable = np.isfinite(losses)
-  # The documented threshold of what counts as zero.
+  # The documented threshold below which a loss counts as zero.
   plain = np.where(usable & (abs(losses) >= 2.0**-100), losses, 0)
   chosen = np.full(losses.shape, _INITIAL)
   for step in range(_STEPS):

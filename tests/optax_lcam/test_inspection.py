@@ -1,4 +1,4 @@
-"""Reading the state. Nested optimizers: see test_compositions."""
+"""Reading the state. See test_compositions for nested optimizers."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import pytest
 import optax_lcam
 from tests.references import lcam_float64
 
-FACES = {
+MAKERS = {
   'lcam': optax_lcam.lcam,
   'loss_controlled': lambda **kwargs: optax.inject_hyperparams(optax.sgd)(
     optax_lcam.loss_controlled(0.93, 0.9, **kwargs)
@@ -32,7 +32,7 @@ def test_before_the_first_loss():
   assert reading.step == 0
 
 
-def test_phase_is_known_where_the_momenta_are_equal():
+def test_phase_is_known_if_the_momenta_are_equal():
   optimizer = optax_lcam.lcam(0.9, 0.9, steps_per_epoch=10)
   state = optimizer.init(jnp.ones(2))
   phases = []
@@ -47,9 +47,9 @@ def test_phase_is_known_where_the_momenta_are_equal():
   [{'steps_per_epoch': 4}, {'steps_per_epoch': None, 'loss_decay': 0.75}],
   ids=str,
 )
-@pytest.mark.parametrize('face', FACES)
-def test_means_and_step_are_those_of_float64(face, averaging):
-  optimizer = FACES[face](**averaging)
+@pytest.mark.parametrize('name', MAKERS)
+def test_means_and_step_are_those_of_float64(name, averaging):
+  optimizer = MAKERS[name](**averaging)
   state = optimizer.init(jnp.ones(2))
   losses = [np.nan, 2.0, 1.0, np.inf, 7.0, 3.0, 2.5, 2.0, 1.0]
   last = np.nan
@@ -69,9 +69,9 @@ def test_means_and_step_are_those_of_float64(face, averaging):
     np.testing.assert_allclose(reading.last_epoch_mean, last, rtol=1e-6)
 
 
-@pytest.mark.parametrize('face', FACES)
-def test_under_jit_and_vmap(face):
-  optimizer = FACES[face](steps_per_epoch=10)
+@pytest.mark.parametrize('name', MAKERS)
+def test_under_jit_and_vmap(name):
+  optimizer = MAKERS[name](steps_per_epoch=10)
   losses = jnp.array([[1.0, 2.0, 3.0], [3.0, 2.0, 1.0]])
 
   @jax.jit
@@ -89,9 +89,9 @@ def test_under_jit_and_vmap(face):
   np.testing.assert_array_equal(inside.mean_loss, [2, 2])
 
 
-@pytest.mark.parametrize('face', FACES)
-def test_a_mean_that_does_not_exist_passes_under_debug_nans(face):
-  optimizer = FACES[face](steps_per_epoch=2)
+@pytest.mark.parametrize('name', MAKERS)
+def test_an_undefined_mean_is_allowed_under_debug_nans(name):
+  optimizer = MAKERS[name](steps_per_epoch=2)
   with jax.debug_nans(True):
     params = jnp.ones(2)
     state = jax.jit(optimizer.init)(params)
@@ -102,7 +102,7 @@ def test_a_mean_that_does_not_exist_passes_under_debug_nans(face):
       means.append((reading.mean_loss, reading.last_epoch_mean))
       batched = optax_lcam.read(jax.tree.map(lambda x: x[None], state))
       np.testing.assert_array_equal(batched.mean_loss, [reading.mean_loss])
-      # Within jit, what is returned must be a number.
+      # Under jit, debug_nans rejects NaN in the returned values.
       inside = jax.jit(lambda state: optax_lcam.read(state).momentum)(state)
       assert inside == reading.momentum
       _, state = update(params, state, params, value=loss)
@@ -111,17 +111,17 @@ def test_a_mean_that_does_not_exist_passes_under_debug_nans(face):
   )
 
 
-def test_the_first_of_two_faces_is_read():
+def test_the_first_of_two_states_is_read():
   optimizer = optax.chain(
-    FACES['loss_controlled'](steps_per_epoch=2), optax_lcam.lcam(0.5, 0.25)
+    MAKERS['loss_controlled'](steps_per_epoch=2), optax_lcam.lcam(0.5, 0.25)
   )
   state = step(optimizer, optimizer.init(jnp.ones(2)), 1.0)
   assert optax_lcam.read(state).momentum == np.float32(0.93)
   assert optax_lcam.read(state[1:]).momentum == 0.5
 
 
-def test_it_reads_scalars_alone():
-  # Cheap: the program it makes has no array as large as the trace.
+def test_it_reads_only_scalars():
+  # The traced program has no array as large as the trace.
   state = optax_lcam.lcam_sgd(0.1).init(jnp.ones((50, 50)))
   jaxpr = jax.make_jaxpr(optax_lcam.read)(state)
   sizes = [v.aval.size for e in jaxpr.eqns for v in (*e.invars, *e.outvars)]
@@ -155,7 +155,7 @@ def test_any_nesting(nest):
     ({'params': jnp.ones(2)}, 'dict'),
   ],
 )
-def test_a_state_without_lcam_is_named(state, kind):
+def test_a_state_without_lcam_is_rejected(state, kind):
   with pytest.raises(
     ValueError,
     match=rf'`opt_state` must hold .*loss_controlled`, got a {kind}',
@@ -165,7 +165,7 @@ def test_a_state_without_lcam_is_named(state, kind):
 
 
 @pytest.mark.parametrize('optimizer', [optax_lcam.lcam, optax_lcam.lcam_sgd])
-def test_a_state_restored_without_a_target_says_so(optimizer, tmp_path):
+def test_a_state_restored_without_a_target_is_rejected(optimizer, tmp_path):
   params = {'w': jnp.ones(2)}
   state = optimizer(0.1).init(params)
   with ocp.StandardCheckpointer() as checkpointer:

@@ -1,4 +1,4 @@
-"""LCAM inside of JAX's transformations."""
+"""LCAM inside the transformations of JAX."""
 
 import functools
 
@@ -19,7 +19,7 @@ FLOATS = ('float16', 'bfloat16', 'float32', 'float64')
 
 
 def signature(tree):
-  """Shape, dtype and weak type of each leaf: what jit compiles for."""
+  """Shape, dtype and weak type of each leaf, which jit specializes on."""
   return signature_of(jax.eval_shape(lambda: tree))
 
 
@@ -82,7 +82,7 @@ def test_mixing_kinds_of_losses_compiles_once_for_each_kind():
       _, state = update(params, state, value=loss)
     sizes.append(update._cache_size())
   assert sizes[0] == sizes[2] <= len(LOSSES)
-  # Where the loss is made inside, its kind is nothing to the outside.
+  # A loss computed inside jit always has the same type.
   inside = jax.jit(
     lambda state, x: optimizer.update(params, state, value=jnp.float32(x))[1]
   )
@@ -117,8 +117,8 @@ def test_scan_carry_is_stable_for_any_dtypes(dtype, loss_dtype):
     assert all(p.dtype == dtype for p in jax.tree.leaves(params))
 
 
-# Those whose states are unlike each other. For all, that types are stable, as
-# scan demands, is tested below.
+# Compositions with different kinds of states. That types are stable, as scan
+# requires, is tested for all compositions below.
 @pytest.mark.parametrize(
   'name',
   [
@@ -157,7 +157,7 @@ def test_types_are_stable_in_every_composition(name):
   params = training.make_params()
   abstract = jax.eval_shape(optimizer.init, params)
   assert signature(optimizer.init(params)) == signature_of(abstract)
-  # The second step's state has the types of the first's: scan's condition.
+  # A step does not change the types of the state, as scan requires.
   step = training.make_step(optimizer)
   batch = jax.tree.map(lambda x: x[0], BATCHES)
   after = jax.eval_shape(step, params, abstract, batch)[:2]
@@ -185,7 +185,7 @@ def test_types_are_stable_in_every_composition(name):
   ],
   ids=['Python and NumPy', 'complex', 'weak and None'],
 )
-def test_states_are_strongly_typed_and_stay_so(options, params):
+def test_states_are_strongly_typed_and_remain_so(options, params):
   optimizer = optax_lcam.lcam(**options)
   state = optimizer.init(params)
   before = signature(state)
@@ -226,7 +226,7 @@ def test_vmap_over_seeds():
     np.testing.assert_allclose(losses[seed], alone.losses, rtol=1e-4)
 
 
-def test_vmap_over_every_number_makes_a_sweep_in_one_program():
+def test_vmap_over_hyperparameters_is_a_sweep_in_one_program():
   sweep = {
     'horizontal_momentum': np.float32([0.93, 0.9, 0.5]),
     'vertical_momentum': np.float32([0.9, 0.95, 0.0]),
@@ -257,7 +257,7 @@ def test_vmap_over_every_number_makes_a_sweep_in_one_program():
   for i in range(3):
     one = {name: values[i].item() for name, values in sweep.items()}
     weight_decay = one['weight_decay']
-    # Weight decay makes gradients depend on parameters: a loop in NumPy.
+    # Weight decay makes gradients depend on parameters, so NumPy needs a loop.
     expected = np.ones(4)
     names = {'steps_per_epoch': 'steps_per_epoch'} | {
       f'{short}_momentum': short
@@ -319,7 +319,7 @@ def test_donation(name):
     donate_argnums=(0, 1),
   )
   params = training.make_params()
-  state = optimizer.init(params)  # outside of jit: no buffer is there twice
+  state = optimizer.init(params)  # outside jit, so that no buffer is shared
   losses = []
   for batch in zip(*BATCHES, strict=True):
     old = state
@@ -331,7 +331,7 @@ def test_donation(name):
 
 
 def test_donation_of_injected_initial_momentum():
-  # inject_hyperparams keeps the array that init gets: it must be copied.
+  # inject_hyperparams keeps the array that init receives, so init must copy it.
   optimizer = compositions.injected(initial_momentum=jnp.float32(0.5))
   state = optimizer.init(jnp.ones(2))
   update = jax.jit(optimizer.update, donate_argnums=1)
@@ -340,7 +340,7 @@ def test_donation_of_injected_initial_momentum():
   assert optax_lcam.read(state).momentum == np.float32(0.9)
 
 
-def test_no_nan_on_the_way():
+def test_finite_losses_produce_no_nan():
   with jax.debug_nans(True):
     for options in ({}, {'steps_per_epoch': None, 'loss_decay': 0.9}):
       optimizer = optax_lcam.lcam(**options)
@@ -351,7 +351,7 @@ def test_no_nan_on_the_way():
 
 
 def test_gradients_flow_through_the_update():
-  # As in meta-learning; the choice itself is piecewise constant.
+  # Meta-learning needs this; the choice itself is piecewise constant.
   optimizer = optax_lcam.lcam(0.5, 0.25, initial_momentum=0.5)
 
   @jax.grad
@@ -374,7 +374,7 @@ def jaxpr_of_update(inclusive):
 
 
 def test_each_leaf_is_read_once():
-  # One multiplication and one addition a leaf; all else is on scalars.
+  # One multiplication and one addition per leaf; the rest is on scalars.
   jaxpr = jaxpr_of_update(True)
   ops = [
     eqn.primitive.name

@@ -1,4 +1,4 @@
-"""Algorithm 1: choices, sums and traces against float64 and Optax."""
+"""Algorithm 1: choices, sums and traces compared with float64 and Optax."""
 
 from fractions import Fraction
 import functools
@@ -18,7 +18,7 @@ STEPS = EPOCHS * 391
 
 
 def make_loss_sequences():
-  """Sequences of float32 losses on which rounding goes wrong, by name."""
+  """Sequences of float32 losses that are sensitive to rounding, by name."""
   rng = np.random.default_rng(0)
   ramp = np.linspace(0.01, 4.6, STEPS)
   one_ulp = np.float32(2.3) + np.spacing(np.float32(2.3)) * rng.integers(
@@ -48,7 +48,7 @@ MOMENTA = {
 
 @functools.partial(jax.jit, static_argnums=0)
 def follow(optimizer, losses, grads=None, params=None):
-  """Scans over the losses; returns every step's update and state."""
+  """Scans over the losses; returns the update and state of each step."""
   if grads is None:
     grads = jnp.zeros((len(losses), 1))
   if params is None:
@@ -63,7 +63,7 @@ def follow(optimizer, losses, grads=None, params=None):
 
 
 def horizontal(momentum, pair):
-  """Which momenta are the horizontal one of (horizontal, vertical)."""
+  """Whether each momentum is the horizontal one of the pair."""
   momentum = np.asarray(momentum, np.float32)
   assert np.isin(momentum, np.float32(pair)).all()
   return momentum == np.float32(pair[0])
@@ -96,7 +96,7 @@ def test_choices_are_those_of_float64(order, inclusive, record_property):
 
 
 def test_both_phases_occur_in_the_loss_sequences():
-  # The comparison above would mean nothing on one-sided sequences.
+  # Otherwise the comparison above would show nothing.
   share = {name: np.mean(are_horizontal(name, True)) for name in LOSSES}
   assert share['constant'] == share['zero'] == share['falling'] == 1
   assert share['rising'] == EPOCHS / STEPS
@@ -121,7 +121,7 @@ def test_choices_are_the_same_without_jit_and_under_vmap():
 
 
 def test_long_epoch_is_exact():
-  # Ten thousand equal losses: float32 would lose the tie at the third.
+  # Ten thousand equal losses; float32 would miss the tie at the third.
   losses = np.full(10_000, 0.1, np.float32)
   for inclusive in (True, False):
     optimizer = optax_lcam.lcam(
@@ -149,7 +149,7 @@ OPTIONS = [
 
 
 def to_lcam(options):
-  """The float64 reference's keywords in lcam's names."""
+  """Converts keywords of the float64 reference to those of lcam."""
   names = {
     'horizontal': 'horizontal_momentum',
     'vertical': 'vertical_momentum',
@@ -190,7 +190,7 @@ def test_traces_updates_and_sums_are_those_of_float64(options):
     else:
       expected_sum, expected_step = step.loss_sum, step.step
     assert states.step_count[i] == expected_step
-    # No loss at all: the sum is nothing, where the mean does not exist.
+    # Without any loss the sum is 0, and the mean is NaN.
     np.testing.assert_allclose(
       states.loss_sum[i], np.nan_to_num(expected_sum), rtol=1e-6
     )
@@ -207,7 +207,7 @@ def test_reactions_differ_by_one_step():
       optax_lcam.lcam(reaction=reaction, initial_momentum=0.5), losses, grads
     )
     trace = np.concatenate([[0], np.ravel(updates)])
-    # v_t = m v_{t-1} + 1 gives m back, from the second step on.
+    # v_t = m v_{t-1} + 1 yields m from the second step on.
     np.testing.assert_allclose(
       (trace[2:] - 1) / trace[1:-1], used[reaction][1:], rtol=1e-5
     )
@@ -215,8 +215,8 @@ def test_reactions_differ_by_one_step():
   assert used['current'] == [0.93, 0.9, 0.93, 0.9, 0.93]
 
 
-# The reference weighs all losses again at each step, so that the sequences are
-# cut: where a decay has forgotten the first losses.
+# The reference weights all losses again at each step, so the sequences are
+# truncated to lengths at which the decay has forgotten the first losses.
 @pytest.mark.parametrize(
   ('loss_decay', 'length'), [(0.5, 300), (0.9, 300), (0.99, 300), (0.9999, 800)]
 )
@@ -290,7 +290,7 @@ def test_a_bad_first_loss_leaves_the_initial_momentum():
 
 
 @pytest.mark.filterwarnings('ignore:overflow encountered in cast')
-def test_a_sum_that_overflows_is_as_a_loss_that_is_not_finite():
+def test_a_loss_whose_sum_overflows_is_ignored():
   optimizer = optax_lcam.lcam(steps_per_epoch=10)
   state = optimizer.init(jnp.ones(1))
   for loss in (1e38, 2e38, 3e38, 1e39):  # 1e39 is infinite in float32
@@ -303,7 +303,7 @@ def test_a_sum_that_overflows_is_as_a_loss_that_is_not_finite():
 @pytest.mark.parametrize(
   'losses',
   [
-    [1, 1, 1, 1, 2e38, 1],  # five times the last one overflows
+    [1, 1, 1, 1, 2e38, 1],  # five times 2e38 overflows
     [2e38, 1e38, -3e38, 1e38, 2e38],
     [1e38] * 3 + [-1e38] * 6,
     [3e38, 1e-30, -3e38, 1e-30, 0],
@@ -328,11 +328,11 @@ def test_the_mean_of_the_last_epoch_carries_over():
     optax_lcam.read(states).last_epoch_mean,
     [np.nan, np.nan, 3, 3, 3, 7, 7, 7, np.nan, np.nan],
   )
-  # What jax_debug_nans would refuse is not in the state.
+  # The state contains no NaN, which jax_debug_nans would reject.
   assert all(np.isfinite(x).all() for x in jax.tree.leaves(states))
 
 
-def test_an_epoch_ends_and_the_rest_carries_over():
+def test_the_end_of_an_epoch_resets_only_the_mean():
   optimizer = optax_lcam.lcam(0.93, 0.9, steps_per_epoch=3)
   params = jnp.ones(2)
   state = optimizer.init(params)
@@ -343,7 +343,7 @@ def test_an_epoch_ends_and_the_rest_carries_over():
   assert state.momentum == np.float32(0.9)  # 9 is above 13/3
   assert state.phase == optax_lcam.Phase.VERTICAL
   np.testing.assert_allclose(state.trace, 1 + 0.9 * (1 + 0.93), rtol=1e-6)
-  # The next epoch knows nothing of the high losses before: 5 is its mean.
+  # The next epoch does not include the earlier losses: 5 is its mean.
   _, state = optimizer.update(params, state, value=5.0)
   assert state.momentum == np.float32(0.93)
   assert (state.loss_sum, state.step_count) == (5, 1)
@@ -359,7 +359,7 @@ def test_an_epoch_ends_and_the_rest_carries_over():
   ],
   ids=str,
 )
-def test_equal_momenta_are_optax_trace(nesterov, dtypes, accumulator_dtype):
+def test_equal_momenta_equal_optax_trace(nesterov, dtypes, accumulator_dtype):
   # A leaf of each dtype.
   rng = np.random.default_rng(2)
   grads = {}
@@ -380,7 +380,7 @@ def test_equal_momenta_are_optax_trace(nesterov, dtypes, accumulator_dtype):
     ours_, theirs_ = our_updates[dtype], their_updates[dtype]
     assert ours_.dtype == dtype
     assert our_states.trace[dtype].dtype == their_states.trace[dtype].dtype
-    # Optax's updates have the accumulator's dtype where that is the wider one.
+    # Updates of Optax have the dtype of the accumulator if it is wider.
     tolerance = float(jnp.finfo(dtype).eps)
     wide = 'complex64' if dtype == 'complex64' else 'float32'
     np.testing.assert_allclose(
@@ -397,7 +397,7 @@ def test_equal_momenta_are_optax_trace(nesterov, dtypes, accumulator_dtype):
 )
 @pytest.mark.parametrize('reaction', ['next', 'current'])
 def test_dtypes_are_stable(dtype, loss_dtype, reaction):
-  # As JAX infers them, before anything is computed.
+  # The dtypes that JAX infers without computing anything.
   with jax.enable_x64('float64' in (dtype, loss_dtype)):
     params = {
       'w': jax.ShapeDtypeStruct((2, 3), dtype),
@@ -466,7 +466,7 @@ def test_float64_traces_use_momenta_of_full_precision():
     )
 
 
-def test_bfloat16_accumulator_is_that_of_float64_but_for_rounding():
+def test_bfloat16_accumulator_agrees_with_float64_up_to_rounding():
   rng = np.random.default_rng(4)
   losses = rng.standard_normal(60).astype(np.float32)
   grads = rng.standard_normal((60, 8)).astype(np.float32)
@@ -535,8 +535,8 @@ def test_any_pytree_and_any_shape():
   jax.tree.map(np.testing.assert_array_equal, state.trace, params)
 
 
-def test_the_state_owns_its_initial_momentum():
-  # Else donating the state would delete the caller's array.
+def test_the_state_copies_the_initial_momentum():
+  # Otherwise donating the state would delete the array of the caller.
   momentum = jnp.float32(0.5)
   state = optax_lcam.lcam(initial_momentum=momentum).init(jnp.ones(1))
   jax.jit(lambda s: jax.tree.map(lambda x: x + 1, s), donate_argnums=0)(state)
@@ -574,12 +574,12 @@ def call_without_value(optimizer, state, **kwargs):
   ],
 )
 @pytest.mark.parametrize('under_jit', [False, True])
-def test_bad_values_are_named(kwargs, error, message, under_jit):
+def test_an_invalid_value_is_rejected(kwargs, error, message, under_jit):
   optimizer = optax_lcam.lcam()
   state = optimizer.init(jnp.ones(4))
   call = functools.partial(call_without_value, optimizer)
   given = kwargs.get('value')
-  # JAX has an error of its own for what is masked.
+  # JAX itself rejects masked arrays under jit.
   is_array = isinstance(given, (jax.Array, np.ndarray))
   if under_jit and is_array and not isinstance(given, np.ma.MaskedArray):
     call = jax.jit(call)
@@ -602,7 +602,7 @@ def test_bad_values_are_named(kwargs, error, message, under_jit):
   ],
   ids=lambda v: type(v).__name__,
 )
-def test_any_real_scalar_is_a_value(value):
+def test_any_real_scalar_is_accepted_as_value(value):
   optimizer = optax_lcam.lcam()
   _, state = optimizer.update(
     jnp.ones(4), optimizer.init(jnp.ones(4)), value=value
@@ -642,7 +642,7 @@ OUT_OF_RANGE = {
     for case in cases
   ],
 )
-def test_arguments_out_of_range_are_named(factory, name, given, allowed):
+def test_arguments_out_of_range_are_rejected(factory, name, given, allowed):
   with pytest.raises(
     ValueError, match=f'`{name}` must be .*{allowed}'
   ) as caught:
@@ -654,7 +654,7 @@ def test_arguments_out_of_range_are_named(factory, name, given, allowed):
 @pytest.mark.parametrize(
   'weight_decay', [-1e-9, float('inf'), float('nan'), 'no', None]
 )
-def test_weight_decay_out_of_range_is_named(weight_decay):
+def test_weight_decay_out_of_range_is_rejected(weight_decay):
   with pytest.raises(
     ValueError, match=r'`weight_decay` must be a finite number'
   ):
@@ -675,7 +675,7 @@ def test_weight_decay_out_of_range_is_named(weight_decay):
 @pytest.mark.parametrize(
   'make', [optax_lcam.lcam, functools.partial(optax_lcam.lcam_sgd, 0.1)]
 )
-def test_either_an_epoch_or_a_decay(make, averaging):
+def test_exactly_one_of_epoch_and_decay_is_required(make, averaging):
   with pytest.raises(
     ValueError, match=r'Exactly one of `steps_per_epoch` and `loss_decay`'
   ) as caught:
@@ -697,7 +697,7 @@ def test_a_decay_alone_means_no_epochs():
     optax_lcam.lcam(steps_per_epoch=None, **decay),
     optax_lcam.lcam(steps_per_epoch=391, **decay),
     optax_lcam.lcam_sgd(0.1, **decay),
-    # Optax makes an array of the default of steps_per_epoch.
+    # Optax converts the default of steps_per_epoch to an array.
     injected,
   ):
     states = follow(optimizer, losses, grads)[1]
@@ -705,7 +705,7 @@ def test_a_decay_alone_means_no_epochs():
     np.testing.assert_array_equal(reading.momentum, expected)
     assert not reading.step.any()
     assert np.isnan(reading.last_epoch_mean).all()
-  # Outside of jit it is concrete, and checked.
+  # Outside jit it is concrete, and checked.
   for steps_per_epoch, error in ((None, None), (391, None), (10, ValueError)):
     optimizer = optax.inject_hyperparams(optax_lcam.lcam_sgd)(
       0.1, steps_per_epoch=steps_per_epoch, **decay
@@ -718,7 +718,7 @@ def test_a_decay_alone_means_no_epochs():
 
 
 @pytest.mark.parametrize('loss_decay', [1.0, 0.0, -0.1, '0.9', True])
-def test_loss_decay_out_of_range_is_named(loss_decay):
+def test_loss_decay_out_of_range_is_rejected(loss_decay):
   with pytest.raises(ValueError, match=r'`loss_decay` must be a number in'):
     optax_lcam.lcam(steps_per_epoch=None, loss_decay=loss_decay)
 

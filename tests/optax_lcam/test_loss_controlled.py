@@ -1,4 +1,4 @@
-"""Any number of any optimizer follows the loss, by the choices of lcam."""
+"""Any hyperparameter of any optimizer follows the loss, with LCAM's choices."""
 
 import functools
 import itertools
@@ -18,7 +18,7 @@ STEPS_PER_EPOCH = 39
 
 
 def make_losses(seed=0):
-  """Noisy ones, with some that are not finite, and many that tie."""
+  """Noisy losses; some are not finite, and many tie."""
   rng = np.random.default_rng(seed)
   losses = (2.3 + 0.3 * rng.standard_normal(STEPS)).astype(np.float32)
   losses[[0, 50, 51, 78, 117]] = np.nan, np.inf, -np.inf, np.nan, np.nan
@@ -45,7 +45,7 @@ def injected_trace(number, trace=optax.trace, **kwargs):
 
 
 def follow(optimizer, losses, grads):
-  """Each step's update, trace and number; and what is read."""
+  """The update, trace and reading of each step."""
 
   def step(state, inputs):
     g, loss = inputs
@@ -61,11 +61,11 @@ def check_equal(actual, desired):
   jax.tree.map(np.testing.assert_array_equal, actual, desired)
 
 
-def test_it_is_a_stateful_schedule_of_optax():
+def test_it_is_an_optax_stateful_schedule():
   schedule = optax_lcam.loss_controlled(0.93, 0.9)
   assert isinstance(schedule, optax.schedules.StatefulSchedule)
   state = schedule.init()
-  after = schedule.update(state, value=1.0, grad=None)  # others are ignored
+  after = schedule.update(state, value=1.0, grad=None)  # ignores `grad`
   for each in (state, after):
     number = schedule(each, value=3.0, grad=None)
     assert (number.shape, number.dtype, number.weak_type) == ((), 'float32', 0)
@@ -87,11 +87,11 @@ EQUAL = {
 
 
 @pytest.mark.parametrize('case', EQUAL)
-def test_an_injected_trace_is_lcam_to_the_bit(case):
+def test_an_injected_trace_is_bit_identical_to_lcam(case):
   dtype, rule, trace = EQUAL[case]
   if 'loss_decay' not in rule:
     rule = rule | {'steps_per_epoch': STEPS_PER_EPOCH}
-  # float32 holds these, so that float64 has no digits to add.
+  # These are exact in float32, so float64 has the same values.
   pair = (0.9375, 0.875) if dtype == 'float64' else (0.93, 0.9)
   initial = 0.5
   with jax.enable_x64(dtype == 'float64'):
@@ -116,7 +116,7 @@ def test_an_injected_trace_is_lcam_to_the_bit(case):
   assert set(np.unique(chosen)) == set(np.float32([*pair, initial]))
 
 
-def test_numbers_may_be_traced_and_vmapped():
+def test_numbers_can_be_traced_and_vmapped():
   losses = np.stack([make_losses(seed) for seed in range(3)])
   horizontal = np.float32([0.93, 0.9, 0.5])
   vertical = np.float32([0.9, 0.95, 0.0])
@@ -143,7 +143,7 @@ def test_numbers_may_be_traced_and_vmapped():
     np.testing.assert_array_equal(ours[2].momentum[i], np.float32(expected))
 
 
-# A function of the number that makes an optimizer, and the number's two values.
+# Makers of an optimizer from a number, and the two values of the number.
 FOLLOWERS = {
   'b1 of adamw': (
     lambda b1: optax.adamw(0.05, b1=b1, weight_decay=0.1),
@@ -169,7 +169,7 @@ FOLLOWERS = {
   ('name', 'reaction'),
   [*((name, 'next') for name in FOLLOWERS), ('b1 of adamw', 'current')],
 )
-def test_optax_is_driven_as_by_hand(name, reaction):
+def test_injection_equals_setting_the_number_manually(name, reaction):
   make, make_injected, (horizontal, vertical) = FOLLOWERS[name]
   rule = {'steps_per_epoch': 7, 'reaction': reaction}
   optimizer = make_injected(
@@ -178,7 +178,7 @@ def test_optax_is_driven_as_by_hand(name, reaction):
   batches = training.make_batches(30)
   log = training.train(optimizer, batches)
 
-  # By hand: the number of each step is float64's, and Optax gets it as it is.
+  # Manually: the float64 reference chooses the number of each step.
   @jax.jit
   def step(params, state, grads, number):
     updates, state = make(number).update(grads, state, params)
@@ -211,7 +211,7 @@ def test_optax_is_driven_as_by_hand(name, reaction):
   assert len(set(expected)) == 2
 
 
-def test_any_unit_and_the_initial_number():
+def test_any_finite_numbers_and_the_initial_number():
   for horizontal, vertical, initial in itertools.permutations((-3, 0, 1e6)):
     schedule = optax_lcam.loss_controlled(
       horizontal, vertical, initial=initial, steps_per_epoch=3
@@ -234,7 +234,7 @@ def test_half_precision_parameters_leave_the_number_in_float32(dtype):
   def step(optimizer, state, loss=1.0):
     return optimizer.update(params, state, params, value=loss)
 
-  # Not by Optax's default, and not by its override.
+  # Neither Optax's default nor its override changes this.
   for hyperparam_dtype in (None, dtype):
     optimizer = optax.inject_hyperparams(
       optax.trace, ('accumulator_dtype',), hyperparam_dtype
@@ -245,7 +245,7 @@ def test_half_precision_parameters_leave_the_number_in_float32(dtype):
       _, state = step(optimizer, state)
       assert state.hyperparams['decay'] == np.float32(expected)
       assert optax.tree.get(state, 'trace').dtype == dtype
-  # Without a dtype of its own the accumulator becomes float32.
+  # Without an explicit dtype the accumulator becomes float32.
   for name, optimizer in {
     'trace': injected_trace(number),
     'mu': optax.inject_hyperparams(optax.adamw)(0.1, b1=number),
@@ -253,7 +253,7 @@ def test_half_precision_parameters_leave_the_number_in_float32(dtype):
     state = optimizer.init(params)
     assert optax.tree.get(state, name).dtype == dtype
     assert optax.tree.get(step(optimizer, state)[1], name).dtype == 'float32'
-  # Rounded in what is injected, the arithmetic is lcam's.
+  # If the injected function rounds the number, the arithmetic is that of lcam.
   rounded = lambda decay: optax.trace(decay.astype(dtype))
   run = jax.jit(follow, static_argnums=0)
   losses, grads = LOSSES[:40], make_grads(dtype)[:40]
@@ -264,7 +264,7 @@ def test_half_precision_parameters_leave_the_number_in_float32(dtype):
   )
 
 
-def test_float64_parameters_get_the_digits_of_float32():
+def test_float64_parameters_receive_a_float32_number():
   with jax.enable_x64(True):
     grads = make_grads('float64')
     rule = {'steps_per_epoch': STEPS_PER_EPOCH}
@@ -287,7 +287,7 @@ def test_float64_parameters_get_the_digits_of_float32():
     )
 
 
-def test_gradients_that_are_none_change_no_choice():
+def test_none_gradients_do_not_affect_choices():
   optimizer = injected_trace(
     optax_lcam.loss_controlled(0.93, 0.9, steps_per_epoch=7)
   )
@@ -297,7 +297,7 @@ def test_gradients_that_are_none_change_no_choice():
     updates, state = optimizer.update(params, state, params, value=loss)
   assert updates['frozen'] is None
   np.testing.assert_allclose(updates['w'], 1 + 0.9 * (1 + 0.93), rtol=1e-6)
-  # No gradient at all: what Optax makes of it, and the loss all the same.
+  # Without any gradient, the loss is still compared.
   updates, state = optimizer.update(
     {'w': None, 'frozen': None}, state, params, value=9.0
   )
@@ -305,7 +305,7 @@ def test_gradients_that_are_none_change_no_choice():
   assert optax_lcam.read(state).phase == optax_lcam.Phase.VERTICAL
 
 
-def test_replicas_choose_alike_by_the_mean_loss():
+def test_replicas_choose_by_the_mean_loss():
   optimizer = injected_trace(
     optax_lcam.loss_controlled(
       0.93, 0.9, steps_per_epoch=7, batch_axis_name='batch'
@@ -322,7 +322,7 @@ def test_replicas_choose_alike_by_the_mean_loss():
 
 @pytest.mark.parametrize('reaction', ['next', 'current'])
 def test_the_state_can_be_donated(reaction):
-  # Made outside of jit, where two fields might be the same buffer.
+  # Created outside jit, where two fields could share a buffer.
   optimizer = injected_trace(
     optax_lcam.loss_controlled(
       jnp.float32(0.93), jnp.float32(0.9), reaction=reaction
@@ -344,7 +344,7 @@ def test_the_state_can_be_donated(reaction):
 
 @pytest.mark.parametrize('value', [None, 'absent', jnp.ones(2), '1'], ids=str)
 @pytest.mark.parametrize('reaction', ['next', 'current'])
-def test_bad_values_are_named(value, reaction):
+def test_an_invalid_value_is_rejected(value, reaction):
   optimizer = injected_trace(
     optax_lcam.loss_controlled(0.93, 0.9, reaction=reaction)
   )
@@ -373,7 +373,7 @@ def test_bad_values_are_named(value, reaction):
     ('reaction', 'now', "'next' or 'current'"),
   ],
 )
-def test_arguments_out_of_range_are_named(name, given, allowed):
+def test_arguments_out_of_range_are_rejected(name, given, allowed):
   arguments = {'horizontal': 0.93, 'vertical': 0.9} | {name: given}
   with pytest.raises(ValueError, match=f'`{name}` must be .*{allowed}, got'):
     optax_lcam.loss_controlled(**arguments)

@@ -1,4 +1,4 @@
-"""lcam_sgd: weight decay, learning rates, masks; against float64 and Optax."""
+"""lcam_sgd: weight decay, learning rates and masks agree with float64."""
 
 import inspect
 
@@ -23,14 +23,14 @@ PARAMS = {'kernel': np.ones((2, 3), np.float32), 'bias': np.ones(3, np.float32)}
 
 
 def train(optimizer, losses=LOSSES):
-  """Final parameters after the fixed gradients and losses."""
+  """Trains on the fixed gradients and losses."""
   return training.follow(optimizer, PARAMS, GRADS, losses)
 
 
 def in_float64(
   learning_rates, decay_of, losses=LOSSES, nesterov=False, **options
 ):
-  """The same in NumPy: equations (1) to (4) of the paper, eta outside of v."""
+  """The same in NumPy: equations (1) to (4) of the paper, eta outside v."""
   steps = list(lcam_float64.lcam(losses, steps_per_epoch=7, **options))
   params = {}
   for name, value in PARAMS.items():
@@ -90,7 +90,7 @@ SCHEDULES = {
 @pytest.mark.parametrize('name', SCHEDULES)
 def test_learning_rate_schedules_are_those_of_float64(name):
   schedule, rates = SCHEDULES[name]
-  if name == 'steps':  # at which step it falls is Optax's to say
+  if name == 'steps':  # Optax defines at which step the rate falls
     rates = [float(schedule(i)) for i in range(STEPS)]
   optimizer = optax_lcam.lcam_sgd(
     schedule, weight_decay=0.01, steps_per_epoch=7
@@ -109,7 +109,7 @@ def test_learning_rate_schedules_are_those_of_float64(name):
   ],
   ids=str,
 )
-def test_options_are_handed_on(options):
+def test_options_are_forwarded(options):
   names = {
     'horizontal': 'horizontal_momentum',
     'vertical': 'vertical_momentum',
@@ -138,7 +138,7 @@ def test_lcam_and_lcam_sgd_have_the_same_keywords_and_defaults():
   }
 
 
-def test_the_defaults_are_the_papers():
+def test_the_defaults_are_those_of_the_paper():
   defaults = {
     name: p.default
     for name, p in inspect.signature(optax_lcam.lcam_sgd).parameters.items()
@@ -154,7 +154,7 @@ def test_the_defaults_are_the_papers():
 
 @pytest.mark.parametrize('weight_decay', [0.0, 5e-4])
 @pytest.mark.parametrize('nesterov', [False, True])
-def test_equal_momenta_are_optax_sgd(weight_decay, nesterov):
+def test_equal_momenta_equal_optax_sgd(weight_decay, nesterov):
   ours = optax_lcam.lcam_sgd(
     0.05, 0.9, 0.9, weight_decay=weight_decay, nesterov=nesterov
   )
@@ -171,7 +171,7 @@ def test_equal_momenta_are_optax_sgd(weight_decay, nesterov):
   )
 
 
-def test_it_is_the_chain_of_its_parts():
+def test_it_equals_the_chain_of_its_parts():
   whole = optax_lcam.lcam_sgd(0.05, weight_decay=0.1, steps_per_epoch=7)
   parts = optax.chain(
     optax.add_decayed_weights(0.1),
@@ -188,18 +188,18 @@ def test_weight_decay_needs_the_parameters():
   state = optimizer.init(PARAMS)
   with pytest.raises(ValueError, match=r'params'):
     optimizer.update(PARAMS, state, value=1.0)
-  # Without weight decay it does not, as optax.sgd.
+  # Without weight decay it does not, like optax.sgd.
   optax_lcam.lcam_sgd(0.1).update(PARAMS, state, value=1.0)
 
 
 @pytest.mark.parametrize('dtype', ['float16', 'bfloat16'])
-def test_float32_hyperparameters_leave_half_precision_parameters_alone(dtype):
+def test_float32_hyperparameters_keep_the_dtype_of_the_parameters(dtype):
   optimizer = optax.inject_hyperparams(
     optax_lcam.lcam_sgd, hyperparam_dtype=jnp.float32
   )(0.05, weight_decay=0.1, steps_per_epoch=7)
   params = training.make_params(dtype)
   log = training.train(optimizer, training.make_batches(20), params)
-  # Not rounded to the parameters' dtype, as Optax would by default.
+  # Not rounded to the dtype of the parameters, which is Optax's default.
   assert set(log.readings.momentum) == {np.float32(0.93), np.float32(0.9)}
   for leaf in jax.tree.leaves((log.params, log.state.inner_state[1].trace)):
     assert leaf.dtype == dtype

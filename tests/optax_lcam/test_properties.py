@@ -1,4 +1,4 @@
-"""Properties that hold for any tree, any losses and any epoch length."""
+"""Properties for any tree, any losses and any epoch length."""
 
 from fractions import Fraction
 
@@ -17,24 +17,24 @@ from tests.references import lcam_float64
 
 settings.register_profile(
   'lcam',
-  deadline=None,  # compilation takes its time
+  deadline=None,  # compilation is slow
   derandomize=True,
   max_examples=50,
   suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile('lcam')
 
-LENGTH = 24  # of each sequence of losses: one shape, one compilation
+LENGTH = 24  # of each sequence of losses: one shape needs one compilation
 DTYPES = ('float16', 'bfloat16', 'float32')
 
-# Any float32 that LCAM does not take for zero, but for the largest, so that
-# sums stay finite.
+# Any float32 that LCAM does not treat as zero, except the largest, so that sums
+# are finite.
 ordinary_losses = st.one_of(
   st.just(0.0),
   st.floats(2.0**-100, 2.0**100, width=32),
   st.floats(-(2.0**100), -(2.0**-100), width=32),
 )
-# Real losses repeat, tie, and lie close together.
+# Real losses repeat, tie, and are close together.
 losses_of_training = st.one_of(
   st.lists(ordinary_losses, min_size=LENGTH, max_size=LENGTH),
   st.lists(
@@ -61,11 +61,11 @@ trees = st.recursive(
     st.none(),
   ),
   max_leaves=5,
-).filter(lambda tree: tree is not None)  # which is Optax's "no parameters"
+).filter(lambda tree: tree is not None)  # None means no parameters in Optax
 
 
 def make_follow(inclusive):
-  """A compiled run over LENGTH losses, numbers as arguments."""
+  """A compiled run over LENGTH losses with the hyperparameters as arguments."""
 
   @jax.jit
   def follow(losses, steps_per_epoch, horizontal, vertical, initial):
@@ -96,10 +96,10 @@ def lowest_bit(x):
 
 
 def is_decided(losses, steps_per_epoch):
-  """Where 40 bits tell the loss from the mean, or every sum is exact.
+  """Whether 40 bits distinguish the loss from the mean, or sums are exact.
 
-  float64 has 53 bits and LCAM 48: where more are needed, either may take a near
-  tie for a tie. Found in exact arithmetic.
+  float64 has 53 bits and LCAM 48. If more are needed, either may treat a near
+  tie as a tie. Computed in exact arithmetic.
   """
   decided, epoch, step = [], [], 0
   for loss in losses:
@@ -144,8 +144,7 @@ def test_choices_sums_and_counts_are_those_of_float64(
     )
   )
   decided = is_decided(losses, steps_per_epoch)
-  # An undecided choice of float64's is left out, and what it carries over
-  # through losses that are not finite.
+  # Undecided choices are excluded, and those that non-finite losses carry over.
   for i in range(1, LENGTH):
     if not np.isfinite(losses[i]):
       decided[i] = decided[i - 1]
@@ -165,8 +164,9 @@ def test_choices_sums_and_counts_are_those_of_float64(
 
 
 @given(losses=losses_of_training, inclusive=st.booleans())
-def test_order_within_an_epoch_is_all_that_scaling_leaves(losses, inclusive):
-  # Choices do not change when all losses are scaled by a power of two.
+def test_scaling_all_losses_by_a_power_of_two_changes_no_choice(
+  losses, inclusive
+):
   losses = np.array(losses, np.float32)
   losses = np.where(np.abs(losses) < 1e-20, 0, losses)
   momenta = [
@@ -181,12 +181,12 @@ def test_order_within_an_epoch_is_all_that_scaling_leaves(losses, inclusive):
   losses=losses_of_training,
   bad=st.dictionaries(st.integers(0, LENGTH - 1), bad_losses, max_size=4),
 )
-def test_bad_losses_are_as_if_they_had_not_been(losses, bad):
-  # But for the step that they count, which one long epoch does not notice.
+def test_bad_losses_are_ignored(losses, bad):
+  # They count as steps, which does not matter within one long epoch.
   losses = np.array(losses, np.float32)
   losses[list(bad)] = list(bad.values())
   good = np.isfinite(losses)
-  # Bad losses put behind: the good ones' run must be the same.
+  # Moving the bad losses to the end must not change the results of the others.
   reordered = np.concatenate([losses[good], losses[~good]])
   states = FOLLOW[True](losses, LENGTH + 1, 0.5, 0.25, 0.125)
   expected = FOLLOW[True](reordered, LENGTH + 1, 0.5, 0.25, 0.125)
@@ -207,7 +207,7 @@ def test_bad_losses_are_as_if_they_had_not_been(losses, bad):
   accumulator_dtype=st.sampled_from([None, 'bfloat16', 'float32']),
   weight_decay=st.sampled_from([0.0, 0.5]),
 )
-def test_any_tree_is_updated_leaf_by_leaf_as_float64(
+def test_each_leaf_of_any_tree_is_updated_as_in_float64(
   params, seed, nesterov, reaction, accumulator_dtype, weight_decay
 ):
   rng = np.random.default_rng(seed)
@@ -256,7 +256,7 @@ def test_any_tree_is_updated_leaf_by_leaf_as_float64(
   k=st.sampled_from([1, 2, 3, 4, 6]),
 )
 @settings(max_examples=15)
-def test_accumulated_choices_are_those_on_the_mean_losses(losses, k):
+def test_accumulated_means_are_those_of_the_full_batches(losses, k):
   losses = np.array(losses, np.float32)
   losses = np.where(np.abs(losses) < 1e-20, 0, losses).astype(np.float32)
   optimizer = optax_lcam.multi_steps(optax_lcam.lcam(0.5, 0.25), k)
@@ -310,7 +310,7 @@ def test_the_moving_average_is_that_of_float64(losses, loss_decay):
 
 
 def test_optax_and_lcam_have_the_same_parameters_when_momenta_are_equal():
-  # On a whole trajectory, to the bit.
+  # Bit-identical over a whole trajectory.
   params = {'w': jnp.linspace(-1, 1, 12).reshape(3, 4), 'b': jnp.ones(4)}
   loss_fn = lambda p: jnp.sum((p['w'] @ p['b'] - 1) ** 2)
   ours = optax_lcam.lcam_sgd(0.01, 0.9, 0.9, steps_per_epoch=5)

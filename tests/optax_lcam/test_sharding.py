@@ -1,4 +1,4 @@
-"""LCAM on eight devices: sharded arrays, and replicas that choose alike."""
+"""LCAM on eight devices: sharded arrays, and replicas with equal choices."""
 
 import functools
 
@@ -33,7 +33,7 @@ def lcam_sgd(**kwargs):
 
 
 def make_wide():
-  """A problem whose parameters can be split over the devices."""
+  """A problem whose parameters can be sharded over the devices."""
   rng = np.random.default_rng(0)
   params = {
     'w': rng.standard_normal((WIDE, 4)).astype(np.float32),
@@ -57,7 +57,7 @@ SPECS = {
 
 @pytest.mark.parametrize('layout', SPECS)
 @pytest.mark.parametrize('axis_type', [AxisType.Auto, AxisType.Explicit])
-def test_the_trace_is_sharded_as_the_parameters(layout, axis_type):
+def test_the_trace_is_sharded_like_the_parameters(layout, axis_type):
   param_specs, batch_spec = SPECS[layout]
   mesh = make_mesh(names=('data',), axis_type=axis_type)
   params, batches = make_wide()
@@ -123,7 +123,7 @@ def test_two_axes_of_a_mesh():
 
 
 def replica_step(optimizer, axis):
-  """A training step of one replica, which sees its own share of the batch."""
+  """A training step of one replica on its own part of the batch."""
 
   def step(params, state, batch):
     loss, grads = jax.value_and_grad(training.loss_fn)(params, batch)
@@ -148,7 +148,7 @@ def run_replicas(step, params, state):
 
 
 def check_replicas(params, state, losses, momenta):
-  """All replicas are the same to the bit, and right."""
+  """All replicas are bit-identical and agree with the reference."""
   for leaf in jax.tree.leaves((params, state)):
     leaf = np.asarray(leaf)
     bits = leaf.view(np.uint32)
@@ -174,7 +174,7 @@ def as_vmap(optimizer):
 
 
 def as_shard_map(optimizer):
-  """Every replica keeps its own copy, so that they can be compared."""
+  """Each replica keeps its own copy, so that copies can be compared."""
   mesh = make_mesh()
   one = replica_step(optimizer, 'batch')
 
@@ -196,7 +196,7 @@ def as_shard_map(optimizer):
 
 @pytest.mark.parametrize('make', [as_pmap, as_vmap, as_shard_map])
 @pytest.mark.parametrize('options', [{}, {'reaction': 'current'}], ids=str)
-def test_replicas_are_identical_to_the_bit(make, options):
+def test_replicas_are_bit_identical(make, options):
   optimizer = lcam_sgd(batch_axis_name='batch', **options)
   params = stacked(training.make_params())
   state = jax.vmap(optimizer.init)(params)
@@ -204,8 +204,8 @@ def test_replicas_are_identical_to_the_bit(make, options):
 
 
 @pytest.mark.parametrize('make', [as_pmap, as_vmap, as_shard_map])
-def test_replicas_would_diverge_without_the_axis_name(make):
-  # Else the test above would show nothing.
+def test_replicas_diverge_without_the_axis_name(make):
+  # Otherwise the test above would show nothing.
   optimizer = lcam_sgd()
   params = stacked(training.make_params())
   state = jax.vmap(optimizer.init)(params)
@@ -216,7 +216,7 @@ def test_replicas_would_diverge_without_the_axis_name(make):
 @pytest.mark.parametrize('check_vma', [True, False])
 @pytest.mark.parametrize('averaged', [True, False])
 def test_shard_map_with_replicated_parameters(check_vma, averaged):
-  # The usual form. Also where the loss is the mean already.
+  # The usual form, also if the loss is already averaged.
   mesh = make_mesh()
   optimizer = lcam_sgd(batch_axis_name='batch')
 
@@ -230,7 +230,7 @@ def test_shard_map_with_replicated_parameters(check_vma, averaged):
   )
   def step(params, state, batch):
     if check_vma:
-      # Gradients of replicated parameters come summed over the axis.
+      # Gradients of replicated parameters are summed over the axis.
       params_of_replica = jax.lax.pcast(params, 'batch', to='varying')
     else:
       params_of_replica = params
@@ -269,15 +269,15 @@ def test_one_bad_replica_is_a_bad_loss_for_all():
   np.testing.assert_array_equal(after.momentum, state.momentum)
 
 
-def test_an_axis_that_is_not_mapped_is_named():
+def test_an_axis_that_is_not_mapped_is_rejected():
   optimizer = optax_lcam.lcam(batch_axis_name='batch')
   state = optimizer.init(jnp.ones(2))
   with pytest.raises(NameError, match='batch'):
     optimizer.update(jnp.ones(2), state, value=1.0)
 
 
-def test_the_loss_of_a_sharded_batch_is_the_global_mean_already():
-  # Nothing to configure under jit: the same program on one device and eight.
+def test_the_loss_of_a_sharded_batch_is_the_global_mean():
+  # Under jit the same program works on one and on eight devices.
   mesh = make_mesh(names=('data',))
   sharded = jax.tree.map(
     lambda x: jax.device_put(x, NamedSharding(mesh, P(None, 'data'))), BATCHES

@@ -1,4 +1,4 @@
-"""A small noisy problem and plain training loops, for the tests to share."""
+"""A small noisy problem and plain training loops, shared by the tests."""
 
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import optax_lcam
 
 
 class Run(NamedTuple):
-  """What a training loop saw; the first axis of arrays is the step's."""
+  """The log of a training loop; the first axis of arrays is the step."""
 
   params: Any  # after the last step
   state: Any  # after the last step
@@ -42,7 +42,7 @@ def make_batches(steps, batch_size=4, seed=0, dtype=np.float32):
 
 
 def loss_fn(params, batch):
-  """Mean squared error, computed in the parameters' dtype."""
+  """Mean squared error, computed in the dtype of the parameters."""
   x, y = batch
   dtype = params['scale'].dtype
   x, y = jnp.asarray(x, dtype), jnp.asarray(y, dtype)
@@ -51,7 +51,7 @@ def loss_fn(params, batch):
 
 
 def make_step(optimizer, loss_fn=loss_fn):
-  """A pure training step, as users write it."""
+  """A pure training step, as in user code."""
 
   def step(params, state, batch):
     loss, grads = jax.value_and_grad(loss_fn)(params, batch)

@@ -1,4 +1,4 @@
-"""The float32 operations of LCAM's mean, counted before they are compiled."""
+"""Counts the float32 operations of LCAM's mean before compilation."""
 
 import collections
 
@@ -11,7 +11,7 @@ _FILE = '_exact_mean.py'
 
 
 def count() -> dict[str, int]:
-  """``additions`` and ``subtractions`` on scalars that JAX has traced."""
+  """The number of traced ``additions`` and ``subtractions`` on scalars."""
   optimizer = optax_lcam.lcam()
   params = jnp.zeros(3)
   traced = jax.make_jaxpr(
@@ -27,7 +27,7 @@ def _names(jaxpr):
   for equation in jaxpr.eqns:
     for value in equation.params.values():
       for inner in value if isinstance(value, tuple | list) else [value]:
-        # A jaxpr, or one with constants.
+        # A jaxpr or a closed jaxpr.
         inner = getattr(inner, 'jaxpr', inner)
         if hasattr(inner, 'eqns'):
           yield from _names(inner)

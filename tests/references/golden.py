@@ -1,9 +1,9 @@
-"""What PyTorch computed, for machines without it, and the inputs it had.
+"""Golden results of PyTorch for machines without it, and their inputs.
 
-``golden.npz`` is written by ``make_golden.py``. It holds results only: weights,
-images and batches are made here, of NumPy's generator, for both frameworks.
-Weights carry PyTorch's names and layouts (convolutions OIHW, linear layers
-out x in).
+``make_golden.py`` writes ``golden.npz``, which contains only results. Weights,
+images and batches are generated here with NumPy for both frameworks. Weights
+have the names and layouts of PyTorch (convolutions OIHW, linear layers out x
+in).
 """
 
 import pathlib
@@ -20,7 +20,7 @@ Arrays = dict[str, np.ndarray]
 
 
 def load(prefix: str) -> Arrays:
-  """The golden arrays below ``prefix/``, by the rest of their names."""
+  """The golden arrays with ``prefix/``, which is removed from their names."""
   with np.load(PATH) as file:
     return {
       name.removeprefix(f'{prefix}/'): file[name]
@@ -33,7 +33,7 @@ def load(prefix: str) -> Arrays:
 
 
 class Network(NamedTuple):
-  """A Wide ResNet and a batch to run it on."""
+  """A Wide ResNet and the shape of its batch."""
 
   depth: int = 10
   widen_factor: int = 1
@@ -55,7 +55,7 @@ GOLDEN_NETWORK = Network(in_channels=1, height=9, width=8, batch=5)
 
 
 def weights(network: Network, seed: int = 0) -> Arrays:
-  """Random weights and running statistics, none of them trivial."""
+  """Random nontrivial weights and running statistics."""
 
   def norm(name: str, channels: int) -> dict[str, tuple[int, ...]]:
     kinds = ('weight', 'bias', 'running_mean', 'running_var')
@@ -84,7 +84,7 @@ def weights(network: Network, seed: int = 0) -> Arrays:
   drawn = {}
   for i, (name, shape) in enumerate(shapes.items()):
     noise = _uniform(shape, seed=(seed, i))
-    if len(shape) > 1:  # about the variance that keeps activations' size
+    if len(shape) > 1:  # about the variance that preserves activations
       noise = noise * np.sqrt(6 / np.prod(shape[1:]))
     elif name.endswith(('weight', 'running_var')):
       noise = 1 + 0.5 * noise
@@ -95,7 +95,7 @@ def weights(network: Network, seed: int = 0) -> Arrays:
 
 
 def images_and_labels(network: Network) -> tuple[np.ndarray, np.ndarray]:
-  """A random batch in NHWC, float32, and its int64 labels."""
+  """A random float32 batch in NHWC, and its int64 labels."""
   n = network
   images = 2 * _uniform((n.batch, n.height, n.width, n.in_channels), seed=100)
   labels = _uniform((n.batch,), seed=101)
@@ -116,7 +116,7 @@ def copy_to_nnx(arrays: Arrays, model: nnx.Module) -> None:
 
 
 def from_nnx(state: nnx.State) -> Arrays:
-  """Parameters, gradients or statistics of an NNX model, PyTorch's way."""
+  """Parameters, gradients or statistics of an NNX model in PyTorch layout."""
   return {
     _torch_name(path): _to_torch_layout(np.asarray(variable.get_value()))
     for path, variable in _flat_variables(state).items()
@@ -124,7 +124,7 @@ def from_nnx(state: nnx.State) -> Arrays:
 
 
 def _uniform(shape: tuple[int, ...], seed: Any) -> np.ndarray:
-  """From -1 to 1, float64. Raw bits are the same in every NumPy."""
+  """float64 from -1 to 1. Raw bits are the same in all versions of NumPy."""
   bits = np.random.PCG64(seed).random_raw(int(np.prod(shape)))
   return ((bits >> 11) * 2.0**-52 - 1).reshape(shape)
 
@@ -159,18 +159,18 @@ def _to_torch_layout(array: np.ndarray) -> np.ndarray:
 
 
 class Run(NamedTuple):
-  """A training run: three epochs of some whole batches and a short one."""
+  """A training run: three epochs of full batches and one short batch."""
 
   network: str  # 'wide_resnet' (depth 10, widen factor 1) or 'perceptron'.
   dtype: str
   examples: int
   order: int  # Seed of the order of the examples.
-  learning_rate: float  # Falls by 3% a step from the second epoch on.
+  learning_rate: float  # Decays by 3% per step from the second epoch on.
   horizontal_momentum: float = 0.93
   vertical_momentum: float = 0.9
   initial_momentum: float = 0.9
   weight_decay: float = 5e-4
-  decays: str = 'all'  # or 'matrices': neither biases nor normalisation.
+  decays: str = 'all'  # or 'matrices': neither biases nor normalization.
   inclusive: bool = True
   nesterov: bool = False
   reaction: str = 'next'
@@ -184,9 +184,9 @@ EPOCHS = 3
 LEARNING_RATE_DECAY = 0.97
 _BATCH = 16
 
-# The order of the Wide ResNet's examples is one in which no input of a ReLU is
-# as near to zero as float32 may be off. One that were would let through a
-# gradient in one framework and not in the other, and the losses would part.
+# With this order of the examples, no ReLU input of the Wide ResNet is closer to
+# zero than the rounding errors of float32. Otherwise its gradient could be zero
+# in one framework only, and the losses would diverge.
 _NETWORKS = {
   'wide_resnet': {'examples': 90, 'order': 220, 'learning_rate': 0.05},
   'perceptron': {'examples': 150, 'order': 204, 'learning_rate': 0.1},
@@ -199,7 +199,7 @@ _OPTIONS = {
   'strong_decay': {'weight_decay': 0.05},
   'decay_of_matrices': {'weight_decay': 0.05, 'decays': 'matrices'},
   'nesterov': {'nesterov': True},
-  # Without Nesterov it multiplies a trace of zeros.
+  # Without Nesterov it has no effect, because the trace is zero.
   'initial_momentum': {'initial_momentum': 0.5, 'nesterov': True},
   'authors_ties': {'inclusive': False},
   'current': {'reaction': 'current'},
@@ -215,7 +215,7 @@ RUNS = {
 
 
 def learning_rates(run: Run) -> list[float]:
-  """One for each step."""
+  """The learning rate of each step."""
   return [
     run.learning_rate
     * LEARNING_RATE_DECAY ** max(0, step - run.steps_per_epoch)
@@ -224,7 +224,7 @@ def learning_rates(run: Run) -> list[float]:
 
 
 def digits(run: Run) -> list[list[tuple[np.ndarray, np.ndarray]]]:
-  """The batches of each epoch: 8x8 scans of digits, in another order each.
+  """The batches of each epoch: 8x8 digits in a different order per epoch.
 
   Returns:
     Images, shape=(16 or fewer, 8, 8, 1), and labels, dtype=int32.
@@ -243,7 +243,7 @@ def digits(run: Run) -> list[list[tuple[np.ndarray, np.ndarray]]]:
 
 
 def initial_weights(network: str) -> Arrays:
-  """The start of a run, float32."""
+  """The initial weights of a run, float32."""
   if network == 'wide_resnet':
     return weights(Network(in_channels=1), seed=1)
   shapes = {

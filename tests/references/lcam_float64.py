@@ -1,8 +1,8 @@
-"""LCAM in NumPy's float64, written from the paper alone.
+"""LCAM in float64 NumPy, written only from the paper.
 
-The plain reading of Algorithm 1 (section 4.3) and of SGD with momentum: a loop
-over the steps, Python lists for the losses, one average a step. It shares no
-code and no trick with ``optax_lcam``, and knows neither JAX nor Optax.
+A direct implementation of Algorithm 1 (section 4.3) and of SGD with momentum: a
+loop over the steps, a Python list of losses, and one average per step. It
+shares no code with ``optax_lcam`` and uses neither JAX nor Optax.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,12 +14,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-  """One step: what it used, and what it leaves to the next."""
+  """The values of one step."""
 
-  momentum: float  # of this step's update
-  next_momentum: float  # chosen so far: of the next step's update
-  mean: float  # of the losses that this step's loss was compared with
-  loss_sum: float  # of the epoch, this step included; also at its last step
+  momentum: float  # of the update of this step
+  next_momentum: float  # of the update of the next step
+  mean: float  # of the losses, with which the loss of this step was compared
+  loss_sum: float  # of the epoch including this step, even the last one
   step: int  # of the epoch, from 1
   trace: np.ndarray
   update: np.ndarray  # to be scaled by the negative learning rate
@@ -41,18 +41,18 @@ def lcam(
   """Follows LCAM over a sequence of losses and gradients.
 
   Args:
-    losses: One a step. Those that are not finite are left out of the mean.
-    gradients: One array a step, complex or real; zeros if absent.
+    losses: One per step. Non-finite losses are excluded from the mean.
+    gradients: One array per step, complex or real. Default: zeros.
     horizontal: Momentum after a loss at or below the mean.
     vertical: Momentum after a loss above the mean.
-    steps_per_epoch: Steps after which the mean starts anew; None: never.
+    steps_per_epoch: Steps after which the mean is reset; None: never.
     initial: Momentum before the first choice.
-    inclusive: Whether a loss at the mean counts as below.
+    inclusive: Whether a loss equal to the mean is horizontal.
     nesterov: Whether the update is ``g + momentum * trace``.
-    reaction: 'next': a step's loss chooses the momentum of the next step;
-      'current': of the step itself.
-    loss_decay: None, or the factor by which a loss loses weight in the mean
-      with each later loss.
+    reaction: 'next': a loss selects the momentum of the next step; 'current':
+      that of its own step.
+    loss_decay: None, or the factor by which the weight of a loss in the mean
+      decreases with each later loss.
 
   Yields:
     A ``Step`` for each loss.
@@ -89,7 +89,7 @@ def lcam(
 
 
 def choices(losses: Sequence[float], **options) -> np.ndarray:
-  """The momenta that LCAM chooses after each loss."""
+  """The momentum that LCAM selects after each loss."""
   return np.array([s.next_momentum for s in lcam(losses, **options)])
 
 
@@ -105,8 +105,8 @@ def _is_at_or_below_mean(
   if loss_decay is None:
     mean = np.sum(np.asarray(seen, np.float64)) / len(seen)
     return bool(loss <= mean if inclusive else loss < mean)
-  # A weighted mean of equal numbers misses them by a rounding; a weighted sum
-  # of their differences does not.
+  # A weighted mean of equal numbers has a rounding error; a weighted sum of
+  # their differences has none.
   excess = np.sum(_weights(seen, loss_decay) * (loss - np.asarray(seen)))
   return bool(excess <= 0 if inclusive else excess < 0)
 

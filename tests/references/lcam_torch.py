@@ -1,9 +1,9 @@
-"""LCAM as its authors run it: PyTorch's SGD and a training loop around it.
+"""LCAM as its authors implement it: a training loop around PyTorch's SGD.
 
-``torch.optim.SGD`` knows nothing of LCAM. The loop compares each loss with the
-mean loss of the epoch so far and writes the momentum of the next step into
-``param_groups``. All of it is Python floats, that is float64, whatever the
-model's dtype. Importing this file without PyTorch skips the test that does.
+The loop compares each loss with the mean loss of the epoch so far and writes
+the momentum of the next step into the ``param_groups`` of ``torch.optim.SGD``.
+It uses Python floats (float64) for any dtype of the model. Importing this file
+without PyTorch skips the importing test.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,11 +15,11 @@ torch = pytest.importorskip('torch')
 
 
 class Trajectory(NamedTuple):
-  """One entry a step."""
+  """One entry per step."""
 
   losses: list[float]
-  means: list[float]  # of the epoch so far, this step's loss included.
-  momenta: list[float]  # that the step was made with.
+  means: list[float]  # of the epoch so far, including this loss.
+  momenta: list[float]  # of the update of the step.
 
 
 def train(
@@ -39,22 +39,22 @@ def train(
   """Trains in place.
 
   Args:
-    params: Tensors, or dicts of ``torch.optim.SGD``'s parameter groups, which
-      may have a ``weight_decay`` of their own.
-    loss_fn: Gives the loss of one batch.
+    params: Tensors, or parameter groups of ``torch.optim.SGD`` as dicts, which
+      may have their own ``weight_decay``.
+    loss_fn: Returns the loss of one batch.
     epochs: The batches of each epoch.
-    learning_rates: One for each step of all epochs together.
-    horizontal_momentum: After a loss at or below the mean.
-    vertical_momentum: After a loss above it.
-    initial_momentum: Of the first step.
-    weight_decay: Coupled, as SGD does it.
+    learning_rates: One per step of all epochs.
+    horizontal_momentum: Momentum after a loss at or below the mean.
+    vertical_momentum: Momentum after a loss above the mean.
+    initial_momentum: Momentum of the first step.
+    weight_decay: Coupled, as in SGD.
     inclusive: Whether a loss equal to the mean is horizontal.
     nesterov: As in SGD.
-    reaction: ``'next'``: a loss chooses the momentum of the step after it, as
-      Algorithm 1 has it. ``'current'``: of its own step.
+    reaction: ``'next'``: a loss selects the momentum of the next step, as in
+      Algorithm 1. ``'current'``: that of its own step.
 
   Returns:
-    What happened at each step.
+    The log of the steps.
   """
   optimizer = torch.optim.SGD(
     params,

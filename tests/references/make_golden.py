@@ -1,11 +1,11 @@
-"""PyTorch on golden.py's inputs; as a program, writes golden.npz.
+"""Runs PyTorch on the inputs of golden.py, and writes golden.npz.
 
-Run from the repository's root, with PyTorch:
+Run from the root of the repository, with PyTorch:
 
   python -m tests.references.make_golden
 
-Needed only after a change of a reference or an input. Where PyTorch is
-installed, tests compare with these functions afresh, besides the file.
+This is needed only after a change of a reference or an input. If PyTorch is
+installed, tests compare with the results of these functions and of the file.
 """
 
 import functools
@@ -19,7 +19,7 @@ from tests.references import wide_resnet_torch
 
 torch = pytest.importorskip('torch')
 
-# So little work is done sooner by one.
+# One thread is faster for so little work.
 torch.set_num_threads(1)
 
 
@@ -37,7 +37,7 @@ def main() -> None:
 
 
 def model_of(network: golden.Network) -> wide_resnet_torch.WideResNet:
-  """The PyTorch model with golden.py's weights."""
+  """The PyTorch model with the weights of golden.py."""
   model = wide_resnet_torch.WideResNet(
     network.depth,
     network.widen_factor,
@@ -55,7 +55,7 @@ def training_step(network: golden.Network) -> golden.Arrays:
 
 
 def trajectory(run: golden.Run) -> lcam_torch.Trajectory:
-  """Makes the run with PyTorch."""
+  """Trains with PyTorch."""
   dtype = getattr(torch, run.dtype)
   weights = golden.initial_weights(run.network)
   if run.network == 'wide_resnet':

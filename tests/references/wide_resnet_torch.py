@@ -1,9 +1,9 @@
-"""The Wide ResNet in PyTorch, to hold ``models.WideResNet`` against.
+"""The Wide ResNet in PyTorch, a reference for ``models.WideResNet``.
 
 Written from Zagoruyko and Komodakis, "Wide Residual Networks" (BMVC 2016),
-section 2 and table 1, not from ``models``: only the names of the layers are the
-same, so that weights can be carried over. Importing this file without PyTorch
-skips the test that does.
+section 2 and table 1, not from ``models``. Only the names of the layers are the
+same, so that weights can be copied. Importing this file without PyTorch skips
+the importing test.
 """
 
 from flax import nnx
@@ -49,7 +49,7 @@ class WideResNet(torch.nn.Module):
 
 
 class _Block(torch.nn.Module):
-  """BN-ReLU-conv, BN-ReLU-dropout-conv, added to the shortcut."""
+  """BN-ReLU-conv, BN-ReLU-dropout-conv, plus the shortcut."""
 
   def __init__(self, channels, out_channels, stride, dropout_rate):
     super().__init__()
@@ -69,7 +69,7 @@ class _Block(torch.nn.Module):
 
   def forward(self, x):
     active = torch.relu(self.norm1(x))
-    # "Pre-activation" reaches the projection too; the identity stays bare.
+    # The projection reads the pre-activation; an identity shortcut does not.
     shortcut = self.projection(active) if hasattr(self, 'projection') else x
     x = self.conv1(active)
     x = self.conv2(self.dropout(torch.relu(self.norm2(x))))
@@ -87,7 +87,7 @@ def load_weights(model: torch.nn.Module, weights: golden.Arrays) -> None:
 
 
 def copy_to_nnx(model: torch.nn.Module, nnx_model: nnx.Module) -> None:
-  """Copies a PyTorch model's weights and statistics into an NNX one."""
+  """Copies weights and statistics of a PyTorch model to an NNX model."""
   arrays = {
     name: tensor.detach().numpy()
     for name, tensor in model.state_dict().items()
@@ -99,17 +99,17 @@ def copy_to_nnx(model: torch.nn.Module, nnx_model: nnx.Module) -> None:
 def one_training_step(
   model: torch.nn.Module, images: np.ndarray, labels: np.ndarray
 ) -> golden.Arrays:
-  """Evaluates, then makes a training step's forward and backward pass.
+  """Evaluates, then runs the forward and backward pass of a training step.
 
   Args:
-    model: Its running statistics change; its parameters don't.
+    model: Its running statistics change; its parameters do not.
     images: shape=(batch, height, width, channels).
     labels: shape=(batch,).
 
   Returns:
     ``eval_logits``; ``train_logits``; ``loss``; ``gradient/NAME`` of each
-    parameter; ``statistic/NAME`` after the step; ``count/NAME``, over how many
-    numbers a batch norm's statistics were taken.
+    parameter; ``statistic/NAME`` after the step; ``count/NAME``, the number of
+    values in the statistics of a batch norm.
   """
   images = torch.from_numpy(images.transpose(0, 3, 1, 2).copy())
   model.eval()

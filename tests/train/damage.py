@@ -1,4 +1,4 @@
-"""What disks and people do to a run."""
+"""Damage to checkpoints, file permissions and disks."""
 
 import contextlib
 import ctypes
@@ -42,7 +42,7 @@ ALL = (truncate, flip_a_bit, empty, remove_a_file)
 
 
 def no_room():
-  """In a new process: no file may grow beyond that.
+  """For a new process: limits the size of files.
 
   As on a full disk, writing fails in the middle of a file.
   """
@@ -50,7 +50,7 @@ def no_room():
 
 
 def rights_of_a_user():
-  """In a new process: root too may write only where the mode allows it."""
+  """For a new process: even root may write only where the mode allows it."""
   if os.geteuid() == 0:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_CAPBSET_DROP, _CAP_DAC_OVERRIDE, 0, 0, 0) != 0:
@@ -58,11 +58,11 @@ def rights_of_a_user():
 
 
 def give_up_rights():
-  """Within a process: from now on it has the rights of a user."""
+  """For the current process: drops the rights of root."""
   if os.geteuid() == 0:
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION, 0)
-    # Effective, permitted and inheritable ones; then those above 31.
+    # Effective, permitted and inheritable sets; then those above bit 31.
     sets = (ctypes.c_uint32 * 6)()
     if libc.capget(header, sets) == 0:
       kept = ~(1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH)
@@ -78,7 +78,7 @@ def can_mount():
 
 @contextlib.contextmanager
 def disk(directory, megabytes):
-  """A file system of its own in a directory; skips where none can be had."""
+  """Mounts a file system in a directory; skips if this is not possible."""
   options = f'size={megabytes}m'
   if not can_mount() or _mount('-t', 'tmpfs', '-o', options, directory):
     pytest.skip('needs the right to mount a file system')
@@ -90,7 +90,7 @@ def disk(directory, megabytes):
 
 @contextlib.contextmanager
 def read_only(directory):
-  """The disk of a directory allows no writing meanwhile."""
+  """Mounts the disk of a directory read-only."""
   assert _mount('-o', 'remount,ro', directory) == 0
   try:
     yield
@@ -100,9 +100,9 @@ def read_only(directory):
 
 @contextlib.contextmanager
 def full(directory, bytes_left=0):
-  """The disk of a directory has no more room than that meanwhile."""
+  """Fills the disk of a directory up to some bytes."""
   filler = directory / 'filler'
-  # Bit by bit, as a run may write there at the same time.
+  # In small parts, because a run may write there at the same time.
   with filler.open('wb', buffering=0) as file, contextlib.suppress(OSError):
     while True:
       file.write(bytes(4096))
@@ -127,7 +127,7 @@ def _mount(*arguments):
 
 
 def _largest_file(directory):
-  # Orbax has the arrays in folders of this name; what is beside them may be
-  # larger, and of no account.
+  # Orbax stores arrays in folders with this name. Other files can be larger but
+  # do not matter.
   files = [path for path in directory.rglob('d/*') if path.is_file()]
   return max(files, key=lambda path: path.stat().st_size)

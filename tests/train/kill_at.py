@@ -1,11 +1,10 @@
-"""The program, killed as it accesses files of its run directory.
+"""Runs the program and kills it when it accesses files of its run directory.
 
 python -m tests.train.kill_at MOMENT DIRECTORY ARGUMENTS...
 
 MOMENT is N for the N-th access, or the name of an audit event, such as
-os.rename, for the first of its kind. Whatever the moment is, a start with a
-greater N is killed later: so that kills visit the few places at which the clock
-would hardly ever strike.
+os.rename, for the first event of this kind. A start with a larger N is killed
+later, so kills also reach moments that a timer would hardly ever hit.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""The program as a person runs it: a process of its own, or several."""
+"""Runs the program as a user does, in one or several processes."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ _TIMES = ('images_per_second', 'seconds')
 
 
 def environment():
-  # One device: it is what the program sees on a plain machine.
+  # One device, as on a machine without XLA_FLAGS.
   variables = dict(os.environ)
   variables.pop('XLA_FLAGS', None)
   return variables
@@ -50,7 +50,7 @@ def start(*arguments, module='train', cwd=_REPOSITORY, **options):
 
 
 def train(*arguments, **options):
-  """Runs it to its end; for the options see :func:`start`."""
+  """Runs the program to its end; for the options see :func:`start`."""
   with start(*arguments, **options) as process:
     try:
       stdout, stderr = process.communicate(timeout=600)
@@ -63,7 +63,7 @@ def train(*arguments, **options):
 
 
 def train_killed_at(moment, directory, *arguments):
-  """Runs it until it accesses files of a directory; see kill_at.py."""
+  """Runs the program until it accesses a directory; see kill_at.py."""
   return train(moment, directory, *arguments, module='tests.train.kill_at')
 
 
@@ -89,7 +89,7 @@ def start_group(*flags_of_each):
 
 
 def finish_group(group):
-  """Waits for all; the exit codes and what each wrote to standard error."""
+  """Waits for all processes; returns exit codes and standard errors."""
   outputs = [process.communicate(timeout=600) for process in group]
   return [process.returncode for process in group], [e for _, e in outputs]
 
@@ -105,7 +105,7 @@ def read_summary(directory):
 
 
 def read_rows(directory):
-  """The rows of metrics.jsonl without what is a time, each with its steps."""
+  """The rows of metrics.jsonl without times, each with its steps."""
   rows, steps = (
     [json.loads(line) for line in (directory / name).open()]
     for name in ('metrics.jsonl', 'steps.jsonl')
@@ -117,7 +117,7 @@ def read_rows(directory):
 
 
 def assert_the_same_end(directory, undisturbed):
-  """Two run directories hold the same bytes, but for times."""
+  """Checks that two run directories have the same bytes, except for times."""
   ours, theirs = map(_files, (directory, undisturbed))
   assert ours == theirs
   for name in ours - {'config.json', 'metrics.jsonl', 'summary.json'}:
@@ -134,10 +134,10 @@ def assert_the_same_end(directory, undisturbed):
 
 
 def assert_the_same_state(directory, undisturbed):
-  """The last checkpoints of two runs are equal, bit for bit.
+  """Checks that the last checkpoints of two runs are equal, bit for bit.
 
-  Parameters, BatchNorm's statistics, trace, the sum of the losses, momentum,
-  and what the last epoch's steps have measured.
+  This includes parameters, BatchNorm statistics, trace, the sum of the losses,
+  momentum, and the metrics of the steps of the last epoch.
   """
   (our_step, ours), (their_step, theirs) = map(
     _newest_checkpoint, (directory, undisturbed)
@@ -155,9 +155,9 @@ def assert_the_same_state(directory, undisturbed):
 
 
 def _configuration(directory):
-  """What decides on what a run computes, and what computes it."""
+  """The settings and the software that determine the results of a run."""
   content = json.loads((directory / 'config.json').read_text())
-  free = {*FREE_TO_CHANGE, 'git_commit'}  # As a person may commit meanwhile.
+  free = {*FREE_TO_CHANGE, 'git_commit'}  # A user may commit meanwhile.
   return {k: v for k, v in content.items() if k not in free}
 
 
@@ -166,7 +166,7 @@ def without_times(record):
 
 
 def _files(directory):
-  """The names of all files whose content is to be the same."""
+  """The names of all files whose content must be the same."""
   names = {
     path.relative_to(directory).as_posix()
     for path in directory.rglob('*')
@@ -180,7 +180,7 @@ def _files(directory):
 
 
 def _events(directory):
-  """What TensorBoard shows: values over steps, by name."""
+  """The curves in TensorBoard: values over steps, by name."""
   events = event_accumulator.EventAccumulator(
     str(directory / 'tensorboard'), {event_accumulator.SCALARS: 0}
   )
@@ -195,7 +195,7 @@ def _events(directory):
 def _newest_checkpoint(directory):
   """Its step, and its arrays by name."""
   names = [path.name for path in (directory / 'checkpoints').iterdir()]
-  # Nothing is left of writes that were cut off.
+  # Interrupted writes leave no files.
   steps = [int(name) for name in names if name.isdigit()]
   aside = [name for name in names if name.endswith('.set-aside')]
   assert len(steps) + len(aside) == len(names), names

@@ -1,4 +1,4 @@
-"""A small run in this process, on one device unless a test says otherwise."""
+"""A small run in this process, on one device by default."""
 
 import contextlib
 import dataclasses
@@ -12,8 +12,8 @@ from train import config as config_lib
 from train import loop
 from train import pictures as pictures_lib
 
-# 200 images in batches of 64: four steps an epoch, the last of 8 images. The
-# network is the smallest: it is the subject of no test of the loop.
+# 200 images in batches of 64: four steps per epoch, the last with 8 images. The
+# network is the smallest, because tests of the loop do not depend on it.
 CONFIG = config_lib.Config(
   model='mlp',
   epochs=3,
@@ -32,7 +32,7 @@ def console():
 
 
 def without_pictures():
-  """Draws nothing at the end of a run: that takes longer than the run."""
+  """Disables the figures of a run, which take longer than the run."""
   nothing = lambda *_: None
   return mock.patch.multiple(
     pictures_lib, draw_run=nothing, draw_phases=nothing
@@ -40,17 +40,17 @@ def without_pictures():
 
 
 def run(directory, config=CONFIG, *, pictures=False, options=None, **settings):
-  """Makes a run, or goes on with it.
+  """Starts or resumes a run.
 
   Args:
-    directory: Its run directory.
-    config: Its settings.
-    pictures: Whether it draws its curves.
-    options: Of :func:`train.loop.run`.
-    **settings: In place of those of ``config``.
+    directory: The run directory.
+    config: The settings.
+    pictures: Whether to draw the figures.
+    options: Options of :func:`train.loop.run`.
+    **settings: Replace those of ``config``.
 
   Returns:
-    Its summary, and what it has shown.
+    The summary, and the output.
   """
   shown = console()
   with contextlib.nullcontext() if pictures else without_pictures():

@@ -1,4 +1,4 @@
-"""The commands, as a person gives them."""
+"""The commands, as users run them."""
 
 import dataclasses
 import functools
@@ -27,8 +27,10 @@ from train import studies
   ],
   ids=' '.join,
 )
-def test_wrong_input_is_one_message_and_exit_code_2(arguments, parts, tmp_path):
-  """The rest of wrong inputs is in test_flags.py, in this process."""
+def test_invalid_input_is_one_message_and_exit_code_2(
+  arguments, parts, tmp_path
+):
+  """More invalid inputs are in test_flags.py, in this process."""
   where = ['--run-dir', tmp_path / 'run'] if arguments[0] == 'run' else []
   finished = processes.train(*arguments, *where)
   assert finished.returncode == 2
@@ -52,7 +54,7 @@ def test_help_names_every_flag():
   assert 'python -m train run' in processes.train('--help').stdout
 
 
-def test_help_is_in_groups_and_says_each_default_once():
+def test_help_has_groups_and_shows_each_default_once():
   shown = processes.train('run', 'figure4-cifar100-lcam', '--help').stdout
   lines = [line.strip('│ ') for line in shown.splitlines()]
   titles = [line for line in lines if line.startswith('╭─')]
@@ -80,7 +82,7 @@ def test_the_version():
   assert shown == f'optax-lcam {optax_lcam.__version__}\n'
 
 
-def test_eval_prints_what_the_run_has_recorded(tmp_path):
+def test_eval_prints_the_recorded_results(tmp_path):
   run = tmp_path / 'run'
   trained = processes.train(
     'run', '--model', 'mlp', '--epochs', 1, '--train-examples', 100,
@@ -95,7 +97,7 @@ def test_eval_prints_what_the_run_has_recorded(tmp_path):
   )
 
 
-def test_list_shows_groups_and_a_line_for_each_experiment():
+def test_list_shows_groups_and_one_line_per_experiment():
   finished = processes.train('list')
   assert finished.returncode == 0
   lines = {
@@ -104,12 +106,12 @@ def test_list_shows_groups_and_a_line_for_each_experiment():
   assert "the paper's own size" in lines['figure4:']
   assert 'minutes on one H200' in lines['figure4-cifar100-lcam']
   assert 'sweep only' not in lines['figure4-cifar100-lcam']
-  # What follows another run cannot be run alone.
+  # An experiment that depends on another run cannot run alone.
   assert 'sweep only' in lines['ablation-cifar100-coin']
   assert 'python -m train sweep GROUP' in finished.stdout
 
 
-def test_list_shows_what_has_all_words():
+def test_list_shows_the_experiments_that_match_all_words():
   finished = processes.train('list', 'cifar100', 'coin')
   assert finished.returncode == 0
   named = [
@@ -121,7 +123,7 @@ def test_list_shows_what_has_all_words():
   assert all('cifar100' in name and 'coin' in name for name in named)
 
 
-def test_a_reader_that_has_seen_enough():
+def test_a_closed_pipe_is_no_error():
   with processes.start('list') as process:
     assert process.stdout is not None
     assert process.stderr is not None
@@ -151,7 +153,7 @@ def test_an_experiment_with_a_flag_and_its_report(tmp_path):
   assert (tmp_path / 'out' / 'curves.png').exists()
 
 
-# That both are read as they are is in test_data.py.
+# test_data.py checks the images themselves.
 @pytest.mark.parametrize(
   'name', ['cifar10', pytest.param('cifar100', marks=pytest.mark.slow)]
 )
@@ -164,7 +166,7 @@ def test_real_cifar_images(name, tmp_path, cifar_dir):
   assert '256 training and 10,000 test images' in finished.stderr
 
 
-def test_the_traction_model_says_what_it_found(tmp_path):
+def test_the_traction_model_prints_its_verdicts(tmp_path):
   finished = processes.train(
     'traction', '--seeds', 3, '--steps', 200, '--out', tmp_path
   )
@@ -173,7 +175,7 @@ def test_the_traction_model_says_what_it_found(tmp_path):
   assert (tmp_path / 'traction.png').exists()
 
 
-def test_the_main_job_in_short(tmp_path, monkeypatch, capsys):
+def test_the_main_job_at_small_size(tmp_path, monkeypatch, capsys):
   """With smaller networks, in this process."""
   config = dataclasses.replace(runs.CONFIG, epochs=2)
   arms = [
@@ -208,7 +210,7 @@ def test_the_main_job(tmp_path):
 
 
 def _assert_the_main_job(directory, shown, changes=''):
-  """What it leaves; its six summaries."""
+  """Checks its output; returns its six summaries."""
   summaries = [
     json.loads(path.read_text()) for path in directory.rglob('summary.json')
   ]
@@ -218,8 +220,8 @@ def _assert_the_main_job(directory, shown, changes=''):
   return summaries
 
 
-def test_what_is_written_by_default_is_not_for_git():
-  """The folders that commands write to where none is named."""
+def test_the_default_output_folders_are_ignored_by_git():
+  """Checks the default of every flag that names an output folder."""
   root = pathlib.Path(__file__).parents[2]
   ignored = (root / '.gitignore').read_text().splitlines()
   for flags in (
@@ -230,6 +232,6 @@ def test_what_is_written_by_default_is_not_for_git():
     *(study.flags() for study in studies.STUDIES.values()),
   ):
     out = getattr(flags, 'out', None) or getattr(flags, 'run_dir', None)
-    # Else runs/ with a name, see the help.
+    # Without a default it is runs/NAME, see the help.
     if out is not None:
       assert {f'{out.parts[0]}/', f'/{out.parts[0]}/'} & {*ignored}, out

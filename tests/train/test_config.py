@@ -1,4 +1,4 @@
-"""Settings: what is refused, and what is filled in."""
+"""Settings: which values are rejected, and which defaults are filled in."""
 
 import dataclasses
 import pathlib
@@ -49,7 +49,7 @@ from train.program import step as step_lib
     ('order_seed', 2**32, '4294967295'),
   ],
 )
-def test_out_of_range_is_named(name, given, allowed):
+def test_values_out_of_range_are_rejected(name, given, allowed):
   config = dataclasses.replace(config_lib.Config(), **{name: given})
   with pytest.raises(errors.UsageError) as caught:
     config_lib.check(config)
@@ -60,30 +60,30 @@ def test_out_of_range_is_named(name, given, allowed):
   assert '\n' not in message
 
 
-def test_one_cycle_needs_epochs_to_descend():
+def test_one_cycle_needs_epochs_after_the_warm_up():
   config = config_lib.Config(schedule='one-cycle', epochs=5, warmup_epochs=5.0)
   with pytest.raises(errors.UsageError, match=r'--warmup-epochs.*--epochs 5'):
     config_lib.check(config)
 
 
-def test_defaults_pass():
+def test_defaults_are_valid():
   config_lib.check(config_lib.Config())
 
 
-def test_default_decay_is_the_papers_at_the_papers_length():
+def test_default_decay_is_that_of_the_paper_for_150_epochs():
   resolved = config_lib.resolve(config_lib.Config(epochs=150), 391)
   assert resolved.decay_start == 30
   np.testing.assert_allclose(resolved.decay_rate, 0.99985, rtol=1e-12)
   assert resolved.milestones == (30, 60, 90)
 
 
-def test_a_short_run_ends_at_the_papers_final_rate():
+def test_a_short_run_ends_at_the_final_rate_of_the_paper():
   short = config_lib.resolve(config_lib.Config(epochs=10), 40)
   ratio = short.decay_rate ** (8 * 40)
   np.testing.assert_allclose(ratio, 0.99985 ** (120 * 391), rtol=1e-9)
 
 
-def test_one_seed_becomes_four():
+def test_one_seed_sets_all_seeds():
   config = config_lib.Config(seed=5, order_seed=7)
   resolved = config_lib.resolve(config, 10)
   assert resolved.init_seed == 5
@@ -92,7 +92,7 @@ def test_one_seed_becomes_four():
   assert resolved.dropout_seed == 5
 
 
-def test_what_is_given_is_kept():
+def test_given_values_are_kept():
   config = config_lib.Config(learning_rate=0.3, milestones=(1.0, 2.0))
   resolved = config_lib.resolve(config, 10)
   assert resolved.learning_rate == 0.3
@@ -102,12 +102,12 @@ def test_what_is_given_is_kept():
 @pytest.mark.parametrize(
   ('optimizer', 'rate'), [('lcam', 0.1), ('adamw', 1e-3), ('adagrad', 1e-2)]
 )
-def test_learning_rate_fits_the_optimizer(optimizer, rate):
+def test_the_default_learning_rate_depends_on_the_optimizer(optimizer, rate):
   config = config_lib.Config(optimizer=optimizer)
   assert config_lib.resolve(config, 10).learning_rate == rate
 
 
-def test_differences_name_what_was_chosen_and_not_what_follows():
+def test_differences_name_given_settings_but_not_derived_ones():
   old = config_lib.resolve(config_lib.Config(epochs=20), 10)
   given = config_lib.Config(epochs=30)
   new = config_lib.resolve(given, 10)
@@ -115,14 +115,16 @@ def test_differences_name_what_was_chosen_and_not_what_follows():
   assert config_lib.differences(given, new, saved) == ['--epochs 30 (was 20)']
 
 
-def test_where_the_data_lie_is_no_difference():
+def test_another_data_directory_is_no_difference():
   old = config_lib.resolve(config_lib.Config(), 10)
   given = config_lib.Config(data_dir=pathlib.Path('elsewhere'))
   new = config_lib.resolve(given, 10)
   assert not config_lib.differences(given, new, config_lib.to_json(old))
 
 
-def test_data_are_found_again_from_elsewhere(tmp_path, monkeypatch):
+def test_a_relative_data_directory_is_recorded_as_absolute(
+  tmp_path, monkeypatch
+):
   monkeypatch.chdir(tmp_path)
   config = config_lib.Config(data_dir=pathlib.Path('images'))
   recorded = config_lib.to_json(config_lib.resolve(config, 10))
@@ -130,7 +132,7 @@ def test_data_are_found_again_from_elsewhere(tmp_path, monkeypatch):
   assert config_lib.from_json(recorded).data_dir == tmp_path / 'images'
 
 
-def test_more_steps_than_can_be_counted():
+def test_too_many_steps_are_rejected():
   config = config_lib.Config(epochs=10**9)
   with pytest.raises(errors.UsageError, match=r'--epochs must be at most \d+'):
     config_lib.resolve(config, 391)
@@ -146,7 +148,7 @@ _INTEGERS = st.one_of(st.integers(-1, 40), st.integers(-(2**33), 2**33))
 
 
 def _values(field):
-  """Values of the type of a setting, sensible and not."""
+  """Valid and invalid values of the type of a setting."""
   if field.name == 'data_dir':
     return st.none()
   type_ = get_type_hints(config_lib.Config)[field.name]
@@ -184,12 +186,12 @@ _CONFIGS = st.fixed_dictionaries(
     ),
     ({'epochs': 31, 'decay_start': 30.0}, None),
     ({'epochs': 3}, None),
-    # Of another schedule.
+    # The setting belongs to another schedule.
     ({'epochs': 3, 'decay_start': 30.0, 'schedule': 'cosine'}, None),
   ],
   ids=str,
 )
-def test_a_schedule_that_does_not_fit_is_told(settings, names):
+def test_a_schedule_that_does_not_fit_is_reported(settings, names):
   notes = config_lib.notes(
     config_lib.resolve(config_lib.Config(**settings), 10), 1280
   )
@@ -199,7 +201,7 @@ def test_a_schedule_that_does_not_fit_is_told(settings, names):
 
 
 @pytest.mark.parametrize(('examples', 'told'), [(200, False), (199, True)])
-def test_a_batch_of_more_than_all_images_is_told(examples, told):
+def test_a_batch_larger_than_the_training_set_is_reported(examples, told):
   config = config_lib.resolve(config_lib.Config(batch_size=200), 1)
   notes = config_lib.notes(config, examples)
   assert bool(notes) == told
@@ -232,7 +234,7 @@ def _fuzz(examples):
     if config.horizontal_probability is None:
       config = dataclasses.replace(config, horizontal_probability=(0.5,))
     rates = schedules.learning_rates(config, steps_per_epoch, [0, 1, 7, 100])
-    # What is above the largest float32 is infinite, and the run will diverge.
+    # Rates above the largest float32 are infinite, and such a run diverges.
     if config.learning_rate < 1e37 and config.final_learning_rate < 1e37:
       assert np.isfinite(rates).all()
       assert (rates >= 0).all()
@@ -248,7 +250,7 @@ def _fuzz(examples):
 
 
 def test_random_configurations():
-  """What is not refused has a learning rate and an optimizer."""
+  """Every accepted configuration has a learning rate and an optimizer."""
   _fuzz(100)
 
 

@@ -1,4 +1,4 @@
-"""Images from each source, and what happens when they cannot be had."""
+"""Images from each source, and the errors if they cannot be read."""
 
 import hashlib
 import importlib
@@ -50,7 +50,7 @@ class TestDigits:
     assert (len(digits.train), len(digits.test)) == (1437, 360)
     original = datasets.load_digits().images.reshape(1797, 64)
     ours = np.concatenate([digits.train.images, digits.test.images])
-    # Pixels come as 0 to 16 and leave as 0 to 255.
+    # Pixels from 0 to 16 are scaled to 0 to 255.
     back = np.rint(ours.reshape(1797, 64) / 255 * 16)
     assert sorted(map(tuple, back)) == sorted(map(tuple, original))
 
@@ -70,12 +70,12 @@ class TestDigits:
     assert digits.num_classes == 10
     assert not digits.flip
 
-  def test_channel_statistics_against_numpy(self):
+  def test_channel_statistics_equal_numpy(self):
     digits = data.load('digits')
-    mean, deviation = digits.channel_statistics()
+    mean, std = digits.channel_statistics()
     pixels = digits.train.images.astype(np.float64) / 255
     np.testing.assert_allclose(mean, [pixels.mean()], rtol=1e-6)
-    np.testing.assert_allclose(deviation, [pixels.std()], rtol=1e-6)
+    np.testing.assert_allclose(std, [pixels.std()], rtol=1e-6)
 
   def test_the_first_examples_only(self):
     everything, some = data.load('digits'), data.load('digits', None, 100)
@@ -89,7 +89,7 @@ class TestDigits:
       data.load('digits', None, 1438)
 
 
-# Channel means and deviations that are published with the data sets.
+# Published channel means and standard deviations of the data sets.
 _STATISTICS = {
   'cifar10': ((0.49140, 0.48216, 0.44653), (0.24703, 0.24349, 0.26159)),
   'cifar100': ((0.50708, 0.48655, 0.44092), (0.26733, 0.25644, 0.27615)),
@@ -112,9 +112,9 @@ class TestCifar:
     assert loaded.num_classes == classes
     assert loaded.flip
     assert loaded.crop_padding == 4
-    mean, deviation = loaded.channel_statistics()
+    mean, std = loaded.channel_statistics()
     np.testing.assert_allclose(mean, _STATISTICS[name][0], atol=1e-5)
-    np.testing.assert_allclose(deviation, _STATISTICS[name][1], atol=1e-5)
+    np.testing.assert_allclose(std, _STATISTICS[name][1], atol=1e-5)
 
   def test_examples_are_those_of_tfds(self, cifar_dir):
     import tensorflow_datasets as tfds
@@ -136,14 +136,14 @@ class TestCifar:
     )
     subprocess.run([sys.executable, '-c', program, cifar_dir], check=True)
 
-  def test_the_second_time_comes_from_the_cache(self, cifar_dir, monkeypatch):
+  def test_the_second_load_reads_the_cache(self, cifar_dir, monkeypatch):
     data.load('cifar10', cifar_dir)
     monkeypatch.setattr(
       tfds_reader, '_decode', lambda builder: pytest.fail('decoded')
     )
     data.load('cifar10', cifar_dir)
 
-  def test_where_nothing_is_prepared_the_error_names_the_command(
+  def test_if_nothing_is_prepared_the_error_names_the_command(
     self, tmp_path, monkeypatch
   ):
     monkeypatch.setattr(
@@ -155,10 +155,10 @@ class TestCifar:
     assert '`pip install tensorflow`' in str(caught.value)
     assert '--data-dir' in str(caught.value)
 
-  def test_where_tensorflow_is_there_tfds_prepares(
+  def test_with_tensorflow_tfds_prepares_the_data(
     self, tmp_path, monkeypatch, cache
   ):
-    """Stands in for the download, which tests must not make."""
+    """Replaces the download, because tests must not use the network."""
     builder = _FakeBuilder(tmp_path)
     _use(builder, monkeypatch)
     monkeypatch.setattr(
@@ -168,7 +168,7 @@ class TestCifar:
     assert builder.prepared
     np.testing.assert_array_equal(loaded.train.labels, [0, 1, 2, 3])
 
-  def test_a_download_that_fails_is_told(self, tmp_path, monkeypatch):
+  def test_a_failed_download_is_reported(self, tmp_path, monkeypatch):
     builder = _FakeBuilder(tmp_path)
     builder.failure = OSError('no route to host')
     _use(builder, monkeypatch)
@@ -188,7 +188,7 @@ class TestCifar:
     ],
     ids=['label too large', 'label negative', 'small image', 'no image'],
   )
-  def test_images_that_lie(self, tmp_path, cache, name, content, complaint):
+  def test_invalid_images(self, tmp_path, cache, name, content, complaint):
     (shard,) = _few_of_cifar(tmp_path).glob('*train*-00000-of-*')
     _change_example(shard, 5, name, content)
     with pytest.raises(errors.UsageError, match=complaint) as caught:
@@ -218,7 +218,7 @@ class TestCifar:
       'description missing',
     ],
   )  # fmt: skip
-  def test_files_that_lie(
+  def test_damaged_files(
     self, tmp_path, cache, file, change, complaint, monkeypatch
   ):
     find_spec = tfds_reader.importlib.util.find_spec
@@ -245,17 +245,17 @@ _SPLIT = (_IMAGES, _LABELS)
 
 
 class TestSources:
-  def test_they_are_the_choices_of_the_flag(self):
+  def test_the_sources_are_the_choices_of_the_flag(self):
     assert get_args(config_lib.Dataset) == tuple(sources.SOURCES)
     assert tuple(sources.SOURCES)[:3] == ('digits', 'cifar10', 'cifar100')
 
   @pytest.mark.parametrize('source', sources.SOURCES.values())
-  def test_each_has_its_reader(self, source):
+  def test_each_source_has_a_reader(self, source):
     reader = importlib.import_module(f'train.data.{source.reader}')
     assert [*inspect.signature(reader.load).parameters] == ['name', 'data_dir']
     assert source.channels in (1, 3, None)
 
-  def test_another_name_is_refused(self):
+  def test_an_unknown_name_is_rejected(self):
     with pytest.raises(errors.UsageError, match=r"'cifar1'.*Did you mean"):
       data.load('cifar1')
 
@@ -272,7 +272,7 @@ class TestSources:
       (5, _SPLIT, _SPLIT, 'label 5 is not from 0 to 4'),
     ],
   )
-  def test_what_a_reader_returns_is_looked_at(
+  def test_the_result_of_a_reader_is_checked(
     self, classes, train, test, complaint, monkeypatch
   ):
     returned = dataset_lib.Splits(
@@ -287,7 +287,7 @@ class TestSources:
 
 
 class TestMoreOfTfds:
-  """With files as TensorFlow Datasets writes them."""
+  """Files in the format of TensorFlow Datasets."""
 
   @pytest.fixture(autouse=True)
   def register(self, monkeypatch, cache):
@@ -335,7 +335,7 @@ class TestFolder:
       for i, (image, label) in enumerate(zip(images, labels, strict=True)):
         path = folder / split / f'class {label}' / f'{i}.png'
         path.parent.mkdir(parents=True, exist_ok=True)
-        channels = slice(None, None, -1)  # OpenCV's is BGR.
+        channels = slice(None, None, -1)  # OpenCV uses BGR.
         cv2.imwrite(str(path), image[..., channels])
 
   @pytest.mark.parametrize('channels', [1, 3])
@@ -344,7 +344,7 @@ class TestFolder:
     self._write(tmp_path, images)
     loaded = data.load('folder', tmp_path)
     assert (loaded.num_classes, loaded.crop_padding) == (3, 4)
-    # By class, then by name.
+    # Sorted by class, then by name.
     np.testing.assert_array_equal(
       loaded.test.images, images[[0, 3, 1, 4, 2, 5]]
     )
@@ -354,12 +354,12 @@ class TestFolder:
       loaded.train.images, loaded.train.labels, strict=True
     ):
       assert of_label[image.tobytes()] == label
-    # So that the first of them are of several classes.
+    # Shuffled, so that the first examples are of several classes.
     assert [*loaded.train.labels] != [0, 0, 1, 1, 2, 2]
     again = data.load('folder', tmp_path)
     np.testing.assert_array_equal(again.train.labels, loaded.train.labels)
 
-  def test_what_is_wrong_is_told(self, tmp_path):
+  def test_invalid_folders_are_rejected(self, tmp_path):
     def refused(match):
       with pytest.raises(errors.UsageError, match=match):
         data.load('folder', tmp_path)
@@ -400,7 +400,7 @@ class TestNpz:
       6, 4, False,
     )  # fmt: skip
 
-  def test_what_keras_calls_them(self, tmp_path):
+  def test_the_names_of_keras_are_accepted(self, tmp_path):
     names = ('x_train', 'y_train', 'x_test', 'y_test')
     grey = {k: v[..., 0] if v.ndim == 4 else v[:, None] for k, v in (
       self._ARRAYS.items()
@@ -421,12 +421,12 @@ class TestNpz:
       ({'test_images': _IMAGES[:2, :8]}, 'one size'),
     ],
   )
-  def test_what_is_wrong_is_told(self, changes, match, tmp_path):
+  def test_invalid_arrays_are_rejected(self, changes, match, tmp_path):
     np.savez(tmp_path / 'a.npz', **{**self._ARRAYS, **changes})
     with pytest.raises(errors.UsageError, match=match):
       data.load('npz', tmp_path / 'a.npz')
 
-  def test_what_is_no_such_file(self, tmp_path):
+  def test_other_files_are_rejected(self, tmp_path):
     path = tmp_path / 'a.npz'
     np.savez(path, images=_IMAGES)
     with pytest.raises(errors.UsageError, match=r'train_images.*got images'):
@@ -468,7 +468,7 @@ class TestArrayCache:
       'file', 'link',
     ],
   )  # fmt: skip
-  def test_a_damaged_entry_is_built_again(self, cache, damage):
+  def test_a_damaged_entry_is_rebuilt(self, cache, damage):
     calls = []
     self._load(calls)
     entry = cache / 'key'
@@ -503,7 +503,7 @@ class TestArrayCache:
         claims = str((10**13 // _ARRAYS['a'].itemsize,)).encode()
         assert shape in content
         content = content.replace(shape, claims)
-        # The header ends at a multiple of 64 bytes, filled up with spaces.
+        # The header is padded with spaces to a multiple of 64 bytes.
         more = len(claims) - len(shape)
         content = content.replace(b' ' * more + b'\n', b'\n', 1)
         self._replace(file, bytes(content))
@@ -531,7 +531,7 @@ class TestArrayCache:
     return array_cache.load_or_build('key', _ARRAYS, lambda: self._build(calls))
 
   def _replace(self, file, content):
-    """Another file, and its checksum in the manifest."""
+    """Replaces a file and its checksum in the manifest."""
     manifest = file.with_name('manifest.json')
     checksums = json.loads(manifest.read_text())
     checksums[file.stem] = hashlib.sha256(content).hexdigest()
@@ -548,8 +548,8 @@ class TestArrayCache:
     arrays = array_cache.load_or_build('key', _ARRAYS, lambda: _ARRAYS)
     np.testing.assert_array_equal(arrays['a'], _ARRAYS['a'])
 
-  def test_what_killed_programs_have_left_is_removed(self, cache):
-    """Also where the entry itself is whole."""
+  def test_files_left_by_killed_programs_are_removed(self, cache):
+    """They are also removed if the entry itself is intact."""
     calls = []
     self._load(calls)
     for name in ('tmpabc', 'tmpabc.old'):
@@ -560,7 +560,7 @@ class TestArrayCache:
     assert len(calls) == 1
     assert [path.name for path in cache.iterdir()] == ['key']
 
-  def test_what_a_living_program_writes_stays(self, cache):
+  def test_files_of_a_running_program_are_kept(self, cache):
     calls = []
     self._load(calls)
     (cache / 'tmpabc').mkdir()
@@ -570,7 +570,7 @@ class TestArrayCache:
     self._load(calls)
     assert not (cache / 'tmpabc').exists()
 
-  def test_two_programs_that_build_it_at_once(self, tmp_path):
+  def test_several_programs_can_build_an_entry_at_once(self, tmp_path):
     program = (
       'import pathlib, sys, time\n'
       'import numpy as np\n'
@@ -590,7 +590,7 @@ class TestArrayCache:
     ]
     assert [builder.wait(timeout=300) for builder in builders] == [0] * 4
     assert [path.name for path in (tmp_path / 'arrays').iterdir()] == ['key']
-    # What they have left is whole: a fifth has nothing to build.
+    # The entry is intact, so a fifth program does not build it.
     for ready in tmp_path.glob('ready-*'):
       ready.unlink()
     subprocess.run(
@@ -598,18 +598,20 @@ class TestArrayCache:
     )
     assert not list(tmp_path.glob('ready-*'))
 
-  def test_no_place_to_keep_it_is_no_error(self, monkeypatch, tmp_path):
+  def test_a_cache_that_cannot_be_written_is_no_error(
+    self, monkeypatch, tmp_path
+  ):
     (tmp_path / 'file').write_text('in the way')
     monkeypatch.setattr(array_cache, 'root', lambda: tmp_path / 'file' / 'x')
     arrays = array_cache.load_or_build('key', _ARRAYS, lambda: _ARRAYS)
     np.testing.assert_array_equal(arrays['a'], _ARRAYS['a'])
 
-  def test_it_lies_in_the_users_cache(self):
+  def test_it_is_in_the_cache_of_the_user(self):
     assert platformdirs.user_cache_path() in array_cache.root().parents
 
 
 def _few_of_cifar(data_dir):
-  """A CIFAR-10 of 40 and 8 noisy images, to be changed."""
+  """Writes a CIFAR-10 of 40 and 8 noisy images, which tests change."""
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (40, 32, 32, 3)).astype(np.uint8)
   labels = np.arange(40) % 10
@@ -618,7 +620,7 @@ def _few_of_cifar(data_dir):
 
 
 def _change_example(shard, number, name, content):
-  """Puts another label or image into a file of examples."""
+  """Replaces a label or image in a file of examples."""
   records = array_record_module.ArrayRecordReader(str(shard)).read_all()
   example = tf_example_generated_pb2.Example.FromString(records[number])
   feature = example.features.feature[name]

@@ -1,4 +1,4 @@
-"""What is tested of a run, when, and that it can be tested once more."""
+"""When a run is tested, `python -m train eval`, and exported weights."""
 
 import dataclasses
 import json
@@ -21,7 +21,7 @@ from train import records
 from train import report
 from train.records import read
 
-# All that a run may have of tests.
+# All settings of evaluation.
 _ALL = {
   'epochs': 5,
   'eval_every': 2,
@@ -44,7 +44,7 @@ def full(tmp_path_factory):
   return directory, *runs.run(directory, pictures=True, **_ALL)
 
 
-def test_epochs_between_tests_lack_their_figures(full):
+def test_epochs_without_a_test_have_no_test_metrics(full):
   directory, summary, shown = full
   rows = read.epochs(directory)
   for row in rows:
@@ -66,14 +66,14 @@ def test_a_report_of_such_a_run(full, tmp_path):
   assert [*arm.best_errors().values()] == [summary['best_test_error']]
 
 
-def test_how_often_a_run_is_tested_changes_nothing_else(full, tmp_path):
+def test_eval_every_does_not_affect_training(full, tmp_path):
   _, summary, _ = full
   often, _ = runs.run(tmp_path / 'often', **{**_ALL, 'eval_every': 1})
   assert often['params_sha256'] == summary['params_sha256']
   assert often['final_test_error'] == summary['final_test_error']
 
 
-def test_a_run_that_is_tested_seldom_goes_on(full, tmp_path, monkeypatch):
+def test_a_run_with_eval_every_resumes(full, tmp_path, monkeypatch):
   directory, summary, _ = full
 
   class Stopped(Exception):
@@ -86,7 +86,7 @@ def test_a_run_that_is_tested_seldom_goes_on(full, tmp_path, monkeypatch):
     patch.setattr(loop.metrics.MetricsLog, 'close', stop)
     with pytest.raises(Stopped):
       runs.run(tmp_path / 'run', **_ALL)
-  # The last epoch is done again, from the checkpoint before it.
+  # The last epoch is trained again from the previous checkpoint.
   newest = tmp_path / 'run' / 'checkpoints' / '20'
   newest.rename(newest.with_name('20.1.removed'))
   again, _ = runs.run(tmp_path / 'run', **_ALL)
@@ -97,7 +97,7 @@ def test_a_run_that_is_tested_seldom_goes_on(full, tmp_path, monkeypatch):
     assert a.get('test_loss') == b.get('test_loss')
 
 
-def test_the_epoch_that_is_read_off_is_tested():
+def test_the_epoch_of_the_reported_result_is_tested():
   experiment = experiments.get('small-figure4-cifar10-lcam')
   assert (experiment.reads_off, experiment.config.epochs) == (12, 15)
   tested = [
@@ -122,7 +122,7 @@ def test_a_done_run_without_its_last_test_is_damaged(full, tmp_path):
     read.run(tmp_path)
 
 
-def test_held_out_images_are_in_no_other_split():
+def test_validation_images_are_in_no_other_split():
   whole = data.load('digits')
   split = data.load('digits', validation_examples=300, train_examples=1000)
   assert (len(split.train), len(split.validation)) == (1000, 300)
@@ -132,7 +132,7 @@ def test_held_out_images_are_in_no_other_split():
   ) == sorted(x.tobytes() for x in whole.train.images)
   again = data.load('digits', validation_examples=300)
   assert again.validation.images.tobytes() == rest.validation.images.tobytes()
-  # Of all classes, as they are drawn.
+  # They are drawn at random, so all classes occur.
   assert np.bincount(split.validation.labels).min() > 15
   with pytest.raises(errors.UsageError, match='less than the 1437'):
     data.load('digits', validation_examples=1437)
@@ -144,7 +144,7 @@ def test_held_out_images_are_in_no_other_split():
 
 
 @pytest.mark.parametrize('which', ['plain', 'full'])
-def test_eval_gives_what_the_run_has_recorded(which, request):
+def test_eval_reproduces_the_recorded_results(which, request):
   directory, summary, _ = request.getfixturevalue(which)
   found = evaluate.evaluate(directory, devices=runs.one_device())
   last = read.epochs(directory)[-1]
@@ -155,7 +155,7 @@ def test_eval_gives_what_the_run_has_recorded(which, request):
   assert (found.epochs, found.steps) == (last['epoch'], last['step'])
 
 
-def test_eval_of_what_cannot_be_tested(plain, tmp_path):
+def test_eval_rejects_directories_without_a_checkpoint(plain, tmp_path):
   with pytest.raises(errors.UsageError, match='no directory'):
     evaluate.evaluate(tmp_path / 'absent')
   with pytest.raises(errors.UsageError, match=r'config\.json'):
@@ -194,7 +194,7 @@ def test_the_weights_of_a_run_give_its_test_error(which, request):
   assert facts['dataset'] == 'digits'
 
 
-def test_weights_of_no_network(tmp_path):
+def test_weights_of_an_unknown_network_are_rejected(tmp_path):
   models.save(
     tmp_path / 'w.safetensors',
     {'kernel': np.zeros(3)},
@@ -210,7 +210,7 @@ def test_weights_of_no_network(tmp_path):
 # ----------------------------------------------------- smoothing and averaging
 
 
-def test_a_smoothed_label_costs_a_part_of_all_classes():
+def test_label_smoothing_equals_its_formula():
   from train.program import step
 
   logits = np.random.default_rng(0).normal(size=(6, 5))
@@ -221,7 +221,7 @@ def test_a_smoothed_label_costs_a_part_of_all_classes():
   np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
-def test_the_average_is_that_of_the_weights_after_each_step(tmp_path):
+def test_the_ema_averages_the_weights_after_each_step(tmp_path):
   from train import config as config_lib
   from train.program import build
 
@@ -248,7 +248,7 @@ def test_the_average_is_that_of_the_weights_after_each_step(tmp_path):
     expected = jax.tree.map(
       lambda old, new: decay * old + (1 - decay) * new, expected, now
     )
-  # The training itself is as it was.
+  # Training itself is unchanged.
   for ours, theirs in zip(
     jax.tree.leaves(averaged.params), jax.tree.leaves(plain.params), strict=True
   ):

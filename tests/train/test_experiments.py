@@ -1,4 +1,4 @@
-"""The experiments are what the paper says they are."""
+"""The experiments have the settings that the papers describe."""
 
 import ast
 import dataclasses
@@ -33,7 +33,7 @@ def test_every_experiment_is_valid(name):
   config_lib.check(experiment.planned)
 
 
-def test_the_papers_final_run_on_cifar100():
+def test_the_final_run_of_the_paper_on_cifar100():
   config = experiments.get('figure4-cifar100-lcam').config
   assert (config.depth, config.widen_factor) == (28, 10)
   assert (config.learning_rate, config.weight_decay) == (0.1, 5e-4)
@@ -44,7 +44,7 @@ def test_the_papers_final_run_on_cifar100():
 
 @pytest.mark.parametrize('dataset', ['cifar10', 'cifar100'])
 @pytest.mark.parametrize('size', ['', 'small-'])
-def test_a_control_differs_in_the_momentum_alone(dataset, size):
+def test_a_control_differs_only_in_the_momentum(dataset, size):
   arm, control = (
     config_lib.to_json(
       experiments.get(f'{size}figure4-{dataset}-{name}').config
@@ -66,7 +66,7 @@ def test_figure_2_has_four_arms_and_figure_3_six():
       assert arm.config.milestones == (30, 60, 90)
 
 
-def test_the_authors_decay_starts_an_epoch_later_and_before_the_step():
+def test_the_decay_of_the_authors_starts_one_epoch_later():
   config = config_lib.resolve(
     experiments.get('authors-cifar10-lcam').config, 391
   )
@@ -97,11 +97,11 @@ def test_small_runs_keep_the_proportions(name):
     for config, images in ((small, 5_000), (full, 50_000))
     for steps in [-(-images // config.batch_size)]
   ]
-  # The small steps are coarser.
+  # With fewer steps the rates are coarser.
   np.testing.assert_allclose(rates[0], rates[1], rtol=0.2, atol=1e-6)
 
 
-def test_a_family_is_chosen_by_what_its_names_begin_with():
+def test_select_finds_a_family_by_its_prefix():
   names = {arm.name for arm in experiments.select('small-figure2')}
   assert names == {
     f'small-figure2-{arm}'
@@ -110,12 +110,12 @@ def test_a_family_is_chosen_by_what_its_names_begin_with():
   assert [e.name for e in experiments.select('digits-lcam')] == ['digits-lcam']
 
 
-def test_a_misspelt_name_gets_the_nearest():
+def test_a_misspelled_name_suggests_the_closest():
   with pytest.raises(errors.UsageError, match="Did you mean 'digits-lcam'"):
     experiments.get('digits-lcm')
 
 
-def test_names_are_made_of_fields():
+def test_names_are_derived_from_fields():
   for name, experiment in experiments.EXPERIMENTS.items():
     assert experiment.name == experiment.folder == name
     assert experiments.select(experiment.group).count(experiment) == 1
@@ -124,19 +124,19 @@ def test_names_are_made_of_fields():
   assert small.group == 'small-ablation'
 
 
-def test_a_group_and_a_data_set_are_chosen():
+def test_select_finds_a_group_and_a_data_set():
   found = experiments.select('small-figure4-cifar10')
   assert found
   assert {(e.group, e.dataset) for e in found} == {('small-figure4', 'cifar10')}
 
 
-def test_changed_settings_are_another_experiment():
+def test_changed_settings_make_another_experiment():
   paper = experiments.get('figure4-cifar100-lcam')
   changed = paper.change({'depth': 10, 'epochs': 3, 'widen_factor': 10})
   assert changed.name == 'figure4-cifar100-lcam + depth 10, epochs 3'
   assert changed.folder == 'figure4-cifar100-lcam+depth=10+epochs=3'
   assert changed.config.depth == 10
-  # Seeds, and how fast it computes, make no other experiment.
+  # Seeds and settings of speed make no other experiment.
   assert paper.change({'seed': 3, 'eval_batch_size': 7}).name == paper.name
 
 
@@ -145,7 +145,7 @@ def test_a_control_of_a_changed_run_follows_the_changed_run():
   assert coin.follows.name == 'small-figure4-cifar10-lcam + epochs 3'
 
 
-def test_a_control_with_a_number_of_its_own_follows_nothing():
+def test_a_control_with_its_own_number_follows_nothing():
   coin = experiments.get('small-ablation-cifar10-coin')
   own = coin.change({'horizontal_probability': (0.5, 0.25)})
   assert own.follows is None
@@ -153,13 +153,13 @@ def test_a_control_with_a_number_of_its_own_follows_nothing():
   content = {**config_lib.to_json(own.config), **own.record()}
   content = json.loads(json.dumps(content))
   assert experiments.of_record(content) == own
-  # A number that was taken over is no change.
+  # A number from the followed run is no change.
   taken = dataclasses.replace(coin.config, horizontal_probability=(0.4,))
   content = {**config_lib.to_json(taken), **coin.record()}
   assert experiments.of_record(content) == coin
 
 
-def test_a_record_is_of_the_experiment_that_its_settings_are_of():
+def test_settings_determine_the_experiment_of_a_record():
   paper = experiments.get('figure4-cifar100-lcam')
 
   def record(**settings):
@@ -169,10 +169,10 @@ def test_a_record_is_of_the_experiment_that_its_settings_are_of():
     return {**config_lib.to_json(config), **paper.record()}
 
   assert experiments.of_record(record(seed=4)) == paper
-  # A name that its settings are not those of.
+  # The settings are not those of the named experiment.
   other = experiments.of_record(record(depth=10, epochs=3))
   assert other.name == 'figure4-cifar100-lcam + depth 10, epochs 3'
-  # A setting that the experiment leaves open is known by what was recorded.
+  # A setting that the experiment does not specify is read from the record.
   small = experiments.get('small-figure4-cifar10-lcam')
   changed = small.change({'decay_rate': 0.9})
   content = {**config_lib.to_json(changed.config), **changed.record()}
@@ -196,7 +196,7 @@ def test_a_grid_has_every_combination():
 
 
 class TestComparators:
-  """Table 1's others are what their papers say."""
+  """The other methods of Table 1 have the settings of their papers."""
 
   @pytest.mark.parametrize('dataset', ['cifar10', 'cifar100'])
   def test_wrn_is_as_published(self, dataset):
@@ -226,7 +226,7 @@ class TestComparators:
     assert sgdr.config.learning_rate == cosine.config.learning_rate == 0.05
     assert cosine.config.schedule == 'cosine'
     assert sgdr.reads_off == 150
-    # Restarts after 10, 30, 70 and 150 epochs: the rate is back.
+    # Restarts after 10, 30, 70 and 150 epochs reset the rate.
     resolved = config_lib.resolve(sgdr.config, 391)
     steps = [391 * epoch for epoch in (0, 10, 30, 70, 150)]
     rates = schedules.learning_rates(resolved, 391, steps)
@@ -234,12 +234,12 @@ class TestComparators:
     before = schedules.learning_rates(resolved, 391, [s - 1 for s in steps[1:]])
     assert max(before) < 1e-4
 
-  def test_figure_3_has_no_fixed_093(self):
+  def test_figure_3_has_neither_fixed_093_nor_lcam(self):
     arms = {e.arm for e in experiments.members(experiments.PAPER, 'figure3')}
     assert arms & {'fixed-0.93', 'lcam'} == set()
 
 
-def test_members_are_the_arms_of_a_place():
+def test_members_are_the_arms_of_a_scale_section_and_data_set():
   arms = experiments.members(experiments.MEDIUM, 'figure4', 'cifar10')
   assert {e.group for e in arms} == {'medium-figure4'}
   assert {e.config.dataset for e in arms} == {'cifar10'}
@@ -254,7 +254,7 @@ _REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
 def _strings(path):
-  """Every string of a file but docstrings and comments, with its line."""
+  """Every string of a file except docstrings, with its line."""
   tree = ast.parse(path.read_text('utf-8'))
   prose = {
     id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)
@@ -268,8 +268,8 @@ def _strings(path):
   ]
 
 
-def test_no_other_module_spells_a_name_or_a_part_of_one():
-  """What has no piece of a name in it can neither make nor take one apart."""
+def test_no_other_module_contains_a_part_of_a_name():
+  """Only experiments.py builds and parses the names of experiments."""
   pieces = {
     *(f'{e.group}-' for e in experiments.EXPERIMENTS.values()),
     *(e.scale.prefix for e in experiments.EXPERIMENTS.values()),

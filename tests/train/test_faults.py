@@ -1,7 +1,7 @@
-"""What happens to a run from outside: signals, damaged files, a full disk.
+"""Faults during a run: signals, damaged files, a full disk.
 
-Each is done to a real process or to real files. The end must be bit for bit
-that of a run to which nothing happened.
+Each fault happens to a real process or to real files. The results must be equal
+to those of an undisturbed run, bit for bit.
 """
 
 import json
@@ -22,7 +22,7 @@ from tests.train import runs
 from train import errors
 from train import loop
 
-# 13 steps an epoch; a checkpoint after each.
+# 13 steps per epoch; a checkpoint after each step.
 _FLAGS = (
   'run', '--model', 'mlp', '--epochs', 4, '--train-examples', 400,
   '--batch-size', 32, '--checkpoint-seconds', 0,
@@ -40,7 +40,7 @@ def undisturbed(tmp_path_factory):
 def test_the_same_command_twice_gives_the_same_bytes(
   undisturbed, tmp_path, monkeypatch
 ):
-  """Also where every program is compiled once more."""
+  """The second run compiles every program again."""
   monkeypatch.setenv('JAX_ENABLE_COMPILATION_CACHE', 'false')
   finished = processes.train(*_FLAGS, '--run-dir', tmp_path / 'again')
   assert finished.returncode == 0, finished.stderr
@@ -59,8 +59,8 @@ def _wait_for_checkpoints(directory, count, process):
     time.sleep(0.005)
 
 
-# 400 steps an epoch, and a checkpoint after each epoch alone: what is saved
-# within one is saved at the signal.
+# 400 steps per epoch, and a checkpoint only after each epoch, so a checkpoint
+# within an epoch was saved because of the signal.
 _MANY_STEPS = (
   'run', '--model', 'mlp', '--epochs', 4, '--train-examples', 400,
   '--batch-size', 1, '--checkpoint-seconds', 1e6,
@@ -78,7 +78,7 @@ def undisturbed_of_many_steps(tmp_path_factory):
 @pytest.mark.parametrize(
   ('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
-def test_asked_to_stop_it_saves_its_step_and_goes_on_later(
+def test_a_run_that_is_asked_to_stop_saves_its_step_and_can_be_resumed(
   number, code, undisturbed_of_many_steps, tmp_path
 ):
   directory = tmp_path / 'run'
@@ -101,7 +101,7 @@ def test_asked_to_stop_it_saves_its_step_and_goes_on_later(
   processes.assert_the_same_end(directory, undisturbed_of_many_steps)
 
 
-def test_killed_within_an_epoch_it_goes_on_from_there(undisturbed, tmp_path):
+def test_a_run_killed_within_an_epoch_resumes_there(undisturbed, tmp_path):
   directory = tmp_path / 'run'
   flags = [*_FLAGS, '--run-dir', directory]
   with processes.start(*flags) as process:
@@ -114,10 +114,10 @@ def test_killed_within_an_epoch_it_goes_on_from_there(undisturbed, tmp_path):
   processes.assert_the_same_end(directory, undisturbed)
 
 
-def test_killed_before_it_has_its_configuration(undisturbed, tmp_path):
+def test_killed_before_the_configuration_is_written(undisturbed, tmp_path):
   directory = tmp_path / 'run'
   flags = [*_FLAGS, '--run-dir', directory]
-  # The first file that is put into its place.
+  # Killed when the first file is moved into place.
   killed = processes.train_killed_at('os.rename', directory, *flags)
   assert killed.returncode == -signal.SIGKILL, killed.stderr
   assert [path.name for path in directory.iterdir()] == ['config.tmp']
@@ -128,7 +128,7 @@ def test_killed_before_it_has_its_configuration(undisturbed, tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_each_access_to_its_files(tmp_path):
-  """One start after another, each killed one access later than the last."""
+  """Each start is killed one access later than the previous one."""
   flags = ['run', '--model', 'mlp', '--epochs', 1, '--train-examples', 100]
   directory, undisturbed = tmp_path / 'run', tmp_path / 'undisturbed'
   for kills in range(1000):
@@ -148,8 +148,8 @@ def test_killed_at_each_access_to_its_files(tmp_path):
 @pytest.mark.parametrize(
   ('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
-def test_asked_to_stop_before_it_trains(number, code, tmp_path, monkeypatch):
-  # So that there is something to compile, which takes seconds.
+def test_asked_to_stop_before_training(number, code, tmp_path, monkeypatch):
+  # Compilation then takes seconds.
   monkeypatch.setenv('JAX_ENABLE_COMPILATION_CACHE', 'false')
   directory = tmp_path / 'run'
   flags = [*_FLAGS, '--hidden-layers', 8]
@@ -165,7 +165,7 @@ def test_asked_to_stop_before_it_trains(number, code, tmp_path, monkeypatch):
   assert 'Traceback' not in rest
 
 
-def test_a_disk_that_is_full(undisturbed, tmp_path):
+def test_a_full_disk(undisturbed, tmp_path):
   directory = tmp_path / 'run'
   flags = [*_FLAGS, '--run-dir', directory]
   with processes.start(*flags) as process:
@@ -181,7 +181,7 @@ def test_a_disk_that_is_full(undisturbed, tmp_path):
   processes.assert_the_same_end(directory, undisturbed)
 
 
-def test_a_disk_that_fills_up_meanwhile(undisturbed, tmp_path):
+def test_a_disk_that_fills_up_during_training(undisturbed, tmp_path):
   flags = [*_FLAGS, '--run-dir', tmp_path / 'run']
   with damage.disk(tmp_path, megabytes=8):
     with processes.start(*flags) as process:
@@ -203,7 +203,7 @@ def test_a_disk_that_fills_up_meanwhile(undisturbed, tmp_path):
   ['config.tmp', 'metrics.tmp', 'steps.tmp', 'summary.tmp', 'metrics.jsonl'],
 )
 def test_a_file_that_cannot_be_written(name, expected, run_dir, tmp_path):
-  """A directory in its place stands in for whatever else can be wrong."""
+  """A directory with the name of the file represents all causes."""
   directory = tmp_path / 'new run'
   if name == 'metrics.jsonl':
     directory = run_dir
@@ -220,10 +220,10 @@ def test_a_file_that_cannot_be_written(name, expected, run_dir, tmp_path):
 
 
 @pytest.mark.parametrize('written', [0, 1])
-def test_a_disk_that_is_full_of_everything_but_metrics(
+def test_a_disk_that_is_full_when_a_row_is_written(
   expected, tmp_path, monkeypatch, written
 ):
-  """Full just when a row is written, that of the steps or the other one."""
+  """The row is that of the steps or that of the epoch."""
   directory = tmp_path / 'run'
   append = loop.metrics.MetricsLog.append
   fsync = os.fsync
@@ -252,7 +252,7 @@ def test_a_disk_that_is_full_of_everything_but_metrics(
   assert processes.read_rows(directory) == processes.read_rows(expected[0])
 
 
-# What a process says of each of some commands, and their exit codes.
+# Runs commands in one process and prints their exit codes.
 _COMMANDS = """
 import json, sys
 from train import __main__ as program
@@ -262,7 +262,7 @@ print(codes)
 
 
 def _assert_refused(commands, whys, **options):
-  """Each before any work, in one sentence."""
+  """Checks that each command is rejected with one sentence."""
   finished = subprocess.run(
     [sys.executable, '-c', _COMMANDS, json.dumps(commands)],
     env=processes.environment(),
@@ -276,7 +276,7 @@ def _assert_refused(commands, whys, **options):
     assert why in line
 
 
-def test_a_run_directory_that_may_not_be_written(tmp_path):
+def test_a_run_directory_without_write_permission(tmp_path):
   directory = tmp_path / 'run'
   directory.mkdir(mode=0o555)
   places = [directory, directory / 'new', pathlib.Path('/proc/run')]
@@ -288,7 +288,7 @@ def test_a_run_directory_that_may_not_be_written(tmp_path):
   assert not list(directory.iterdir())
 
 
-def test_a_run_directory_on_a_disk_that_may_not_be_written(tmp_path):
+def test_a_run_directory_on_a_read_only_disk(tmp_path):
   with damage.disk(tmp_path, megabytes=8), damage.read_only(tmp_path):
     _assert_refused(
       [['run', '--run-dir', str(tmp_path / 'run')]],
@@ -305,7 +305,7 @@ def test_a_run_directory_that_vanishes(undisturbed, tmp_path):
   assert process.returncode == 1
   assert f'{directory}' in message
   assert 'Traceback' not in message
-  # Nothing is put in its place, and what there was can go on.
+  # It is not created again, and the moved run can be resumed.
   assert not (directory / 'config.json').exists()
   moved = tmp_path / 'elsewhere'
   resumed = processes.train(*_FLAGS, '--run-dir', moved)
@@ -314,7 +314,7 @@ def test_a_run_directory_that_vanishes(undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_runs_that_decode_the_same_images_at_once(
+def test_two_runs_can_decode_the_same_images_at_once(
   cifar_dir, tmp_path, monkeypatch
 ):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
@@ -343,14 +343,14 @@ _run = runs.run
 
 @pytest.fixture(scope='module')
 def expected(tmp_path_factory):
-  """A run in this process, its directory and its summary."""
+  """The directory and the summary of a run in this process."""
   directory = tmp_path_factory.mktemp('runs') / 'expected'
   return directory, _run(directory)[0]
 
 
 @pytest.fixture
 def run_dir(expected, tmp_path):
-  """That run, to be damaged."""
+  """A copy of that run, which tests damage."""
   return pathlib.Path(shutil.copytree(expected[0], tmp_path / 'run'))
 
 
@@ -359,7 +359,9 @@ def _pretend_it_was_cut_off(directory):
 
 
 @pytest.mark.parametrize('harm', damage.ALL)
-def test_the_checkpoint_before_a_damaged_one_is_used(harm, expected, run_dir):
+def test_a_resume_uses_the_checkpoint_before_a_damaged_one(
+  harm, expected, run_dir
+):
   _pretend_it_was_cut_off(run_dir)
   harm(run_dir / 'checkpoints' / '12')
   summary, shown = _run(run_dir)
@@ -371,7 +373,7 @@ def test_the_checkpoint_before_a_damaged_one_is_used(harm, expected, run_dir):
   assert kept == {'8', '12', '12.1.set-aside'}
 
 
-def test_a_run_never_starts_from_zero_silently(run_dir):
+def test_a_run_with_only_damaged_checkpoints_is_rejected(run_dir):
   _pretend_it_was_cut_off(run_dir)
   for step in ('8', '12'):
     damage.flip_a_bit(run_dir / 'checkpoints' / step)
@@ -379,7 +381,7 @@ def test_a_run_never_starts_from_zero_silently(run_dir):
     _run(run_dir)
 
 
-def test_a_run_without_checkpoints_says_that_it_starts_again(expected, run_dir):
+def test_a_run_without_checkpoints_reports_that_it_restarts(expected, run_dir):
   _pretend_it_was_cut_off(run_dir)
   shutil.rmtree(run_dir / 'checkpoints')
   summary, shown = _run(run_dir)
@@ -387,20 +389,20 @@ def test_a_run_without_checkpoints_says_that_it_starts_again(expected, run_dir):
   assert summary['params_sha256'] == expected[1]['params_sha256']
 
 
-# ------------------------------------------------------------- losses that fail
+# ------------------------------------------------------------ non-finite losses
 
 
-def test_the_step_at_which_a_run_diverged_is_named(tmp_path):
+def test_the_step_at_which_a_run_diverged_is_reported(tmp_path):
   summary, shown = _run(
     tmp_path, learning_rate=1e30, checkpoint_seconds=0, checkpoint_every=3
   )
   assert summary['status'] == 'diverged'
-  # The first step has a finite loss, and ruins the parameters.
+  # The first step has a finite loss, but makes the parameters huge.
   assert summary['diverged_at_step'] == 2
   assert 'diverged at step 2' in shown
-  # It did not go on to the end of its epoch of four steps.
+  # It stopped before the end of its epoch of four steps.
   assert summary['epochs'] == 0
-  # What it keeps is from before that step.
+  # The checkpoint is from before that step.
   kept = {p.name for p in (tmp_path / 'checkpoints').glob('[0-9]*')}
   assert kept <= {'1'}
   assert json.loads((tmp_path / 'summary.json').read_text()) == summary

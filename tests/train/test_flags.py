@@ -1,6 +1,7 @@
-"""Wrong command lines: exit code 2, nothing left behind, and a message.
+"""Invalid command lines exit with code 2 and a message, and leave no files.
 
-That is tyro's own where it cannot read a flag, and else one sentence.
+The message is that of tyro if it cannot parse a flag, and otherwise one
+sentence.
 """
 
 import contextlib
@@ -24,7 +25,7 @@ from train import studies
 from train import sweep
 from train.devices import jax_environment
 
-# The command line, and what its message must name.
+# The command line, and the parts of its message.
 _WRONG = [
   # Commands.
   ('rnu', ["'rnu'", "'run'"]),
@@ -105,7 +106,7 @@ _WRONG = [
   ('run --widen-factor 101', ['--widen-factor', 'at most 100', 'got 101']),
   ('run --eval-batch-size 3000000000', ['--eval-batch-size', '2147483647']),
   ('run --steps-per-dispatch 0', ['--steps-per-dispatch', 'got 0']),
-  # Settings that do not go together.
+  # Incompatible settings.
   ('run --normalization imagenet', ['--normalization', 'digits', 'imagenet']),
   ('run --optimizer coin', ['--horizontal-probability', 'coin']),
   (
@@ -137,7 +138,7 @@ _WRONG = [
     'run --coordinator h:99 --process-id 0 --process-count 0',
     ['--process-count', 'at least 1', 'got 0'],
   ),
-  # What the data say.
+  # Limits from the data.
   ('run --train-examples 5000', ['--train-examples', '1437', '5000']),
   ('run --image-size 3', ['--image-size', 'divide 8', 'got 3']),
   ('run --epochs 1000000000', ['--epochs', 'at most 17', '12 steps']),
@@ -145,7 +146,7 @@ _WRONG = [
     'run --dataset cifar10 --data-dir absent --run-dir run',
     ['pip install tensorflow'],
   ),
-  # Places.
+  # Paths.
   ('run --run-dir /dev/null', ['--run-dir /dev/null is not a directory']),
   ('run --run-dir /dev/null/run', ['/dev/null is not a directory']),
   ('--run-dir /dev/null', ['--run-dir /dev/null is not a directory']),
@@ -205,14 +206,14 @@ _WRONG = [
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
-  # Wide enough that tyro breaks no line.
+  # Wide enough that tyro does not wrap lines.
   monkeypatch.setenv('COLUMNS', '500')
-  # JAX runs by now.
+  # JAX is already initialized.
   monkeypatch.setattr(jax_environment, 'prepare', lambda: [])
 
 
 def _run(arguments):
-  """The exit code and what was written to standard error."""
+  """The exit code and standard error of a command."""
   shown = io.StringIO()
   with contextlib.redirect_stderr(shown):
     code = program.main(arguments)
@@ -220,7 +221,7 @@ def _run(arguments):
 
 
 @pytest.mark.parametrize(('line', 'parts'), _WRONG, ids=lambda x: str(x)[:60])
-def test_a_wrong_command_line(line, parts, tmp_path):
+def test_an_invalid_command_line(line, parts, tmp_path):
   code, message = _run(line.split())
   assert code == 2
   if not _is_of_tyro(message):
@@ -232,9 +233,7 @@ def test_a_wrong_command_line(line, parts, tmp_path):
 
 
 def _is_of_tyro(message):
-  """Whether it is in a frame, which is of blanks where nothing is known of the
-  encoding.
-  """
+  """Whether it has a frame, which is blank if the encoding is unknown."""
   return message.startswith(('╭─ ', ' ')) and len(message.splitlines()) > 2
 
 
@@ -289,7 +288,7 @@ def test_output_that_cannot_be_written(line):
   )
 
 
-def test_there_are_enough_of_them():
+def test_the_invalid_command_lines_are_distinct():
   assert len(dict(_WRONG)) == len(_WRONG) >= 40
 
 
@@ -348,7 +347,7 @@ def _nothing_runs(monkeypatch):
 
 
 def _assert_answered(line):
-  # Python never gives a program more than this: no NUL, and bytes as such.
+  # A command line cannot contain NUL.
   line = [word.replace('\0', '') for word in line]
   with contextlib.redirect_stdout(io.StringIO()) as said:
     code, message = _run(line)
@@ -357,7 +356,7 @@ def _assert_answered(line):
     assert 'usage' in said.getvalue()
   if code == 2:
     assert 'Traceback' not in message
-    # It names a flag, or what was given.
+    # It names a flag or the given word.
     assert '--' in message or any(
       (word and word in message) or repr(word) in message for word in line
     )

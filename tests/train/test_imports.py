@@ -1,4 +1,4 @@
-"""Who may import whom: no arrow points upwards, and none in a circle."""
+"""Imports respect the layers of the program and have no cycles."""
 
 import ast
 import graphlib
@@ -8,8 +8,8 @@ import pytest
 
 _ROOT = pathlib.Path(__file__).parents[2]
 
-# From the lowest to the highest. What stands in no list is of _MACHINE: data,
-# devices, processes.
+# From the lowest to the highest layer. Modules in no list belong to _MACHINE:
+# data, devices, processes.
 _LAYERS = (
   (
     'train.errors',
@@ -20,7 +20,7 @@ _LAYERS = (
     'train.files',
     'train.safe',
     'train.pictures',
-    # Registers: what there is to choose from.
+    # Registries.
     'train.sources',
     'train.program.optimizers',
   ),
@@ -59,13 +59,13 @@ _MODULES = _modules('train')
 
 
 def _imports(path):
-  """Modules of ours that a file imports, at its top or in a function."""
+  """Our modules that a file imports, at its top or in a function."""
   found = set()
   for node in ast.walk(ast.parse(path.read_text())):
     if isinstance(node, ast.Import):
       found |= {alias.name for alias in node.names}
     elif isinstance(node, ast.ImportFrom):
-      # No relative imports: they would escape this.
+      # This test would miss relative imports.
       assert node.level == 0, path
       for alias in node.names:
         name = f'{node.module}.{alias.name}'
@@ -76,7 +76,7 @@ def _imports(path):
 _GRAPH = {name: _imports(path) for name, path in _MODULES.items()}
 
 
-def test_no_import_points_upwards():
+def test_no_module_imports_a_higher_layer():
   upwards = [
     f'{name} -> {imported}'
     for name, found in _GRAPH.items()
@@ -86,7 +86,7 @@ def test_no_import_points_upwards():
   assert not upwards
 
 
-def test_no_import_goes_in_a_circle():
+def test_imports_have_no_cycles():
   graph = {
     name: {i for i in found if i in _MODULES and i != name}
     for name, found in _GRAPH.items()
@@ -98,8 +98,8 @@ def test_no_import_goes_in_a_circle():
     pytest.fail(' -> '.join(error.args[1]))
 
 
-def test_the_graph_is_that_of_the_program():
-  """Checks the test: arrows that there are."""
+def test_the_graph_contains_known_imports():
+  """Checks the test itself."""
   assert 'train.program.build' in _GRAPH['train.loop']
   assert 'train.loop' in _GRAPH['train.sweep']
   assert 'train.statistics' in _GRAPH['train.report.contrasts']
@@ -108,6 +108,6 @@ def test_the_graph_is_that_of_the_program():
 
 
 @pytest.mark.parametrize('package', ['models', 'optax_lcam'])
-def test_what_stands_below_knows_nothing_of_the_program(package):
+def test_the_packages_do_not_import_the_program(package):
   for name, path in _modules(package).items():
     assert not _imports(path), name

@@ -1,4 +1,4 @@
-"""One run in this process: what it writes, and that it repeats."""
+"""One run in this process: its files, and its reproducibility."""
 
 import contextlib
 import dataclasses
@@ -34,7 +34,7 @@ def finished(tmp_path_factory):
   return directory, *_run(directory, pictures=True)
 
 
-def test_a_row_an_epoch(finished):
+def test_there_is_one_row_per_epoch(finished):
   directory, _, _ = finished
   rows = _rows(directory)
   assert [row['epoch'] for row in rows] == [1, 2, 3]
@@ -56,7 +56,7 @@ def test_a_row_an_epoch(finished):
   assert rows[-1]['train_loss'] < rows[0]['train_loss']
 
 
-def test_the_summary_says_how_it_ended(finished):
+def test_the_summary_has_the_final_results(finished):
   directory, summary, _ = finished
   assert summary == json.loads((directory / 'summary.json').read_text())
   assert summary['status'] == 'done'
@@ -80,13 +80,13 @@ def test_the_configuration_is_complete(finished):
   assert 'git_commit' in config
 
 
-def test_the_steps_are_those_of_the_epochs(finished):
+def test_the_recorded_steps_agree_with_the_epochs(finished):
   directory, _, _ = finished
   lines = (directory / 'steps.jsonl').open()
   for row, line in zip(_rows(directory), lines, strict=True):
     steps = json.loads(line)
     assert steps['epoch'] == row['epoch']
-    # As they were trained on: 64, 64, 64 and 8 images.
+    # The steps had 64, 64, 64 and 8 images.
     np.testing.assert_allclose(
       np.average(steps['loss'], weights=[64, 64, 64, 8]),
       row['train_loss'],
@@ -110,7 +110,7 @@ def test_the_picture_and_the_events(finished):
   )
 
 
-def test_what_it_shows(finished):
+def test_the_output_of_a_run(finished):
   _, _, shown = finished
   assert 'MLP-1x64' in shown
   assert '200 training and 360 test images' in shown
@@ -135,7 +135,7 @@ def test_each_seed_matters(finished, tmp_path, seed):
   assert other['params_sha256'] != summary['params_sha256']
 
 
-def test_the_dropout_seed_matters_where_there_is_dropout(tmp_path):
+def test_the_dropout_seed_matters_with_dropout(tmp_path):
   summaries = [
     _run(
       tmp_path / str(seed),
@@ -149,7 +149,7 @@ def test_the_dropout_seed_matters_where_there_is_dropout(tmp_path):
   assert summaries[0]['params_sha256'] != summaries[1]['params_sha256']
 
 
-def test_how_images_are_batched_for_testing_changes_nothing(finished, tmp_path):
+def test_the_eval_batch_size_does_not_affect_results(finished, tmp_path):
   directory, summary, _ = finished
   other, _ = _run(tmp_path / 'other', eval_batch_size=77)
   assert other['params_sha256'] == summary['params_sha256']
@@ -162,7 +162,7 @@ def test_how_images_are_batched_for_testing_changes_nothing(finished, tmp_path):
     )
 
 
-def test_a_finished_run_says_so_and_does_nothing(finished):
+def test_a_finished_run_is_reported_and_unchanged(finished):
   directory, summary, _ = finished
   before = {p: p.stat().st_mtime_ns for p in directory.rglob('*')}
   again, shown = _run(directory)
@@ -171,7 +171,7 @@ def test_a_finished_run_says_so_and_does_nothing(finished):
   assert {p: p.stat().st_mtime_ns for p in directory.rglob('*')} == before
 
 
-def test_another_command_is_refused_and_told_what_differs(finished):
+def test_another_command_is_rejected_with_the_differences(finished):
   directory, _, _ = finished
   with pytest.raises(
     errors.UsageError, match=r'--horizontal-momentum 0.95 \(was 0.93\)'
@@ -179,7 +179,7 @@ def test_another_command_is_refused_and_told_what_differs(finished):
     _run(directory, horizontal_momentum=0.95)
 
 
-def test_a_directory_with_something_else_in_it_is_refused(tmp_path):
+def test_a_directory_with_other_files_is_rejected(tmp_path):
   (tmp_path / 'letter.txt').write_text('dear reader')
   with pytest.raises(errors.UsageError, match='not empty'):
     _run(tmp_path)
@@ -187,23 +187,23 @@ def test_a_directory_with_something_else_in_it_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize('settings', [{'epochs': 0}, {'train_examples': 9999}])
-def test_wrong_input_leaves_no_directory(tmp_path, settings):
+def test_invalid_input_leaves_no_directory(tmp_path, settings):
   with pytest.raises(errors.UsageError):
     _run(tmp_path / 'run', **settings)
   assert not (tmp_path / 'run').exists()
 
 
-def test_a_loss_that_explodes_is_called_diverged(tmp_path):
+def test_a_non_finite_loss_ends_a_run_as_diverged(tmp_path):
   summary, _ = _run(tmp_path / 'run', learning_rate=1e30, epochs=4)
   assert summary['status'] == 'diverged'
   assert summary['epochs'] < 4
   assert _rows(tmp_path / 'run')[-1]['train_loss'] is None
-  # Nothing that is not finite is kept.
+  # No checkpoint has non-finite values.
   checkpoints = list((tmp_path / 'run' / 'checkpoints').glob('[0-9]*'))
   assert len(checkpoints) < summary['epochs']
 
 
-def test_longer_dispatches_are_the_same_run(finished, tmp_path):
+def test_longer_dispatches_do_not_change_the_run(finished, tmp_path):
   directory, _, _ = finished
   _run(tmp_path / 'run', steps_per_dispatch=3)
   for ours, theirs in zip(
@@ -227,9 +227,7 @@ def _configs(*settings):
   return [dataclasses.replace(runs.CONFIG, **own) for own in settings]
 
 
-def test_runs_of_one_program_are_the_runs_that_they_are_alone(
-  finished, tmp_path
-):
+def test_runs_of_one_program_equal_separate_runs(finished, tmp_path):
   alone = [finished[0], tmp_path / 'alone']
   other = {
     'seed': 1, 'vertical_momentum': 0.7, 'weight_decay': 0.01,
@@ -254,7 +252,7 @@ def test_runs_of_one_program_are_the_runs_that_they_are_alone(
   )
 
 
-def test_a_program_of_seeds_goes_on_from_what_all_of_them_have(
+def test_a_program_of_seeds_resumes_from_their_last_common_checkpoint(
   tmp_path, monkeypatch
 ):
   configs = _configs({'seed': 0}, {'seed': 1})
@@ -287,8 +285,8 @@ def test_a_program_of_seeds_goes_on_from_what_all_of_them_have(
     assert steps[0] == steps[1]
 
 
-def test_a_wide_resnet_goes_on_within_an_epoch(tmp_path, monkeypatch):
-  """Its state has more parts; all else is tested with the smallest network."""
+def test_a_wide_resnet_resumes_within_an_epoch(tmp_path, monkeypatch):
+  """Its state has more parts than that of the network of the other tests."""
   settings = {
     'model': 'wrn', 'batch_size': 32, 'train_examples': 64, 'epochs': 2,
     'checkpoint_seconds': 0,
@@ -311,7 +309,7 @@ def test_a_wide_resnet_goes_on_within_an_epoch(tmp_path, monkeypatch):
   processes.assert_the_same_end(tmp_path / 'cut', tmp_path / 'whole')
 
 
-def test_what_can_be_one_program(tmp_path):
+def test_which_runs_can_share_one_program(tmp_path):
   coin = {'optimizer': 'coin', 'horizontal_probability': (0.5,)}
   assert loop.can_run_together(
     _configs(

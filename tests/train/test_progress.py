@@ -1,4 +1,4 @@
-"""What a person sees, on a terminal and in a pipe."""
+"""The progress output on a terminal and in a pipe."""
 
 import io
 import sys
@@ -28,7 +28,7 @@ def _shown(terminal, row=_ROW):
   return stream.getvalue()
 
 
-def test_a_pipe_gets_one_plain_line_an_epoch():
+def test_a_pipe_receives_one_plain_line_per_epoch():
   lines = _shown(terminal=False).splitlines()
   assert len(lines) == 1
   assert '\x1b' not in lines[0]
@@ -43,14 +43,14 @@ def test_a_pipe_gets_one_plain_line_an_epoch():
     assert part in lines[0]
 
 
-def test_a_terminal_gets_a_live_line_with_the_step():
+def test_a_terminal_shows_a_live_line_with_the_step():
   shown = _shown(terminal=True)
   assert 'step 5/10' in shown
   assert 'loss 0.7500' in shown
   assert '\x1b' in shown
 
 
-def test_a_pipe_gets_a_line_a_minute_within_an_epoch(monkeypatch):
+def test_a_pipe_receives_one_line_per_minute_within_an_epoch(monkeypatch):
   now = [100.0]
   monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
   console = rich.console.Console(file=io.StringIO(), width=200)
@@ -68,25 +68,25 @@ def test_a_pipe_gets_a_line_a_minute_within_an_epoch(monkeypatch):
     assert 'left' in line
 
 
-def test_an_epoch_without_a_test_shows_none():
+def test_an_epoch_without_a_test_shows_no_error():
   row = {k: v for k, v in _ROW.items() if k != 'test_error'}
   line = _shown(False, row)
   assert 'loss 0.5123' in line and 'error' not in line
 
 
-def test_no_phases_no_share():
+def test_without_phases_no_share_is_shown():
   assert 'horizontal' not in _shown(False, _ROW | {'horizontal_fraction': None})
 
 
-def test_a_loss_that_is_not_finite_is_called_so():
+def test_a_non_finite_loss_is_shown_as_such():
   assert 'loss not finite' in _shown(False, _ROW | {'train_loss': None})
 
 
-def test_time_left_is_of_the_epochs_run_here(monkeypatch):
+def test_the_time_left_uses_only_epochs_of_this_process(monkeypatch):
   now = [100.0]
   monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
   console = rich.console.Console(file=io.StringIO(), width=200)
-  # Taken up again after epoch 60 of 100; each epoch takes 90 seconds.
+  # Resumed after epoch 60 of 100; each epoch takes 90 seconds.
   with progress.Progress(console, 'run', epochs=100, steps=10) as shown:
     for epoch in (61, 62):
       now[0] += 90
@@ -94,7 +94,7 @@ def test_time_left_is_of_the_epochs_run_here(monkeypatch):
   assert console.file.getvalue().splitlines()[-1].endswith('57m00s left')
 
 
-def test_a_pipe_that_is_to_have_colours_gets_lines(monkeypatch):
+def test_a_pipe_receives_lines_even_with_force_color(monkeypatch):
   stream = io.StringIO()
   monkeypatch.setenv('FORCE_COLOR', '1')
   monkeypatch.setattr(sys, 'stderr', stream)

@@ -1,4 +1,4 @@
-"""Tables, verdicts and pictures from the records of runs."""
+"""Tables, verdicts and figures from the records of runs."""
 
 import dataclasses
 import json
@@ -82,7 +82,7 @@ def _write_arms(directory):
 
 
 class TestRecords:
-  def test_arms_are_runs_that_differ_in_seeds_alone(self, tmp_path):
+  def test_runs_of_an_arm_differ_only_in_seeds(self, tmp_path):
     _write_arms(tmp_path)
     arms = records.group_into_arms(records.find([tmp_path]).runs)
     assert [arm.name for arm in arms] == ['digits-lcam', 'digits-sgd']
@@ -90,7 +90,7 @@ class TestRecords:
       (seed,) * 6: error for seed, error in _FIRST.items()
     }
 
-  def test_namesakes_are_told_apart_by_what_differs(self, tmp_path):
+  def test_arms_with_equal_names_show_their_differences(self, tmp_path):
     for momentum in (0.9, 0.95):
       _write_run(
         tmp_path / str(momentum), experiment='x', horizontal_momentum=momentum
@@ -101,13 +101,13 @@ class TestRecords:
       'x horizontal_momentum=0.95',
     ]
 
-  def test_unfinished_runs_are_no_result(self, tmp_path):
+  def test_unfinished_runs_are_excluded(self, tmp_path):
     _write_run(tmp_path / '0', seed=0)
     _write_run(tmp_path / '1', seed=1, status='diverged', error=90.0)
     (arm,) = records.group_into_arms(records.find([tmp_path]).runs)
     assert arm.final_errors() == {(0,) * 6: 5.0}
 
-  def test_nothing_there(self, tmp_path):
+  def test_a_directory_without_runs_is_rejected(self, tmp_path):
     with pytest.raises(errors.UsageError, match='no run in'):
       report.write([tmp_path], tmp_path / 'out')
     with pytest.raises(errors.UsageError, match='no directory'):
@@ -121,12 +121,12 @@ class TestRecords:
 
 
 class TestTables:
-  def test_figures_of_an_arm(self, tmp_path):
+  def test_the_row_of_an_arm(self, tmp_path):
     _write_arms(tmp_path)
     arms = records.group_into_arms(records.find([tmp_path]).runs)
     row = tables.errors_table(arms).splitlines()[2]
     cells = [cell.strip() for cell in row.strip('|').split('|')]
-    # By hand: mean 4.075, sd 0.25, t(3) = 3.182, best half a point lower.
+    # Mean 4.075, sd 0.25, t(3) = 3.182, best half a point lower.
     assert cells == [
       'digits-lcam',
       '4',
@@ -148,14 +148,14 @@ class TestTables:
 
 
 class TestContrasts:
-  def test_a_data_set_is_a_model(self, tmp_path):
+  def test_each_data_set_has_its_own_model(self, tmp_path):
     _write_arms(tmp_path)
-    # Of another data set, and so of another model.
+    # Another data set belongs to another model.
     _write_run(tmp_path / 'c', dataset='cifar10', optimizer='sgd')
     arms = records.group_into_arms(records.find([tmp_path]).runs)
     (question,) = contrasts.pairs(arms)
     (answer,) = contrasts.Models('other', arms).judge([question])
-    # SciPy's paired test of the two arms alone.
+    # SciPy's paired test of the two arms.
     expected = stats.ttest_rel(list(_FIRST.values()), list(_SECOND.values()))
     low, high = expected.confidence_interval(0.95)
     assert answer.record() == {
@@ -181,7 +181,7 @@ class TestContrasts:
     assert entry['p'] is None and entry['low'] is None
     assert entry['verdict'] == 'undecided'
 
-  def test_the_margin_is_of_the_control(self, tmp_path):
+  def test_the_margin_is_relative_to_the_control(self, tmp_path):
     _write_arms(tmp_path)
     report.write([tmp_path], tmp_path / 'out', margin=10)
     written = json.loads((tmp_path / 'out' / 'report.json').read_text())
@@ -195,7 +195,7 @@ def _has_content(path):
   return picture.shape[0] > 300 and (picture.min(-1) < 0.5).mean() > 0.005
 
 
-def test_a_report_is_a_table_and_a_picture(tmp_path):
+def test_a_report_has_a_table_and_a_figure(tmp_path):
   _write_arms(tmp_path / 'runs')
   _write_run(tmp_path / 'runs' / 'c', seed=9, status='diverged')
   out = tmp_path / 'out'
@@ -207,7 +207,7 @@ def test_a_report_is_a_table_and_a_picture(tmp_path):
   assert _has_content(out / 'curves.png')
 
 
-def test_a_picture_is_made_of_finished_runs_alone(tmp_path):
+def test_a_figure_shows_only_finished_runs(tmp_path):
   _write_run(tmp_path / '0', seed=0)
   _write_run(tmp_path / '1', seed=1, status='incomplete')
   (arm,) = records.group_into_arms(records.find([tmp_path]).runs)
@@ -215,7 +215,7 @@ def test_a_picture_is_made_of_finished_runs_alone(tmp_path):
   np.testing.assert_allclose(mean, [2, 1, 2 / 3])
 
 
-def test_no_run_is_finished(tmp_path):
+def test_without_finished_runs_there_is_no_report(tmp_path):
   _write_run(tmp_path / 'run', status='incomplete')
   with pytest.raises(errors.UsageError, match='no finished run'):
     report.write([tmp_path], tmp_path / 'out')
@@ -230,14 +230,14 @@ def test_a_report_that_cannot_be_written(tmp_path):
 
 
 @pytest.mark.parametrize('optimizer', ['lcam', 'sgd'])
-def test_a_run_has_a_picture(tmp_path, optimizer):
+def test_a_run_has_a_figure(tmp_path, optimizer):
   _write_run(tmp_path / 'run', optimizer=optimizer)
   (run,) = records.find([tmp_path]).runs
   pictures.draw_run(run.rows, tmp_path / 'curves.png', 'title')
   assert _has_content(tmp_path / 'curves.png')
 
 
-def test_the_users_style_has_no_influence(tmp_path):
+def test_the_style_of_the_user_has_no_influence(tmp_path):
   _write_run(tmp_path / 'run')
   (run,) = records.find([tmp_path]).runs
   styles = {'ours': {}, 'theirs': {'font.size': 30, 'axes.facecolor': 'black'}}
@@ -248,7 +248,7 @@ def test_the_users_style_has_no_influence(tmp_path):
   assert ours == theirs
 
 
-def test_a_picture_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+def test_a_figure_is_written_completely_or_not_at_all(tmp_path, monkeypatch):
   path = tmp_path / 'curves.png'
   path.write_bytes(b'before')
 
@@ -281,7 +281,7 @@ def _write_steps(path, epochs=(1, 2, 3), length=6):
   return rows
 
 
-def test_the_running_mean_begins_anew_with_each_epoch():
+def test_the_running_mean_is_reset_at_each_epoch():
   steps = [{'loss': [4.0, None, 2.0]}, {'loss': [1.0, 2.0, 6.0]}]
   np.testing.assert_allclose(
     pictures._running_mean(steps, None), [4, 4, 3, 1, 1.5, 3]
@@ -294,7 +294,7 @@ def test_the_running_mean_begins_anew_with_each_epoch():
 
 @pytest.mark.parametrize('length', [6, 150, 500])
 @pytest.mark.parametrize('reaction', ['next', 'current'])
-def test_losses_have_a_picture(tmp_path, length, reaction):
+def test_losses_have_a_figure(tmp_path, length, reaction):
   _write_run(tmp_path / 'run', reaction=reaction, epochs=10, steps=length)
   steps = _write_steps(tmp_path / 'run', range(1, 11), length)
   (run,) = records.find([tmp_path]).runs
@@ -331,10 +331,10 @@ class TestGrids:
     arms = records.group_into_arms(records.find([directory]).runs)
     return grid.find(arms)
 
-  def test_what_does_not_fill_the_grid_is_left_out(self, tmp_path):
+  def test_cells_outside_the_grid_are_left_out(self, tmp_path):
     full = [(h, v) for h in (0.85, 0.9, 0.95) for v in (0.85, 0.9)]
     self._write(tmp_path, [*full, (0.99, 0.9)], seeds=(0,))
-    # Other settings are another grid, and an experiment is none.
+    # Other settings belong to another grid, and an experiment to none.
     _write_run(tmp_path / 'a', experiment='digits-lcam')
     _write_run(tmp_path / 'b', horizontal_momentum=0.8, batch_size=32)
     (found,) = self._find(tmp_path)
@@ -347,7 +347,8 @@ class TestGrids:
 
   def test_a_report_averages_over_the_pairs(self, tmp_path):
     def error(h, v, seed):
-      # Switching is half a point better, a larger vertical one a point worse.
+      # Switching is half a point better, a larger vertical momentum a point
+      # worse.
       return 5 - 0.5 * (h != v) + (v > h) + seed / 10 * (1 + (h > v) / 5)
 
     pairs = [(h, v) for h in (0.9, 0.95) for v in (0.9, 0.95)]
@@ -359,12 +360,12 @@ class TestGrids:
       if line.startswith('|')
       for row in [[cell.strip() for cell in line.strip('|').split('|')]]
     }
-    # By hand: -0.5 + 1 / 2 + 0.02 / 2, and -1 + 0.02, over the seeds.
+    # -0.5 + 1 / 2 + 0.02 / 2, and -1 + 0.02, over the seeds.
     switching = cells['switching momentum − fixed momentum']
     assert switching[1:3] == ['3', '+0.01']
     larger = cells['larger horizontal − larger vertical momentum']
     assert larger[1:3] == ['3', '-0.98']
-    # A grid is a search, and bears no verdict.
+    # A grid is a search and has no verdict.
     written = json.loads((tmp_path / 'out' / 'report.json').read_text())
     assert [e['verdict'] for e in written['contrasts']] == ['exploratory'] * 2
     # The arms of the grid are in no other table.
@@ -384,7 +385,7 @@ class TestGrids:
     (found,) = self._find(tmp_path)
     models = contrasts.Models('grid', found.cells.values())
     switching, larger = models.judge(grid.questions(found))
-    # One cell of the first is missing; one seed decides nothing.
+    # A cell is missing for the first; one seed is undecided for the second.
     assert switching is None
     assert larger.judgement.verdict == 'undecided'
     figures.draw_heat_map(found.cells, tmp_path / 'grid.png', 'title')
@@ -392,7 +393,7 @@ class TestGrids:
 
 
 def _write_experiment(directory, name, errors):
-  """Runs that go down to the given errors."""
+  """Writes runs that reach the given errors."""
   config = experiments.get(name).config
   lowest = {150: 120, 24: 24}.get(config.epochs, 12)
   for seed, error in errors.items():
@@ -412,7 +413,7 @@ def _write_experiment(directory, name, errors):
         'step': 157 * epoch,
         'train_loss': 2.0,
         'test_loss': 2.0,
-        # Lower at the epoch that is read off than before and after.
+        # Lowest at the epoch of the reported result.
         'test_error': error + 5 * abs(epoch - lowest) / config.epochs,
         'learning_rate': 0.1,
         'horizontal_fraction': 0.6 if config.optimizer != 'sgd' else None,
@@ -437,7 +438,7 @@ _SCALES = [experiments.PAPER, experiments.MEDIUM, experiments.SMALL]
 
 class TestThePaper:
   @pytest.mark.parametrize('scale', _SCALES)
-  def test_every_experiment_of_the_paper_has_its_place(self, scale):
+  def test_every_experiment_of_the_paper_has_a_place(self, scale):
     placed = {e for family in paper.families(scale) for e in family.members}
     assert placed == {
       e for e in experiments.EXPERIMENTS.values() if e.scale is scale
@@ -445,7 +446,7 @@ class TestThePaper:
     assert set(_SCALES) == set(paper.SCALES)
 
   @pytest.mark.parametrize('scale', _SCALES)
-  def test_claims_are_of_one_data_set(self, scale):
+  def test_a_claim_belongs_to_one_data_set(self, scale):
     for claim in paper.claims(scale):
       assert claim.first.scale is claim.second.scale is scale
       datasets = {claim.first.config.dataset, claim.second.config.dataset}
@@ -453,7 +454,7 @@ class TestThePaper:
         claim.dataset
       }
 
-  def test_what_was_published_stands_beside_its_arm(self):
+  def test_published_results_belong_to_their_arms(self):
     figures_of = {
       (e.dataset, e.section, e.arm): paper.published(e)
       for e in experiments.EXPERIMENTS.values()
@@ -474,7 +475,7 @@ class TestThePaper:
     assert paper.published(None) is None
 
   @pytest.mark.parametrize('prefix', ['', 'medium-', 'small-'])
-  def test_the_report_reads_at_the_papers_epoch(self, tmp_path, prefix):
+  def test_the_report_uses_the_epoch_of_the_paper(self, tmp_path, prefix):
     lcam = {0: 50.0, 1: 50.2, 2: 49.9}
     runs = tmp_path / 'runs'
     _write_experiment(runs, f'{prefix}figure4-cifar10-lcam', lcam)
@@ -483,7 +484,7 @@ class TestThePaper:
       f'{prefix}ablation-cifar10-coin',
       {seed: error + 1 + seed / 50 for seed, error in lcam.items()},
     )
-    # Of which the last epoch counts.
+    # Its last epoch counts.
     _write_experiment(
       runs,
       f'{prefix}table1-cifar10-wrn',
@@ -501,7 +502,7 @@ class TestThePaper:
     epochs, read_at = {
       '': (150, 120), 'medium-': (24, 24), 'small-': (15, 12),
     }[prefix]  # fmt: skip
-    # Of three runs the values, and what was published.
+    # The values of the three runs, and the published result.
     assert lines[f'{prefix}figure4-cifar10-lcam'][:6] == [
       '3',
       f'{read_at} of {epochs}',
@@ -514,11 +515,11 @@ class TestThePaper:
     last = {'': 200, 'medium-': 40, 'small-': 20}[prefix]
     assert wrn[:2] == ['4', f'{last} of {last}']
     assert ' to ' in wrn[4] and wrn[5] == '4.00'
-    # Three coins of three probabilities are one arm.
+    # Three random controls with three probabilities are one arm.
     assert lines[f'{prefix}ablation-cifar10-coin'][0] == '3'
     claim = lines['CIFAR-10: LCAM is better than its random control']
     assert claim[:3] == ['implied', '3', '-1.02']
-    # A difference stands in one place, and bears no verdict.
+    # Each difference occurs once and has no verdict.
     written = json.loads((tmp_path / 'out' / 'report.json').read_text())
     names = [entry['name'] for entry in written['contrasts']]
     assert len(names) == 2 == len(set(names))
@@ -532,10 +533,8 @@ class TestThePaper:
       assert _has_content(tmp_path / 'out' / picture)
       assert f'({picture})' in text
 
-  def test_a_run_of_before_an_arm_was_defined_anew_is_of_its_settings(
-    self, tmp_path
-  ):
-    # WRN without Nesterov's momentum had the name of the published one.
+  def test_an_old_run_belongs_to_the_arm_with_its_settings(self, tmp_path):
+    # WRN without Nesterov momentum used to have the name of the published arm.
     old = experiments.get('small-table1-cifar10-sgdr-wrn')
     _write_experiment(tmp_path, old.name, {0: 44.0})
     path = tmp_path / old.name / 'seed-0' / 'config.json'
@@ -546,7 +545,7 @@ class TestThePaper:
     (arm,) = records.group_into_arms(records.find([tmp_path]).runs)
     assert (arm.name, arm.experiment) == (old.name, old)
 
-  def test_of_two_arms_of_a_name_the_larger_one_is_the_experiment(
+  def test_the_larger_of_two_arms_with_one_name_is_the_experiment(
     self, tmp_path
   ):
     name = 'small-figure4-cifar10-lcam'
@@ -562,7 +561,7 @@ class TestThePaper:
     }
 
 
-def test_the_epoch_that_the_paper_reads():
+def test_the_epoch_of_the_reported_result():
   def read(name, epochs):
     experiment = experiments.get(name) if name else None
     return experiments.read_off_epoch(experiment, epochs)
@@ -574,7 +573,7 @@ def test_the_epoch_that_the_paper_reads():
   assert read(None, 20) == 20
 
 
-def test_a_report_on_a_study_alone(tmp_path):
+def test_a_report_on_only_a_study(tmp_path):
   record = traction.measure(seeds=3, steps=200)
   studies.STUDIES['traction'].write(record, tmp_path / 'study')
   text = report.write([tmp_path], tmp_path / 'out')

@@ -1,4 +1,4 @@
-"""The judge against SciPy, hand formulas and simulation."""
+"""The statistics agree with SciPy, formulas and simulation."""
 
 import math
 
@@ -26,13 +26,13 @@ def _judge_pair(first, second, relative_margin=0.02):
 
 
 def _estimate(p, freedom=30, difference=-1.0):
-  """An estimate whose own p-value is this."""
+  """An estimate with the given p-value."""
   error = abs(difference) / stats.t.isf(p / 2, freedom)
   return statistics.Estimate(3, difference, error, freedom, math.nan)
 
 
 class TestSample:
-  def test_interval_is_scipys(self):
+  def test_the_interval_equals_scipy(self):
     values = list(_FIRST.values())
     sample = statistics.describe(values)
     low, high = stats.t.interval(
@@ -44,7 +44,7 @@ class TestSample:
 
 
 class TestBlockDesign:
-  def test_two_arms_are_scipys_paired_test(self):
+  def test_two_arms_equal_the_paired_test_of_scipy(self):
     judged = _judge_pair(_FIRST, _SECOND)
     expected = stats.ttest_rel(list(_FIRST.values()), list(_SECOND.values()))
     np.testing.assert_allclose(judged.p, expected.pvalue)
@@ -55,8 +55,8 @@ class TestBlockDesign:
     assert judged.verdict == Verdict.BETTER
     assert _judge_pair(_SECOND, _FIRST).verdict == Verdict.WORSE
 
-  def test_a_balanced_design_by_hand(self):
-    """Montgomery, chapter 4: the residual of rows and columns."""
+  def test_a_balanced_design_equals_its_formulas(self):
+    """The residuals of rows and columns, see Montgomery, chapter 4."""
     rng = np.random.default_rng(0)
     errors = rng.normal(50, 1, (4, 6)) + rng.normal(0, 3, 6)
     design = statistics.BlockDesign(
@@ -81,13 +81,13 @@ class TestBlockDesign:
     )
     assert estimate.n == 6
 
-  def test_missing_cells_as_least_squares_say(self):
+  def test_missing_cells_equal_least_squares(self):
     rng = np.random.default_rng(1)
     errors = {
       arm: {seed: float(rng.normal(seed)) for seed in seeds}
       for arm, seeds in {'a': range(5), 'b': range(1, 5), 'c': (0, 2)}.items()
     }
-    # Another coding: effects that add up to zero, and their covariance.
+    # Another coding: effects that sum to zero, and their covariance.
     rows, values = [], []
     for i, own in enumerate(errors.values()):
       for seed, error in own.items():
@@ -110,7 +110,7 @@ class TestBlockDesign:
     )
     assert (estimate.n, estimate.freedom) == (2, freedom)
 
-  def test_groups_without_a_common_seed_do_not_touch_each_other(self):
+  def test_groups_without_a_common_seed_are_not_compared(self):
     other = {'c': {8: 1.0, 9: 2.0}, 'd': {8: 2.0, 9: 3.5}}
     both = {'a': _FIRST, 'b': _SECOND, **other}
     design = statistics.BlockDesign(both)
@@ -120,7 +120,7 @@ class TestBlockDesign:
       design.contrast({'c': 1, 'd': -1}).difference, -1.25
     )
 
-  def test_one_seed_decides_nothing(self):
+  def test_one_seed_is_undecided(self):
     judged = _judge_pair({0: 1.0}, {0: 9.0})
     assert judged.verdict == Verdict.UNDECIDED
     assert judged.estimate.difference == -8
@@ -138,14 +138,14 @@ class TestBlockDesign:
     shifted = {seed: error + shift for seed, error in plain.items()}
     assert _judge_pair(shifted, plain).verdict == verdict
 
-  def test_weights_are_of_a_difference(self):
+  def test_weights_must_add_up_to_zero(self):
     design = statistics.BlockDesign({'a': _FIRST, 'b': _SECOND})
     with pytest.raises(ValueError, match='`weights` must add up to zero'):
       design.contrast({'a': 1, 'b': -0.5})
 
 
 class TestJudge:
-  def test_holms_p_values_by_hand(self):
+  def test_the_p_values_of_holm(self):
     # 0.01 x 4, 0.02 x 3, then 0.03 x 2, and 0.04 no lower than that.
     untested = statistics.Estimate(1, -1.0, math.nan, 0, math.nan)
     family = [*map(_estimate, (0.04, 0.01, 0.03, 0.02)), untested]
@@ -158,7 +158,7 @@ class TestJudge:
       Verdict.BETTER,
       *[Verdict.UNDECIDED] * 3,
     ]
-    # The interval of Holm's first step, which the second has passed alone.
+    # Intervals use Holm's first step, which only the second estimate passes.
     assert [j.low < 0 < j.high for j in judged[:4]] == [
       True,
       False,
@@ -167,7 +167,7 @@ class TestJudge:
     ]
 
   @pytest.mark.parametrize('size', [0, 1, 2, 7, 40])
-  def test_holms_p_values_are_those_of_statsmodels(self, size):
+  def test_the_p_values_of_holm_equal_statsmodels(self, size):
     p_values = np.round(np.random.default_rng(0).beta(0.3, 1, size), 2)
     family = [_estimate(max(p, 1e-9)) for p in p_values]
     raw = [statistics.judge([estimate])[0].p for estimate in family]
@@ -185,7 +185,7 @@ class TestJudge:
       )
       other = statistics.Estimate(12, 0.0, 1.0, 11, 0.5)
       judged, _ = statistics.judge([estimate, other])
-      level = 0.05 / 2 / 2  # a family of two, half of an interval's level
+      level = 0.05 / 2 / 2  # a family of two, one side of an interval
       above = stats.ttest_1samp(differences, -0.5, alternative='greater')
       below = stats.ttest_1samp(differences, 0.5, alternative='less')
       assert judged.is_within_margin == (
@@ -194,14 +194,14 @@ class TestJudge:
       verdicts.append(judged.verdict)
     assert {Verdict.EQUIVALENT, Verdict.UNDECIDED} <= set(verdicts)
 
-  def test_a_small_difference_is_found_and_within_the_margin(self):
+  def test_a_significant_difference_can_be_inside_the_margin(self):
     estimate = statistics.Estimate(30, 0.2, 0.05, 100, 0.5)
     (judged,) = statistics.judge([estimate])
     assert judged.verdict == Verdict.WORSE
     assert judged.is_within_margin
 
   def test_error_and_coverage_of_a_family(self):
-    """Of equal arms: any difference found, any interval off the truth."""
+    """For equal arms, counts differences found and intervals without zero."""
     rng = np.random.default_rng(3)
     found = missed = 0
     repetitions = 1000
@@ -220,14 +220,14 @@ class TestJudge:
       is_off = [not j.low < 0 < j.high for j in judged]
       found += any(j.verdict in (Verdict.BETTER, Verdict.WORSE) for j in judged)
       missed += any(is_off)
-    # At most 5 %; not far below, as contrasts with a common arm agree.
+    # At most 5 %, and not far below, as contrasts share an arm.
     assert 0.025 < found / repetitions < 0.06
     assert missed == found
 
   @pytest.mark.parametrize(
     ('freedom', 'size'), [(2, 1), (8, 1), (8, 22), (100, 6)]
   )
-  def test_what_could_have_been_found_is_found_in_four_of_five(
+  def test_the_smallest_detectable_difference_has_80_percent_power(
     self, freedom, size
   ):
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""Arms of a sweep share compiled programs, and follow each other."""
+"""Arms of a sweep share compiled programs, and can depend on each other."""
 
 import dataclasses
 import functools
@@ -28,7 +28,7 @@ _TINY = {
   'train_examples': 64,
   'batch_size': 32,
   'eval_batch_size': 360,
-  # The first choice of an epoch is always the horizontal one.
+  # The first choice of an epoch is always horizontal.
   'epochs': 4,
 }
 
@@ -39,7 +39,7 @@ def _arms(group):
 
 def _sweep(arms, seeds, directory, **options):
   console = rich.console.Console(file=io.StringIO())
-  # One device of the eight that the tests simulate.
+  # One of the eight devices that the tests simulate.
   with pytest.MonkeyPatch.context() as patch, runs.without_pictures():
     devices = jax.devices()[:1]
     patch.setattr(build.jax, 'devices', lambda *_: devices)
@@ -49,7 +49,7 @@ def _sweep(arms, seeds, directory, **options):
 
 @pytest.fixture
 def lowered(monkeypatch):
-  """The training steps that are lowered, by size and number."""
+  """The batch size and number of steps of each lowered program."""
   calls = []
   lower = build.Program.lower_train
 
@@ -62,18 +62,18 @@ def lowered(monkeypatch):
   return calls
 
 
-def test_all_arms_of_figure_2_are_one_compiled_program(tmp_path, lowered):
+def test_all_arms_of_figure_2_share_one_compiled_program(tmp_path, lowered):
   _sweep(_arms('small-figure2'), 1, tmp_path)
   assert lowered == [(32, 1)]
   summaries = [
     json.loads(path.read_text())['params_sha256']
     for path in tmp_path.rglob('summary.json')
   ]
-  # And yet they are four different runs.
+  # They are nevertheless four different runs.
   assert len(summaries) == len(set(summaries)) == 4
 
 
-def test_a_grid_is_one_compiled_program(tmp_path, lowered):
+def test_a_grid_shares_one_compiled_program(tmp_path, lowered):
   arms = experiments.grid(
     experiments.get('digits-lcam').change(_TINY),
     {'horizontal_momentum': [0.5, 0.9], 'weight_decay': [0.0, 0.1]},
@@ -92,7 +92,7 @@ def test_a_grid_is_one_compiled_program(tmp_path, lowered):
 
 
 def _groups(arms, seeds, tmp_path, monkeypatch):
-  """The runs that go together where eight do, by arm and seed."""
+  """The runs of each program, by arm and seed, with eight runs together."""
   made = []
   monkeypatch.setattr(
     loop,
@@ -106,7 +106,7 @@ def _groups(arms, seeds, tmp_path, monkeypatch):
   return made
 
 
-def test_arms_that_share_a_program_go_together(tmp_path, monkeypatch):
+def test_arms_that_share_a_program_are_trained_together(tmp_path, monkeypatch):
   arms = [experiments.get(name) for name in ('digits-lcam', 'digits-fixed')]
   assert _groups(arms, 3, tmp_path, monkeypatch) == [
     [
@@ -117,7 +117,7 @@ def test_arms_that_share_a_program_go_together(tmp_path, monkeypatch):
   ]
 
 
-def test_a_follower_comes_after_whom_it_follows(tmp_path, monkeypatch):
+def test_a_control_comes_after_the_run_that_it_follows(tmp_path, monkeypatch):
   arms = [
     experiments.get(f'small-ablation-cifar10-{arm}')
     for arm in ('coin', 'time-average')
@@ -132,7 +132,7 @@ def test_a_follower_comes_after_whom_it_follows(tmp_path, monkeypatch):
         assert followed in order[: order.index(group[0])]
 
 
-def test_wrong_input_ends_a_sweep(tmp_path, monkeypatch):
+def test_invalid_input_ends_a_sweep(tmp_path, monkeypatch):
   def refuse(*_, **__):
     raise errors.UsageError('no')
 
@@ -143,7 +143,7 @@ def test_wrong_input_ends_a_sweep(tmp_path, monkeypatch):
 
 @pytest.fixture
 def _one_device(monkeypatch):
-  """A sweep takes all devices that there are."""
+  """Restricts a sweep, which uses all devices, to one device."""
   run_together = functools.partial(loop.run_together, devices=runs.one_device())
   monkeypatch.setattr(loop, 'run_together', run_together)
   with runs.without_pictures():
@@ -155,7 +155,7 @@ def _rows(directory):
 
 
 def _digits():
-  """Two arms, of one epoch each, in the programs of the other tests."""
+  """Two arms of one epoch each, with the programs of the other tests."""
   config = dataclasses.replace(runs.CONFIG, epochs=1)
   return [
     dataclasses.replace(
@@ -167,7 +167,7 @@ def _digits():
 
 
 @pytest.mark.usefixtures('_one_device')
-def test_a_sweep_pairs_its_seeds(tmp_path):
+def test_arms_of_a_sweep_have_the_same_seeds(tmp_path):
   console = runs.console()
   assert sweep.sweep(_digits(), 2, tmp_path, console) == []
   assert '3 of 4 done, about' in console.file.getvalue()
@@ -188,7 +188,7 @@ def test_a_sweep_pairs_its_seeds(tmp_path):
 
 
 @pytest.mark.usefixtures('_one_device')
-def test_a_run_that_fails_leaves_the_rest_of_a_sweep_alone(
+def test_a_failed_run_does_not_affect_the_rest_of_a_sweep(
   tmp_path, monkeypatch
 ):
   console = runs.console()
@@ -230,7 +230,7 @@ def test_a_sweep_of_runs_together(tmp_path):
 
 @pytest.fixture
 def groups(monkeypatch):
-  """The runs of each program of a sweep, by arm and seed; none is made."""
+  """The runs of each program of a sweep, by arm and seed, without training."""
   made = []
   monkeypatch.setattr(sweep.following, 'take_over', lambda *_: {})
   monkeypatch.setattr(
@@ -243,7 +243,7 @@ def groups(monkeypatch):
   return made
 
 
-def test_arms_of_one_kind_are_one_program(groups, tmp_path):
+def test_arms_of_one_kind_share_a_program(groups, tmp_path):
   lcam, fixed = _digits()
 
   def arm(name, of=lcam, takes=None, **settings):
@@ -265,7 +265,7 @@ def test_arms_of_one_kind_are_one_program(groups, tmp_path):
     {(name, seed) for name in names for seed in (0, 1)}
     for names in (
       ('lcam', 'other', 'fixed', 'faster'),
-      # What follows a run is in a later program.
+      # Controls that follow a run are in later programs.
       ('coin',),
       ('average',),
     )
@@ -283,7 +283,7 @@ def test_arms_of_one_kind_are_one_program(groups, tmp_path):
     ('tpu', 28, 10, 1),
   ],
 )
-def test_the_device_and_the_network_choose_how_many_seeds_go_together(
+def test_device_and_network_determine_how_many_seeds_train_together(
   backend, depth, widen_factor, together, groups, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(sweep.jax, 'default_backend', lambda: backend)
@@ -301,7 +301,7 @@ def test_the_device_and_the_network_choose_how_many_seeds_go_together(
 
 
 @pytest.mark.usefixtures('_one_device')
-def test_a_coin_follows_the_run_of_its_own_seed(tmp_path):
+def test_a_random_control_follows_the_run_with_its_seed(tmp_path):
   lcam, _ = _digits()
   arms = [
     dataclasses.replace(
@@ -346,7 +346,7 @@ def test_only_a_finished_run_of_lcam_can_be_followed(tmp_path):
   assert not (tmp_path / 'a').exists()
 
 
-def test_a_run_that_cannot_follow_leaves_the_others_alone(
+def test_a_control_that_cannot_follow_does_not_affect_other_runs(
   tmp_path, monkeypatch
 ):
   lcam, fixed = _digits()

@@ -1,4 +1,4 @@
-"""Writes a directory as TensorFlow Datasets prepares it, without TensorFlow."""
+"""Writes a directory of TensorFlow Datasets without TensorFlow."""
 
 import io
 import json
@@ -21,14 +21,14 @@ def write(
 
   Args:
     data_dir: TensorFlow Datasets directory.
-    name: A data set that TensorFlow Datasets knows, of images, labels and
-      perhaps a string for each.
+    name: A data set of TensorFlow Datasets with images, labels and optional
+      strings.
     splits: Images, uint8 with shape=(examples, height, width, channels), and
       labels, shape=(examples,), by split.
-    shards: Files of each split.
+    shards: Number of files per split.
 
   Returns:
-    The directory of the data set's version.
+    The directory of the version of the data set.
   """
   builder = tfds.builder(name, data_dir=data_dir)
   features = builder.info.features

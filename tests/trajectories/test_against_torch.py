@@ -1,16 +1,16 @@
-"""Whole training runs: LCAM on Optax against the authors' way in PyTorch.
+"""Whole training runs of LCAM agree with the authors' method in PyTorch.
 
 Both train from the same weights on the same batches: a Wide ResNet of depth 10
-on 8x8 scans of digits, and a small perceptron for every option. The momentum of
-each step must be the same and the losses must agree, in float32 and, much more
-closely, in float64. Each run is compared with golden values, and with PyTorch
-itself where it is installed.
+on 8x8 digits, and a small perceptron for every option. The momentum of each
+step must be the same, and the losses must agree in float32 and, with a smaller
+tolerance, in float64. Each run is compared with golden values, and with PyTorch
+itself if it is installed.
 
-In float64 the runs differ by 1e-14 at most. In float32 a network of ReLUs is
-not continuous: an activation rounded to the other side of zero can change later
-losses by a percent, which no honest tolerance covers. So the runs are short and
-their data such that this does not happen (see ``golden.py``): they differ by
-about 1e-6.
+In float64 the runs differ by at most 1e-14. In float32 the gradient of a ReLU
+network is not continuous: an activation that is rounded to the other side of
+zero can change later losses by a percent, which no meaningful tolerance allows.
+The runs are therefore short, with data for which this does not happen (see
+``golden.py``), and differ by about 1e-6.
 """
 
 import functools
@@ -45,7 +45,7 @@ def test_equals_pytorch(name):
   _assert_equal(_train(name, 'lcam_sgd'), theirs, name)
 
 
-# --- What the runs must be like for the comparisons to mean something --------
+# --- Conditions under which the comparisons are meaningful -------------------
 
 
 @pytest.mark.parametrize('name', golden.RUNS)
@@ -57,8 +57,8 @@ def test_both_momenta_are_chosen(name):
 
 
 @pytest.mark.parametrize('name', golden.RUNS)
-def test_no_choice_is_in_doubt(name):
-  """Rounding could change a choice if a loss were as near to the mean."""
+def test_no_choice_depends_on_rounding(name):
+  """No loss is so close to the mean that rounding could change a choice."""
   theirs = golden.load(name)
   distances = np.abs(theirs['losses'] / theirs['means'] - 1)
   first = np.arange(len(distances)) % golden.RUNS[name].steps_per_epoch == 0
@@ -80,8 +80,8 @@ def test_no_choice_is_in_doubt(name):
     ('current', 'plain'),
   ],
 )
-def test_every_option_shows_in_the_losses(option, without, dtype):
-  """Else the comparisons above could not tell whether it is heeded."""
+def test_every_option_changes_the_losses(option, without, dtype):
+  """Otherwise the comparisons above could not detect an ignored option."""
   losses = golden.load(f'perceptron-{option}-{dtype}')['losses']
   others = golden.load(f'perceptron-{without}-{dtype}')['losses']
   difference = np.max(np.abs(losses / others - 1))
@@ -104,7 +104,7 @@ def _assert_equal(ours, theirs, name):
 
 @functools.cache
 def _train(name, assembled):
-  """Makes a run with JAX and returns its losses and momenta."""
+  """Trains with JAX; returns losses and momenta."""
   run = golden.RUNS[name]
   with (
     jax.enable_x64(run.dtype == 'float64'),
@@ -135,7 +135,7 @@ def _optimizer(run, assembled):
     decay_rate=golden.LEARNING_RATE_DECAY,
     transition_begin=run.steps_per_epoch,
   )
-  # Optax computes a schedule in the dtype of the count.
+  # Optax evaluates a schedule in the dtype of the count.
   learning_rate = lambda count: schedule(count.astype(run.dtype))
   mask = lambda params: jax.tree.map(lambda p: golden.decays(run, p), params)
   momentum = {
@@ -166,7 +166,7 @@ def _optimizer(run, assembled):
 
 @functools.cache
 def _network(network, dtype):
-  """Returns the start and ``(params, images, labels) -> loss, gradients``."""
+  """Initial parameters, and ``(params, images, labels) -> loss, gradients``."""
   weights = golden.initial_weights(network)
   if network == 'wide_resnet' and dtype == 'float32':
     return _flax_wide_resnet(weights)
@@ -197,7 +197,7 @@ def _flax_wide_resnet(weights):
   @jax.jit
   @jax.value_and_grad
   def grad_fn(params, images, labels):
-    # Training reads no running statistics, so they need not be carried along.
+    # Training does not read running statistics, so they can be dropped.
     model = nnx.merge(graphdef, params, rest, copy=True)
     return _cross_entropy(model(images), labels)
 
@@ -216,9 +216,9 @@ def _perceptron(params, images):
 
 
 def _wide_resnet(params, images):
-  """``models.WideResNet`` in training mode, which float64 can't get through.
+  """``models.WideResNet`` in training mode, entirely in float64.
 
-  (Its parameters and the mean over the pixels are float32 by design.)
+  The parameters and the mean over the pixels of the model are always float32.
   """
 
   def conv(name, x, stride=1):

@@ -1,4 +1,4 @@
-"""No signal that asks to stop is lost, and none counts that is ignored."""
+"""Signals that ask to stop are handled, unless the parent ignores them."""
 
 import signal
 import subprocess
@@ -19,8 +19,8 @@ def _as_before():
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_what_the_parent_ignores_stays_ignored(number):
-  """As nohup, or a shell that starts a job in the background, wants it."""
+def test_a_signal_that_the_parent_ignores_stays_ignored(number):
+  """As with nohup, or a shell that starts a background job."""
   signal.signal(number, signal.SIG_IGN)
   interruption.raise_at_once()
   with interruption.Interruption() as interrupted:
@@ -32,7 +32,7 @@ def test_what_the_parent_ignores_stays_ignored(number):
 
 
 class _Garbage:
-  """Python drops what is raised here."""
+  """Python ignores exceptions in __del__."""
 
   def __del__(self):
     signal.raise_signal(signal.SIGTERM)
@@ -45,7 +45,7 @@ def test_a_signal_within_a_destructor_still_stops_the_program():
   interruption.raise_at_once()
   garbage = _Garbage()
   del garbage
-  for _ in range(2):  # However often it is asked.
+  for _ in range(2):  # Any number of times.
     with (
       pytest.raises(interruption.Interrupted) as raised,
       interruption.Interruption(),
@@ -66,7 +66,7 @@ def test_a_signal_in_the_last_step_stops_before_the_next_run():
     interruption.stop_if_asked()
 
 
-def test_a_run_in_another_program_leaves_nothing_behind():
+def test_a_run_in_another_program_leaves_no_state():
   with interruption.Interruption() as interrupted:
     signal.raise_signal(signal.SIGINT)
   assert interrupted.by == signal.SIGINT
@@ -86,7 +86,7 @@ with interruption.importing():
 @pytest.mark.parametrize(
   ('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
 )
-def test_asked_to_stop_while_libraries_are_imported(number, code):
+def test_asked_to_stop_during_imports(number, code):
   ended = subprocess.run(
     [sys.executable, '-c', _IMPORT, str(int(number))],
     capture_output=True,
@@ -97,7 +97,7 @@ def test_asked_to_stop_while_libraries_are_imported(number, code):
   assert ended.stdout == ''
 
 
-def test_after_the_imports_it_raises_again():
+def test_after_the_imports_a_signal_raises_again():
   interruption.raise_at_once()
   with interruption.importing():
     pass

@@ -1,4 +1,4 @@
-"""What the program sets before JAX starts, and what it leaves alone."""
+"""The environment that the program sets before JAX starts."""
 
 import contextlib
 import importlib.metadata
@@ -32,18 +32,18 @@ _NAMES = (
 @pytest.fixture(autouse=True)
 def _clean(monkeypatch):
   for name in _NAMES:
-    # Set first, so that what the test sets is undone.
+    # Setting it first makes monkeypatch restore it.
     monkeypatch.setenv(name, '')
     monkeypatch.delenv(name)
 
 
-def test_compiled_programs_are_kept_in_the_users_cache(tmp_path, monkeypatch):
+def test_compiled_programs_are_in_the_cache_of_the_user(tmp_path, monkeypatch):
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
   jax_environment.prepare()
   assert os.environ['JAX_COMPILATION_CACHE_DIR'].startswith(str(tmp_path))
 
 
-def test_what_the_user_has_set_stays(monkeypatch):
+def test_variables_that_the_user_has_set_are_kept(monkeypatch):
   mine = {
     'XLA_FLAGS': '--xla_cpu_experimental_ynn_fusion_type=x',
     'JAX_COMPILATION_CACHE_DIR': '/mine',
@@ -58,9 +58,7 @@ def test_what_the_user_has_set_stays(monkeypatch):
   ('version', 'set_'),
   [('0.10.2', True), ('0.12.0.1', True), ('0.10.1', False), ('0.11.2', False)],
 )
-def test_the_flag_is_for_the_versions_that_gain_by_it(
-  version, set_, monkeypatch
-):
+def test_the_flag_is_set_for_versions_that_benefit(version, set_, monkeypatch):
   monkeypatch.setenv('XLA_FLAGS', '--xla_force_host_platform_device_count=2')
   monkeypatch.setattr(importlib.metadata, 'version', lambda name: version)
   jax_environment.prepare()
@@ -69,17 +67,17 @@ def test_the_flag_is_for_the_versions_that_gain_by_it(
   assert any('ynn_fusion' in flag for flag in flags) == set_
 
 
-def test_flags_in_a_file_stay_alone(monkeypatch):
+def test_flags_in_a_file_are_not_changed(monkeypatch):
   monkeypatch.setenv('XLA_FLAGS', ' flags.txt')
   monkeypatch.setattr(importlib.metadata, 'version', lambda name: '0.10.2')
   jax_environment.prepare()
   assert os.environ['XLA_FLAGS'] == ' flags.txt'
 
 
-def test_what_decides_on_the_numbers_is_set_back_and_told(monkeypatch):
+def test_variables_that_affect_results_are_reset_and_reported(monkeypatch):
   monkeypatch.setenv('JAX_ENABLE_X64', '1')
   monkeypatch.setenv('JAX_DEFAULT_PRNG_IMPL', 'rbg')
-  monkeypatch.setenv('JAX_DEBUG_NANS', 'No')  # As it is anyway.
+  monkeypatch.setenv('JAX_DEBUG_NANS', 'No')  # The default.
   told = jax_environment.prepare()
   assert [sentence.partition(' ')[0] for sentence in told] == [
     'JAX_ENABLE_X64=1',
@@ -91,7 +89,7 @@ def test_what_decides_on_the_numbers_is_set_back_and_told(monkeypatch):
 
 
 @pytest.mark.parametrize('flag', ['', '=true', '=1', '=false {}=True'])
-def test_fast_math_is_refused(flag, monkeypatch):
+def test_fast_math_is_rejected(flag, monkeypatch):
   name = '--xla_cpu_enable_fast_math'
   monkeypatch.setenv('XLA_FLAGS', f'--xla_dump_to=x {name}{flag.format(name)}')
   with pytest.raises(errors.UsageError, match=f'must not have {name}'):
@@ -99,7 +97,7 @@ def test_fast_math_is_refused(flag, monkeypatch):
 
 
 @pytest.mark.parametrize('value', ['false', '0', 'False'])
-def test_fast_math_that_is_switched_off_is_not_refused(value, monkeypatch):
+def test_disabled_fast_math_is_accepted(value, monkeypatch):
   name = '--xla_cpu_enable_fast_math'
   monkeypatch.setenv('XLA_FLAGS', f'{name} {name}={value}')
   jax_environment.prepare()
@@ -109,7 +107,9 @@ def test_fast_math_that_is_switched_off_is_not_refused(value, monkeypatch):
   ('limit', 'enough'),
   [(600_000_000, False), (2**40, True), (resource.RLIM_INFINITY, True)],
 )
-def test_a_limit_under_which_jax_would_abort(limit, enough, monkeypatch):
+def test_too_little_address_space_for_jax_is_rejected(
+  limit, enough, monkeypatch
+):
   monkeypatch.setattr(resource, 'getrlimit', lambda _: (limit, limit))
   with contextlib.ExitStack() as stack:
     if not enough:
@@ -119,7 +119,7 @@ def test_a_limit_under_which_jax_would_abort(limit, enough, monkeypatch):
     jax_environment.check_address_space()
 
 
-def test_jax_starts_with_it():
+def test_jax_starts_in_the_prepared_environment():
   program = (
     'from train.devices import jax_environment\n'
     'jax_environment.prepare()\n'
@@ -132,7 +132,7 @@ def test_jax_starts_with_it():
   assert finished.stdout.strip() == '2'
 
 
-# A product needs its operand of 40 MB, 9,800 pages, in memory.
+# The product needs its operand, 40 MB or 9,800 pages, in memory.
 _PROGRAM = """
 import json, resource, sys
 from train.devices import jax_environment
@@ -144,7 +144,7 @@ counts = [0]
 for _ in range(30):
   f(x, y).block_until_ready()
   counts.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
-# At first something small is now and then put where the operand was.
+# At first, small arrays sometimes take the place of the operand.
 faults = sorted(b - a for a, b in zip(counts, counts[1:]))[15]
 late = jax_environment.keep_freed_memory(int(sys.argv[1]))
 print(json.dumps([kept, faults, late]))
@@ -166,11 +166,11 @@ def test_large_temporaries_are_mapped_once(switch):
   kept, faults, late = json.loads(finished.stdout)
   assert kept == (switch == '1')
   assert (faults < 1000) == kept
-  assert not late  # JAX has its threads.
+  assert not late  # JAX has started its threads.
 
 
 class _Library:
-  """A C library that keeps what it is told."""
+  """A C library that records the calls of mallopt."""
 
   def __init__(self, is_glibc):
     self.told = []
@@ -191,7 +191,7 @@ class _Library:
     (34_000_000, {}, False, False),
   ],
 )
-def test_memory_is_kept_where_it_helps(
+def test_memory_is_kept_if_it_helps(
   temporary_bytes, environment, is_glibc, kept, monkeypatch
 ):
   library = _Library(is_glibc)
@@ -208,7 +208,7 @@ def test_memory_is_kept_where_it_helps(
   ('depth', 'widen_factor', 'image_size', 'batch_size'),
   [(10, 1, 32, 16), (16, 2, 8, 64)],
 )
-def test_activations_are_about_the_temporaries_of_the_program(
+def test_activation_bytes_approximate_the_temporaries_of_the_program(
   depth, widen_factor, image_size, batch_size
 ):
   config = config_lib.Config(
@@ -218,7 +218,7 @@ def test_activations_are_about_the_temporaries_of_the_program(
     batch_size=batch_size,
   )
   images = workload.noise(2 * batch_size, size=image_size)
-  # What XLA plans is the same, and made in half the time.
+  # Without optimizations XLA plans the same memory in half the time.
   compiled = (
     workload.of_run(config, images)
     .lower_train()

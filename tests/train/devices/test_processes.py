@@ -1,4 +1,4 @@
-"""One run of several real processes, and what becomes of it when one ends."""
+"""Runs of several real processes, also if a process ends."""
 
 import json
 import pathlib
@@ -12,18 +12,18 @@ from tests.train import processes
 from train.devices import processes as devices_processes
 from train.devices.processes import HEARTBEAT_SECONDS
 
-# 7 steps an epoch; the batches cannot be shared evenly. At this low rate the
-# rounding of other sums is not yet amplified.
+# 7 steps per epoch; the batches are not divisible by the processes. With this
+# low learning rate, rounding errors are not amplified.
 _FLAGS = (
   'run', '--model', 'mlp', '--epochs', 4, '--train-examples', 203,
   '--batch-size', 33, '--learning-rate', 0.01, '--checkpoint-seconds', 0,
 )  # fmt: skip
 _TOLERANCE = 1e-4
-# From the end of one process to that of the others, which includes 3 seconds
-# in which the first waits for the last words of the rest.
+# From the end of one process to that of the others, including 3 seconds during
+# which the first process waits for the messages of the others.
 _SECONDS_TO_END = 20
 
-# Of /proc/net/tcp and tcp6, words in the byte order of x86 and ARM.
+# In /proc/net/tcp and tcp6, words in the byte order of x86 and ARM.
 _LISTEN = '0A'
 _LOOPBACK = {
   '0100007F',
@@ -66,7 +66,7 @@ def _wait_for_checkpoint(directory, step, group):
 
 
 def _listening(port):
-  """The addresses at which a port is listened at, as the kernel writes them."""
+  """The listening addresses of a port, in the notation of the kernel."""
   addresses = set()
   for table in ('/proc/net/tcp', '/proc/net/tcp6'):
     for line in pathlib.Path(table).read_text().splitlines()[1:]:
@@ -77,7 +77,7 @@ def _listening(port):
   return addresses
 
 
-def test_two_processes_are_one_run_stopped_killed_or_not(
+def test_two_processes_are_one_run_also_if_stopped_or_killed(
   alone, tmp_path, monkeypatch
 ):
   flags = [*_FLAGS, '--run-dir', tmp_path / 'run']
@@ -92,10 +92,10 @@ def test_two_processes_are_one_run_stopped_killed_or_not(
   start_process = processes.start
   monkeypatch.setattr(processes, 'start', start)
 
-  # Asked to stop: one is told, both stop at the same step.
+  # A signal to one process stops both at the same step.
   with processes.start_group(flags, of_second) as group:
     _wait_for_checkpoint(tmp_path / 'run', 3, group)
-    # The coordinator listens where it was told to.
+    # The coordinator listens only on the given address.
     at = started[0][started[0].index('--coordinator') + 1]
     assert at.startswith('localhost:')
     listening = _listening(int(at.removeprefix('localhost:')))
@@ -109,7 +109,7 @@ def test_two_processes_are_one_run_stopped_killed_or_not(
     assert 'Traceback' not in message
   assert processes.read_summary(tmp_path / 'run')['status'] == 'incomplete'
 
-  # Killed: the other does not wait for ever.
+  # If one process is killed, the other does not wait forever.
   with processes.start_group(flags, of_second) as group:
     _wait_for_checkpoint(tmp_path / 'run', 15, group)
     group[1].kill()
@@ -124,17 +124,17 @@ def test_two_processes_are_one_run_stopped_killed_or_not(
     codes, messages = processes.finish_group(group)
   assert codes == [0, 0], messages
   assert 'going on after epoch' in messages[0]
-  # Only the first writes.
+  # Only the first process writes.
   assert not (tmp_path / 'of the second').exists()
   _assert_alike(tmp_path / 'run', alone)
   config = json.loads((tmp_path / 'run' / 'config.json').read_text())
   assert (config['process_count'], config['device_count']) == (2, 2)
-  # The second process is silent, but for JAX's own line.
+  # The second process prints only the line of JAX.
   assert 'epoch' not in messages[1]
 
 
-def test_a_cluster_is_asked_before_jax_connects(monkeypatch):
-  """As JAX does, so that a missing process is told there too."""
+def test_the_cluster_is_detected_before_jax_connects(monkeypatch):
+  """A missing process is then reported on a cluster too."""
   for name, value in {
     'SLURM_JOB_ID': '77',
     'SLURM_STEP_NODELIST': 'node[7-9]',
@@ -158,7 +158,7 @@ def test_processes_with_different_settings(tmp_path):
   assert not (tmp_path / 'run').exists()
 
 
-def test_where_there_is_no_cluster(tmp_path):
+def test_distributed_without_a_cluster_is_rejected(tmp_path):
   finished = processes.train(
     *_FLAGS, '--distributed', '--run-dir', tmp_path / 'run'
   )
@@ -169,7 +169,7 @@ def test_where_there_is_no_cluster(tmp_path):
 
 
 @pytest.mark.slow
-def test_where_there_is_no_first_process(tmp_path):
+def test_a_missing_first_process_is_reported(tmp_path):
   finished = processes.train(
     *_FLAGS, '--coordinator', 'localhost:1', '--process-id', 1,
     '--process-count', 2, '--run-dir', tmp_path / 'run',
@@ -180,7 +180,7 @@ def test_where_there_is_no_first_process(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_one_process_finds_wrong_ends_all(tmp_path):
+def test_an_error_in_one_process_ends_all(tmp_path):
   flags = [*_FLAGS, '--run-dir', tmp_path / 'run']
   for own, part in (
     (['--optimizer', 'coin'], 'Process 1: '),
@@ -192,7 +192,7 @@ def test_what_one_process_finds_wrong_ends_all(tmp_path):
     assert part in messages[0]
     assert 'Traceback' not in messages[0] + messages[1]
   assert not (tmp_path / 'run').exists()
-  # Only the first has to do with the run directory, and all hear of it.
+  # Only the first process uses the run directory, but all report the error.
   (tmp_path / 'run').write_text('in the way')
   codes, messages = processes.train_group(2, *flags)
   assert codes == [2, 2], messages
@@ -209,7 +209,7 @@ def test_four_processes_are_one_run(alone, tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_are_two_devices_bit_for_bit(tmp_path, monkeypatch):
+def test_two_processes_equal_two_devices_bit_for_bit(tmp_path, monkeypatch):
   codes, messages = processes.train_group(
     2, *_FLAGS, '--run-dir', tmp_path / 'processes'
   )
@@ -238,13 +238,13 @@ def test_the_first_process_is_killed(alone, tmp_path):
     killed = time.monotonic()
     codes, messages = processes.finish_group(group)
     assert time.monotonic() - killed < _SECONDS_TO_END
-  # The second says so itself, or JAX does and ends it.
+  # The second process reports it, or JAX does and aborts the process.
   assert codes[1] in (1, -signal.SIGABRT), messages
   assert (
     'has lost another process' in messages[1]
     or 'another task died' in messages[1]
   )
-  finished = processes.train(*flags)  # One process can go on for two.
+  finished = processes.train(*flags)  # One process can resume a run of two.
   assert finished.returncode == 0, finished.stderr
   _assert_alike(tmp_path / 'run', alone)
 
@@ -271,7 +271,7 @@ def test_one_of_four_is_killed(alone, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('frozen', [0, 1])
-def test_a_frozen_process_is_missed(frozen, tmp_path):
+def test_a_frozen_process_is_detected(frozen, tmp_path):
   flags = [*_FLAGS, '--epochs', 400, '--run-dir', tmp_path / 'run']
   with processes.start_group(flags, flags) as group:
     _wait_for_checkpoint(tmp_path / 'run', 3, group)

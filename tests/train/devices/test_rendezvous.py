@@ -1,6 +1,6 @@
-"""What is wrong with a group of processes is one sentence in each of them.
+"""An invalid group of processes is reported by one sentence in each of them.
 
-Threads stand in for the processes: nothing here knows JAX.
+Threads represent the processes, and JAX is not used.
 """
 
 from concurrent import futures
@@ -33,7 +33,7 @@ def _quick(monkeypatch):
 
 
 def _meet(port, *members, host='localhost'):
-  """What becomes of each (id, count); JAX's service starts in the first."""
+  """The result of each (id, count). The first also starts JAX's service."""
 
   def join(process, count):
     try:
@@ -41,7 +41,7 @@ def _meet(port, *members, host='localhost'):
     except errors.UsageError as error:
       return str(error)
     if process == 0:
-      # As JAX does: at once, at the same port.
+      # Like JAX, immediately and on the same port.
       jax = opened.enter_context(
         socket.create_server(('localhost', port), reuse_port=False)
       )
@@ -57,16 +57,16 @@ def _meet(port, *members, host='localhost'):
 
 
 @pytest.mark.parametrize('order', [(0, 1, 2, 3), (3, 2, 1, 0)])
-def test_all_are_there_and_the_port_is_free_again(port, order):
+def test_a_complete_group_meets_and_frees_the_port(port, order):
   told = _meet(port, *((process, 4) for process in order))
   assert sorted(told, key=str) == [None, None, None, f'localhost:{port}']
 
 
-def test_one_alone(port):
+def test_one_process(port):
   assert _meet(port, (0, 1)) == [f'localhost:{port}']
 
 
-def test_missing_processes_are_named_in_all(port):
+def test_missing_processes_are_reported_in_all(port):
   started = time.monotonic()
   told = _meet(port, (0, 4), (2, 4))
   assert time.monotonic() - started < _SECONDS + 2
@@ -76,7 +76,7 @@ def test_missing_processes_are_named_in_all(port):
   )
 
 
-def test_an_id_that_is_there_twice_ends_all_at_once(port):
+def test_a_duplicate_id_ends_all_immediately(port):
   started = time.monotonic()
   told = _meet(port, (0, 4), (1, 4), (1, 4))
   assert time.monotonic() - started < _SECONDS
@@ -84,7 +84,7 @@ def test_an_id_that_is_there_twice_ends_all_at_once(port):
   assert told[0].startswith('--process-id 1 is there twice: process ')
 
 
-def test_two_first_processes_end_all_at_once(port):
+def test_two_first_processes_end_all_immediately(port):
   started = time.monotonic()
   told = _meet(port, (0, 3), (1, 3), (0, 3))
   assert time.monotonic() - started < _SECONDS
@@ -92,7 +92,7 @@ def test_two_first_processes_end_all_at_once(port):
   assert told[0].startswith('--process-id 0 is there twice: process ')
 
 
-def test_different_counts_end_all_at_once(port):
+def test_different_counts_end_all_immediately(port):
   told = _meet(port, (0, 3), (1, 2))
   assert (
     told
@@ -105,7 +105,7 @@ def test_different_counts_end_all_at_once(port):
 
 
 def _program(kind):
-  """A program that listens, and not for this: how it treats a connection."""
+  """Another program that listens, by how it treats a connection."""
 
   def serve(listening):
     with contextlib.suppress(OSError):
@@ -144,14 +144,14 @@ def test_a_port_in_use(kind):
   ('host', 'why'),
   [('localhost', 'Connection refused'), ('no.invalid', '')],
 )
-def test_there_is_no_first_process(port, host, why):
+def test_a_missing_first_process(port, host, why):
   (told,) = _meet(port, (1, 2), host=host)
   assert told.startswith(
     f'--coordinator {host}:{port} cannot be reached in 2 seconds: {why}'
   )
 
 
-def test_the_first_process_ends_meanwhile(port):
+def test_the_first_process_ends_during_the_rendezvous(port):
   with (
     socket.create_server(('localhost', port)) as listening,
     futures.ThreadPoolExecutor(1) as pool,
@@ -167,8 +167,8 @@ def test_the_first_process_ends_meanwhile(port):
       other.result()
 
 
-def test_strangers_at_the_port_are_no_processes(port):
-  """Scans of ports, health checks: they neither count nor disturb."""
+def test_other_connections_are_ignored(port):
+  """For example port scans and health checks."""
   sent = [b'', b'\n', b'GET / HTTP/1.1\r\n\r\n', b'[1]\n', b'{"process": 1}\n',
           b'{"process": {}, "count": 2}\n', bytes(10**5),
           b'[' * 50_000 + b'\n']  # fmt: skip
@@ -183,7 +183,7 @@ def test_strangers_at_the_port_are_no_processes(port):
         except ConnectionRefusedError:
           time.sleep(0.01)
         except OSError:
-          break  # It was closed meanwhile.
+          break  # The port was closed.
 
   with futures.ThreadPoolExecutor(2) as pool:
     first = pool.submit(
@@ -199,7 +199,7 @@ def test_strangers_at_the_port_are_no_processes(port):
     assert first.result() == f'localhost:{port}'
 
 
-# ------------------------------------------------------------ where it listens
+# --------------------------------------------------------- listening addresses
 
 
 def _addresses(coordinator, everywhere=False):
@@ -213,7 +213,7 @@ def _addresses(coordinator, everywhere=False):
 _EVERYWHERE = (['::'], ['0.0.0.0'])
 
 
-def test_it_listens_where_it_is_told(port):
+def test_it_listens_on_the_given_address(port):
   names, bind = _addresses(f'localhost:{port}')
   assert set(names) <= {'127.0.0.1', '::1'}
   assert bind == f'localhost:{port}'
@@ -221,7 +221,7 @@ def test_it_listens_where_it_is_told(port):
   assert (names, bind) == (['127.0.0.1'], f'127.0.0.1:{port}')
 
 
-def test_a_cluster_does_not_tell(port):
+def test_on_a_cluster_it_listens_on_all_interfaces(port):
   names, bind = _addresses(f'localhost:{port}', everywhere=True)
   assert names in _EVERYWHERE
   assert bind is None
@@ -230,14 +230,14 @@ def test_a_cluster_does_not_tell(port):
 @pytest.mark.parametrize(
   ('host', 'address'),
   [
-    # Debian's /etc/hosts gives a machine's own name this one.
+    # The address of a machine's own name in Debian's /etc/hosts.
     ('host0', '127.0.1.1'),
-    # Of a machine behind a NAT; reserved for examples, RFC 5737.
+    # The address of a machine behind a NAT; an example of RFC 5737.
     ('host0', '192.0.2.1'),
     ('192.0.2.1', '192.0.2.1'),
   ],
 )
-def test_a_host_that_others_see_elsewhere(port, host, address, monkeypatch):
+def test_a_host_without_a_local_address(port, host, address, monkeypatch):
   found = [(socket.AF_INET, socket.SOCK_STREAM, 6, '', (address, port))]
   monkeypatch.setattr(socket, 'getaddrinfo', lambda *_, **__: found)
   names, bind = _addresses(f'{host}:{port}')
@@ -245,6 +245,6 @@ def test_a_host_that_others_see_elsewhere(port, host, address, monkeypatch):
   assert bind is None
 
 
-def test_jaxs_own_variable_tells_too(port, monkeypatch):
+def test_the_variable_of_jax_overrides_the_address(port, monkeypatch):
   monkeypatch.setenv('JAX_COORDINATOR_BIND_ADDRESS', f'127.0.0.1:{port}')
   assert _addresses(f'host0.invalid:{port}') == (['127.0.0.1'], None)

@@ -1,4 +1,4 @@
-"""The kernels, compiled once for all tests of them."""
+"""The kernels, compiled once for all tests."""
 
 import os
 import pathlib
@@ -11,22 +11,22 @@ from train.onednn import build
 from train.onednn import library
 
 
-# Not of the package: pytest takes a folder without __init__.py for none, and
-# would keep the kernels until the end of the session.
+# Module scope: without __init__.py a folder is no package for pytest, so a
+# package fixture would exist until the end of the session.
 @pytest.fixture(scope='module')
 def kernels():
-  """The compiled library, or a skip that says what is missing.
+  """The compiled library; skips with a reason if it cannot be built.
 
-  It is in a cache of its own: where all tests could find it, runs of other
-  tests would take it from the moment it is there.
+  It is in a separate cache, because runs of other tests would otherwise use it
+  as soon as it exists.
   """
   cache = pathlib.Path(os.environ['XDG_CACHE_HOME'], 'kernels')
   with pytest.MonkeyPatch.context() as patch:
     patch.setenv('XDG_CACHE_HOME', str(cache))
-    library.load.cache_clear()  # That there were none.
+    library.load.cache_clear()  # Forget that there was no library.
     cache.mkdir(exist_ok=True)
     try:
-      # Else the workers of pytest-xdist compile it each.
+      # Otherwise each worker of pytest-xdist compiles it.
       with filelock.FileLock(cache / 'lock'):
         built = build.build()
     except onednn.Unavailable as error:

@@ -1,4 +1,4 @@
-"""What ``python -m train.onednn`` makes, and what it says where it cannot."""
+"""``python -m train.onednn`` builds the kernels, or reports why it cannot."""
 
 import importlib.metadata
 import os
@@ -17,9 +17,9 @@ from train.onednn import library
 
 @pytest.fixture(autouse=True)
 def _own_cache(request, tmp_path, monkeypatch):
-  """An empty cache, and nothing remembered before and after."""
+  """An empty cache on disk, and cleared caches in memory."""
   if 'kernels' in request.fixturenames:
-    request.getfixturevalue('kernels')  # These stay in the session's cache.
+    request.getfixturevalue('kernels')  # These are in another cache.
   monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
   remembering = library.load, library.find_onednn
   for function in remembering:
@@ -30,7 +30,7 @@ def _own_cache(request, tmp_path, monkeypatch):
 
 
 def _compiler(path: pathlib.Path, script: str, monkeypatch) -> None:
-  """A compiler that takes no time."""
+  """Sets a fake compiler."""
   path.write_text(f'#!/bin/sh\n{script}\n')
   path.chmod(path.stat().st_mode | stat.S_IXUSR)
   monkeypatch.setenv('CXX', str(path))
@@ -38,7 +38,7 @@ def _compiler(path: pathlib.Path, script: str, monkeypatch) -> None:
 
 @pytest.fixture
 def quick_compiler(kernels, tmp_path, monkeypatch):
-  """Copies what the real one has made to where it is told, slowly."""
+  """A compiler that slowly copies the result of the real one."""
   made = tmp_path / 'made.so'
   made.write_bytes(kernels.read_bytes()[:-32])
   _compiler(
@@ -57,7 +57,9 @@ def _refused(capsys) -> str:
   return err
 
 
-def test_help_says_what_there_is(kernels, quick_compiler, capsys):
+def test_help_reports_whether_the_kernels_are_built(
+  kernels, quick_compiler, capsys
+):
   for argv in ([], ['--help']):
     assert command_line.main(argv) == 0
     assert 'are not built' in capsys.readouterr().out
@@ -67,7 +69,7 @@ def test_help_says_what_there_is(kernels, quick_compiler, capsys):
   assert 'They are built, for oneDNN 3.' in capsys.readouterr().out
 
 
-def test_other_commands_are_refused(capsys):
+def test_unknown_commands_are_rejected(capsys):
   assert command_line.main(['biuld']) == 2
   assert capsys.readouterr().err.count('\n') == 1
 
@@ -98,7 +100,7 @@ def test_no_headers(kernels, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
   ('runtime', 'is_fit'), [('OMP', True), ('TBB', False), ('SEQ', True)]
 )
-def test_a_onednn_with_threads_of_its_own_is_refused(
+def test_a_onednn_with_its_own_threads_is_rejected(
   runtime, is_fit, kernels, quick_compiler, tmp_path, monkeypatch, capsys
 ):
   headers = tmp_path / 'include' / 'oneapi' / 'dnnl'
@@ -127,7 +129,9 @@ def test_a_compiler_that_fails(kernels, tmp_path, monkeypatch, capsys):
   assert not list((tmp_path / 'cache').rglob('*.so'))
 
 
-def test_what_cannot_be_loaded_is_said(kernels, tmp_path, monkeypatch, capsys):
+def test_a_library_that_cannot_be_loaded_is_reported(
+  kernels, tmp_path, monkeypatch, capsys
+):
   _compiler(
     tmp_path / 'compiler',
     'for last; do true; done; echo no library > $last',
@@ -137,7 +141,7 @@ def test_what_cannot_be_loaded_is_said(kernels, tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize('damage', ['truncated', 'changed', 'empty'])
-def test_a_damaged_library_is_not_loaded_but_built_again(
+def test_a_damaged_library_is_not_loaded_but_rebuilt(
   damage, kernels, quick_compiler
 ):
   built = library.path()
@@ -160,7 +164,9 @@ def test_a_damaged_library_is_not_loaded_but_built_again(
 
 
 @pytest.mark.parametrize('what', ['jaxlib', 'oneDNN', 'source'])
-def test_others_need_another_build(what, kernels, tmp_path, monkeypatch):
+def test_other_versions_need_another_build(
+  what, kernels, tmp_path, monkeypatch
+):
   built = library.path()
   if what == 'jaxlib':
     monkeypatch.setattr(importlib.metadata, 'version', lambda name: '9.9')
@@ -174,7 +180,7 @@ def test_others_need_another_build(what, kernels, tmp_path, monkeypatch):
   assert library.path() != built
 
 
-def test_processes_may_build_at_once(kernels, quick_compiler):
+def test_processes_can_build_at_once(kernels, quick_compiler):
   command = [sys.executable, '-m', 'train.onednn', 'build']
   builds = [
     subprocess.Popen(command, stdout=subprocess.PIPE, env=os.environ)
@@ -188,7 +194,7 @@ def test_processes_may_build_at_once(kernels, quick_compiler):
   assert list(built.parent.iterdir()) == [built]
 
 
-def test_without_a_build_a_convolution_says_so(kernels):
+def test_without_a_build_a_convolution_raises(kernels):
   program = (
     'import jax.numpy as jnp\n'
     'from train import onednn\n'

@@ -1,4 +1,4 @@
-"""Convolutions by oneDNN against float64, XLA and PyTorch."""
+"""Convolutions of oneDNN agree with float64, XLA and PyTorch."""
 
 import contextlib
 import functools
@@ -43,14 +43,14 @@ def _random(*shapes, dtype=np.float32):
 
 
 def _with_gradients(convolve, images, kernel):
-  """The result and both gradients for a fixed cotangent."""
+  """The result, and both gradients for a fixed cotangent."""
   out, back = jax.vjp(convolve, images, kernel)
   (cotangent,) = _random(out.shape, dtype=out.dtype)
   return [out, *back(cotangent)]
 
 
 def _reference(images, kernel, stride, cotangent):
-  """A convolution padded by half its kernel, and its gradients, in float64."""
+  """A convolution with half padding and its gradients, in float64."""
   images, kernel, cotangent = (
     np.asarray(x.astype(jnp.float32), np.float64)
     for x in (images, kernel, cotangent)
@@ -86,7 +86,7 @@ def _assert_close(ours, theirs, tolerance):
 
 @functools.cache
 def _shapes_of_wide_resnets():
-  """Image shape, kernel shape and stride of all convolutions, at 8x8."""
+  """Image shape, kernel shape and stride of all convolutions for 8x8 images."""
   found = {}
 
   def spy(images, kernel, strides, padding, **rest):
@@ -113,12 +113,12 @@ _ODD = [
   ((1, 1, 1, 1), (1, 1, 1, 1), 1),
   ((5, 6, 9, 3), (5, 3, 3, 7), 1),
   ((7, 2, 2, 8), (3, 3, 8, 8), 3),
-  ((37, 32, 32, 16), (3, 3, 16, 16), 1),  # Parts of 5 images, the last of 2.
+  ((37, 32, 32, 16), (3, 3, 16, 16), 1),  # Parts of 5 images, the last has 2.
 ]
 
 
 @contextlib.contextmanager
-def _nothing_by_xla(monkeypatch):
+def _only_onednn(monkeypatch):
   with monkeypatch.context() as patch:
     patch.setattr(convolution, 'xla_is_faster', lambda *_: False)
     yield
@@ -127,7 +127,7 @@ def _nothing_by_xla(monkeypatch):
 def test_all_convolutions_of_wide_resnets(monkeypatch):
   shapes = _shapes_of_wide_resnets()
   assert len(shapes) > 25
-  with _nothing_by_xla(monkeypatch):
+  with _only_onednn(monkeypatch):
     for image_shape, kernel_shape, stride in [*shapes, *_ODD]:
       images, kernel = _random(image_shape, kernel_shape)
       ours = _with_gradients(
@@ -177,7 +177,7 @@ def test_bfloat16(image_shape, kernel_shape, stride):
   )
   assert {x.dtype.name for x in ours} == {'bfloat16'}
   (cotangent,) = _random(ours[0].shape, dtype=jnp.bfloat16)
-  # A result is rounded once, to 8 bits; what is summed is not.
+  # Only the result is rounded, to 8 bits, not the terms of the sum.
   _assert_close(ours, _reference(images, kernel, stride, cotangent), 2**-8)
 
 
@@ -212,7 +212,7 @@ def test_paddings(padding):
   ],
   ids=lambda given: next(iter(given)),
 )
-def test_what_the_kernels_do_not_know_is_xlas(given):
+def test_unsupported_convolutions_use_xla(given):
   groups = given.get('feature_group_count', 1)
   given = dict(given)
   images, kernel = _random(
@@ -234,14 +234,14 @@ def test_what_the_kernels_do_not_know_is_xlas(given):
   assert str(ours) == str(theirs)
 
 
-def test_half_precision_is_xlas():
+def test_float16_uses_xla():
   images, kernel = _random((4, 8, 8, 8), (3, 3, 8, 8), dtype=jnp.float16)
   assert 'ffi_call' not in str(jax.make_jaxpr(_convolve)(images, kernel))
 
 
 @pytest.mark.parametrize('in_axes', [(0, None), (None, 0), (0, 0)])
 @pytest.mark.parametrize('nested', [False, True])
-def test_vmap_computes_what_a_loop_does(in_axes, nested):
+def test_vmap_equals_a_loop(in_axes, nested):
   members = 3
   images, kernel = _random((members, 2, 8, 8, 4), (members, 3, 3, 4, 6))
   images, kernel = (
@@ -270,7 +270,7 @@ def test_vmap_computes_what_a_loop_does(in_axes, nested):
 
 def test_reverse_mode_of_second_order(monkeypatch):
   images, kernel = _random((1, 4, 4, 2), (3, 3, 2, 2))
-  with _nothing_by_xla(monkeypatch):
+  with _only_onednn(monkeypatch):
     jax.test_util.check_grads(
       lambda images, kernel: jnp.sin(_convolve(images, kernel, stride=2)),
       (images, kernel),
@@ -281,13 +281,13 @@ def test_reverse_mode_of_second_order(monkeypatch):
     )
 
 
-def test_forward_mode_is_refused():
+def test_forward_mode_is_rejected():
   images, kernel = _random((1, 4, 4, 2), (3, 3, 2, 2))
   with pytest.raises(TypeError, match='forward-mode'):
     jax.jvp(_convolve, (images, kernel), (images, kernel))
 
 
-def test_layers_in_a_program_that_computes_them_again():
+def test_layers_inside_checkpoint():
   images, first, second = _random((5, 8, 8, 3), (3, 3, 3, 16), (3, 3, 16, 8))
 
   def gradients(convolve):
@@ -303,8 +303,8 @@ def test_layers_in_a_program_that_computes_them_again():
   _assert_close(gradients(_convolve), gradients(_xla), 1e-5)
 
 
-# Shapes of which each takes another way: equal parts; a last part that is less;
-# one part; kernel gradients that XLA may compute.
+# Shapes for the different paths: equal parts; a smaller last part; one part;
+# kernel gradients that XLA may compute.
 _REPEATED = [
   ((64, 16, 16, 16), (3, 3, 16, 16), 1),
   ((37, 16, 16, 16), (3, 3, 16, 32), 2),
@@ -314,7 +314,7 @@ _REPEATED = [
 
 
 def _digest():
-  """Of the results and gradients of several shapes."""
+  """The digest of results and gradients for several shapes."""
   digest = hashlib.sha256()
   for image_shape, kernel_shape, stride in _REPEATED:
     images, kernel = _random(image_shape, kernel_shape)
@@ -326,7 +326,7 @@ def _digest():
 
 @pytest.fixture
 def load():
-  """Other processes that take the cores from this one."""
+  """Other processes that compete for the cores."""
   busy = [
     subprocess.Popen([sys.executable, '-c', 'while True: pass'])
     for _ in range(2 * os.cpu_count())
@@ -352,7 +352,7 @@ print(test_convolution._digest())
 
 @pytest.mark.skipif(
   not hasattr(os, 'sched_setaffinity') or os.cpu_count() == 1,
-  reason='needs two cores, of which to take one away',
+  reason='needs two cores, to compare with one',
 )
 def test_the_number_of_threads_changes_no_bit(monkeypatch):
   finished = subprocess.run(
@@ -362,5 +362,5 @@ def test_the_number_of_threads_changes_no_bit(monkeypatch):
     check=True,
     env=os.environ | {'XLA_FLAGS': ''},
   )
-  with _nothing_by_xla(monkeypatch):
+  with _only_onednn(monkeypatch):
     assert _digest() == finished.stdout.strip()

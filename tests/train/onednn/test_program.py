@@ -39,7 +39,7 @@ def _losses(program):
 
 
 @pytest.mark.usefixtures('kernels')
-def test_it_is_used_where_it_is_built_and_computes_the_same():
+def test_onednn_is_used_if_built_and_agrees_with_xla():
   ours = _program()
   assert ours.convolutions == 'onednn'
   theirs = _program(convolutions='xla')
@@ -48,14 +48,14 @@ def test_it_is_used_where_it_is_built_and_computes_the_same():
 
 
 @pytest.mark.usefixtures('kernels')
-def test_where_it_cannot_be_it_is_not():
+def test_onednn_is_not_used_where_it_is_not_supported():
   assert _program(devices=2).convolutions == 'xla'
   assert _program(model='mlp').convolutions == 'xla'
   with pytest.raises(errors.UsageError, match='--convolutions onednn'):
     _program(devices=2, convolutions='onednn')
 
 
-def test_it_is_asked_for_and_not_built(monkeypatch):
+def test_requesting_onednn_without_a_build_is_rejected(monkeypatch):
   monkeypatch.setattr(onednn, 'why_not', lambda: 'The kernels are not built.')
   assert _program().convolutions == 'xla'
   with pytest.raises(errors.UsageError, match='are not built'):
@@ -63,7 +63,7 @@ def test_it_is_asked_for_and_not_built(monkeypatch):
 
 
 @pytest.mark.usefixtures('kernels')
-def test_a_resume_under_the_other_is_told(tmp_path):
+def test_a_resume_with_other_convolutions_is_reported(tmp_path):
   runs.run(tmp_path / 'run', _CONFIG, convolutions='xla')
   config = json.loads((tmp_path / 'run' / 'config.json').read_text())
   assert config['convolutions'] == 'xla'

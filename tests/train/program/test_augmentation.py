@@ -1,4 +1,4 @@
-"""Crop, flip and normalise against NumPy."""
+"""Crop, flip and normalization agree with NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,12 @@ from train.program import augmentation
 
 def _images(count, size=32, channels=3, seed=0):
   shape = (count, size, size, channels)
-  # No zeros, so that padding can be told from the image.
+  # No zeros, so that padding differs from the image.
   return np.random.default_rng(seed).integers(1, 256, shape, np.uint8)
 
 
 def _window(image, padding, dy, dx, mode='constant'):
-  """The image moved by NumPy, padded where nothing is left of it."""
+  """A window of the padded image, computed with NumPy."""
   height, width, _ = image.shape
   padded = np.pad(image, ((padding, padding), (padding, padding), (0, 0)), mode)
   return padded[dy : dy + height, dx : dx + width]
@@ -24,7 +24,7 @@ def _window(image, padding, dy, dx, mode='constant'):
 @pytest.mark.parametrize(
   ('reflect', 'mode'), [(False, 'constant'), (True, 'reflect')]
 )
-def test_every_result_is_a_window_and_every_window_comes(reflect, mode):
+def test_results_are_windows_with_equal_probability(reflect, mode):
   padding, count = 2, 1500
   image = _images(1, size=6)[0]
   windows = {
@@ -48,8 +48,8 @@ def test_every_result_is_a_window_and_every_window_comes(reflect, mode):
   counts = dict.fromkeys(windows, 0)
   for result in np.asarray(cropped):
     counts[names[result.tobytes()]] += 1
-  # 50 equally likely outcomes: chi-squared with 49 degrees of freedom exceeds
-  # 98 once in 25,000 times, and the key is fixed.
+  # For 50 equally likely outcomes, chi-squared with 49 degrees of freedom
+  # exceeds 98 once in 25,000 times. The key is fixed.
   expected = count / len(windows)
   assert sum((c - expected) ** 2 / expected for c in counts.values()) < 98
 
@@ -67,7 +67,7 @@ def test_cifar_offsets_reach_from_minus_4_to_4():
   assert set(xs - 16) == set(range(-4, 5))
 
 
-def test_no_flip_where_it_is_not_wanted():
+def test_without_padding_and_flip_images_are_unchanged():
   images = _images(64, size=8, channels=1)
   same = augmentation.crop_and_flip(
     jax.random.key(0), jnp.asarray(images), padding=0, flip=False
@@ -75,7 +75,7 @@ def test_no_flip_where_it_is_not_wanted():
   np.testing.assert_array_equal(same, images)
 
 
-def test_pixels_keep_their_type():
+def test_pixels_keep_their_dtype():
   cropped = augmentation.crop_and_flip(
     jax.random.key(0), jnp.asarray(_images(4)), padding=4, flip=True
   )
@@ -84,13 +84,13 @@ def test_pixels_keep_their_type():
 
 
 @pytest.mark.parametrize('channels', [1, 3])
-def test_normalize_against_float64(channels):
+def test_normalize_agrees_with_float64(channels):
   images = _images(8, channels=channels)
   mean = np.linspace(0.2, 0.6, channels)
-  deviation = np.linspace(0.1, 0.3, channels)
-  expected = (images.astype(np.float64) / 255 - mean) / deviation
+  std = np.linspace(0.1, 0.3, channels)
+  expected = (images.astype(np.float64) / 255 - mean) / std
   normalized = augmentation.normalize(
-    jnp.asarray(images), mean.astype(np.float32), deviation.astype(np.float32)
+    jnp.asarray(images), mean.astype(np.float32), std.astype(np.float32)
   )
   assert normalized.dtype == jnp.float32
   np.testing.assert_allclose(normalized, expected, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,4 @@
-"""A program has members, and what they differ in is not compiled into it."""
+"""The members of a program share compiled code; their values are arguments."""
 
 import dataclasses
 import types
@@ -37,7 +37,7 @@ def _program(*configs, **options):
 
 
 def _train(program):
-  """Parameters after two epochs, metrics of all steps, test metrics."""
+  """Parameters after two epochs, metrics of all steps, and test metrics."""
   images, test = program.place()
   state = program.init()
   measured = []
@@ -72,7 +72,7 @@ _COINS = (
   [_LCAM, [{'optimizer': 'coin', **coin} for coin in _COINS]],
   ids=['lcam', 'coin'],
 )
-def test_a_member_is_the_run_alone(members):
+def test_a_member_equals_a_separate_run(members):
   configs = [_config(**member) for member in members]
   params, measured, tested = _train(_program(*configs))
   assert measured.loss.shape == (len(members), 2 * _STEPS_PER_EPOCH)
@@ -87,7 +87,7 @@ def test_a_member_is_the_run_alone(members):
       jax.tree.leaves(params[i]), jax.tree.leaves(alone_params[0]), strict=True
     ):
       np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-5)
-  # They are not all the same run.
+  # The members differ.
   assert len({round(float(loss), 5) for loss in measured.loss[:, -1]}) == len(
     members
   )
@@ -97,7 +97,7 @@ def _hlo(program):
   return program.lower_train().as_text()
 
 
-def test_what_members_differ_in_is_not_in_the_program():
+def test_members_do_not_change_the_compiled_program():
   first = _program(_config())
   for changes in _LCAM[1:]:
     other = _program(_config(**changes))
@@ -117,7 +117,7 @@ def test_what_members_differ_in_is_not_in_the_program():
   ],
   ids=str,
 )
-def test_what_changes_the_program_does(changes):
+def test_settings_that_change_the_program_need_another_one(changes):
   first, other = _program(_config()), _program(_config(**changes))
   assert other.compile_train(16) is not first.compile_train(16)
   with pytest.raises(ValueError, match='may differ only in seeds'):
@@ -137,7 +137,7 @@ def test_fixed_momenta_share_the_program_of_lcam():
     assert program.compile_train(16) is lcam.compile_train(16)
 
 
-def test_a_state_survives_the_host():
+def test_fetch_and_stack_restore_a_state():
   program = _program(_config(seed=0), _config(seed=1))
   state = program.init()
   again = program.stack(program.fetch(state))
@@ -151,8 +151,8 @@ def test_a_state_survives_the_host():
   assert shapes == own
 
 
-def test_seeds_over_int31_are_those_of_jax():
-  """An array of uint32 gives the key that the Python integer gives."""
+def test_seeds_above_int31_give_the_keys_of_jax():
+  """A uint32 array gives the same key as the Python integer."""
   seed = 2**32 - 1
   program = _program(_config(seed=seed))
   expected = jax.random.permutation(
@@ -161,7 +161,7 @@ def test_seeds_over_int31_are_those_of_jax():
   np.testing.assert_array_equal(program.epoch(7).order[0], expected)
 
 
-def test_finite_parameters_are_told_apart_by_member():
+def test_are_finite_checks_each_member():
   program = _program(_config(seed=0), _config(seed=1))
   states = program.fetch(program.init())
   states[1] = states[1]._replace(
@@ -171,7 +171,7 @@ def test_finite_parameters_are_told_apart_by_member():
   np.testing.assert_array_equal(found, [True, False])
 
 
-def test_equal_seeds_start_alike_and_see_the_same_order():
+def test_equal_seeds_have_equal_parameters_and_order():
   program = _program(
     *(
       _config(seed=seed, vertical_momentum=momentum)
@@ -194,7 +194,9 @@ def test_equal_seeds_start_alike_and_see_the_same_order():
   ('examples', 'most'),
   [(64, 1), (72, 1), (72, 3), (170, 2), (20, 1), (9, 4), (112, 4)],
 )
-def test_an_epoch_and_its_rest_are_every_image_once(examples, most):
+def test_the_rest_of_an_epoch_contains_every_remaining_image_once(
+  examples, most
+):
   program = build.Program(
     [_config(steps_per_dispatch=most)],
     _digits(examples),
@@ -229,7 +231,7 @@ def test_a_plan_covers_an_epoch():
     ('tpu', 8, True, 6),
   ],
 )
-def test_steps_of_a_dispatch_by_platform(platform, devices, remat, steps):
+def test_steps_per_dispatch_by_platform(platform, devices, remat, steps):
   program = _program(_config(model='wrn', remat=remat))
   program.devices = (types.SimpleNamespace(platform=platform),) * devices
   assert next(program.plan()) == (16, steps)

@@ -1,4 +1,4 @@
-"""Each optimizer against PyTorch's of the same name, and against Optax."""
+"""Each optimizer agrees with that of PyTorch with the same name, and Optax."""
 
 import jax
 import jax.numpy as jnp
@@ -28,7 +28,7 @@ def _seeds(config):
 
 
 class _Optimizer:
-  """The optimizer of a run, with its numbers as the program passes them."""
+  """The optimizer of a run, with numbers passed as in the program."""
 
   def __init__(self, steps_per_epoch=4, rate=_RATE, **settings):
     config = config_lib.resolve(config_lib.Config(**settings), steps_per_epoch)
@@ -84,7 +84,7 @@ def _train(**settings):
   ],
   ids=lambda value: value['optimizer'] if isinstance(value, dict) else '',
 )
-def test_against_pytorch(settings, make):
+def test_optimizers_equal_pytorch(settings, make):
   torch = pytest.importorskip('torch')
   matrix, target, start = (torch.tensor(array) for array in _problem())
   parameter = torch.nn.Parameter(start)
@@ -102,7 +102,7 @@ def test_against_pytorch(settings, make):
 
 
 @pytest.mark.parametrize('nesterov', [False, True])
-def test_a_fixed_momentum_is_optax_sgd_bit_for_bit(nesterov):
+def test_a_fixed_momentum_equals_optax_sgd_bit_for_bit(nesterov):
   matrix, target, params = _problem()
   optimizer = optax.chain(
     optax.add_decayed_weights(0.01), optax.sgd(_RATE, 0.9, nesterov)
@@ -116,7 +116,7 @@ def test_a_fixed_momentum_is_optax_sgd_bit_for_bit(nesterov):
   np.testing.assert_array_equal(ours, params)
 
 
-def test_lcam_is_told_the_length_of_an_epoch():
+def test_lcam_receives_the_length_of_an_epoch():
   optimizer = _Optimizer()
   state = optimizer.init(jnp.zeros(2))
   counts = []
@@ -126,11 +126,11 @@ def test_lcam_is_told_the_length_of_an_epoch():
   assert counts == [1, 2, 3, 0, 1]
 
 
-def test_the_momentum_of_a_step_is_the_one_it_is_taken_with():
+def test_the_logged_momentum_is_that_of_the_step():
   _, momenta, losses = _train(
     optimizer='lcam', horizontal_momentum=0.8, vertical_momentum=0.7
   )
-  # The first step knows no loss yet, each other one those of its epoch of 4.
+  # Each momentum depends on the losses of the epoch so far, which has 4 steps.
   expected = [0.9]
   for step in range(_STEPS - 1):
     mean = losses[step - step % 4 : step + 1].mean()
@@ -140,7 +140,7 @@ def test_the_momentum_of_a_step_is_the_one_it_is_taken_with():
   np.testing.assert_array_equal(momenta[:, 1], np.asarray(expected) == 0.8)
 
 
-def test_the_other_reading_reacts_in_the_same_step():
+def test_reaction_current_affects_the_same_step():
   _, momenta, losses = _train(
     optimizer='lcam',
     reaction='current',
@@ -154,7 +154,7 @@ def test_the_other_reading_reacts_in_the_same_step():
   np.testing.assert_allclose(momenta[:, 0], expected, rtol=1e-6)
 
 
-def test_a_moving_average_in_place_of_the_epochs_mean():
+def test_a_moving_average_replaces_the_mean_of_the_epoch():
   _, momenta, losses = _train(
     optimizer='lcam',
     loss_decay=0.6,
@@ -170,7 +170,7 @@ def test_a_moving_average_in_place_of_the_epochs_mean():
 
 
 def _adam_by_hand(b1_of_steps, decoupled, rate):
-  """Adam in float64 with a b1 for each step."""
+  """Adam in float64 NumPy with a b1 for each step."""
   matrix, target, params = (x.astype(np.float64) for x in _problem())
   mu = nu = np.zeros(5)
   for step, b1 in enumerate(b1_of_steps, start=1):
@@ -212,7 +212,7 @@ def test_adam_with_a_rule_for_b1(name, rule):
   np.testing.assert_allclose(params, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_others_have_no_phases():
+def test_other_optimizers_have_no_phases():
   _, momenta, _ = _train(optimizer='sgd', momentum=0.8)
   np.testing.assert_allclose(momenta[:, 0], 0.8)
   assert np.isnan(momenta[:, 1]).all()
@@ -220,13 +220,13 @@ def test_others_have_no_phases():
   assert np.isnan(momenta).all()
 
 
-def test_the_chain_is_made_of_lcam_sgd():
+def test_the_state_has_the_structure_of_lcam_sgd():
   ours = _Optimizer().init(jnp.zeros(2))
   theirs = optax_lcam.lcam_sgd(0.1, weight_decay=5e-4).init(jnp.zeros(2))
   assert jax.tree.structure(ours) == jax.tree.structure(theirs)
 
 
-def test_a_coin_takes_lcams_momenta_without_looking_at_the_loss():
+def test_a_random_control_uses_the_momenta_of_lcam_but_ignores_the_loss():
   optimizer = _Optimizer(
     rate=0.1,
     optimizer='coin',
@@ -249,7 +249,7 @@ def test_a_coin_takes_lcams_momenta_without_looking_at_the_loss():
     for losses in (jnp.arange(steps) / 1.0, -jnp.arange(steps) / 1.0)
   ]
   updates, momenta, horizontal = map(np.asarray, runs[0])
-  # The same coin whether the losses rise or fall.
+  # The choices are the same for rising and falling losses.
   np.testing.assert_array_equal(momenta, runs[1][1])
   assert momenta[0] == 0.75
   assert set(momenta[1:]) == {0.5, 0.25}

@@ -1,4 +1,4 @@
-"""Learning rates against the paper's words, Optax and PyTorch, in float64."""
+"""Learning rates agree with the paper, Optax and PyTorch in float64."""
 
 import math
 
@@ -20,7 +20,7 @@ def _rates(steps_per_epoch=_STEPS, steps=None, **settings):
   return schedules.learning_rates(config, steps_per_epoch, steps)
 
 
-def test_the_papers_decay_starts_after_the_first_step_of_epoch_31():
+def test_the_decay_of_the_paper_starts_after_the_first_step_of_epoch_31():
   first = 30 * _STEPS
   steps = [0, first - 1, first, first + 1, first + 2, 150 * _STEPS - 1]
   rates = _rates(
@@ -45,7 +45,7 @@ def test_steps_drop_with_the_first_step_after_a_milestone():
   np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-16)
 
 
-def test_steps_that_fall_together_all_count():
+def test_milestones_within_one_step_all_count():
   rates = _rates(
     steps_per_epoch=1, epochs=4, schedule='steps', milestones=(1.6, 1.9, 2.1)
   )
@@ -76,13 +76,13 @@ def test_constant():
   assert set(_rates(10, epochs=3, schedule='constant')) == {0.1}
 
 
-def test_warm_up_rises_in_a_line_and_stays():
+def test_warm_up_rises_linearly_and_stays():
   rates = _rates(10, epochs=4, schedule='warm-up', warmup_epochs=2)
   expected = [0.1 * min(t / 20, 1) for t in range(40)]
   np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-16)
 
 
-def test_a_warm_up_of_no_step_is_none():
+def test_a_warm_up_of_less_than_one_step_has_no_effect():
   rates = _rates(10, epochs=2, schedule='warm-up', warmup_epochs=0.01)
   np.testing.assert_allclose(rates, 0.1, rtol=1e-12, atol=1e-16)
 
@@ -106,7 +106,7 @@ def test_one_cycle_rises_to_its_peak_and_ends_near_zero():
   assert rates[-1] < 1e-4
 
 
-def test_cyclical_goes_up_and_down_in_lines():
+def test_cyclical_rises_and_falls_linearly():
   rates = _rates(10, epochs=4, schedule='cyclical', cycle_epochs=2)
   expected = [0.1 * (1 - abs((t % 20) / 10 - 1)) for t in range(40)]
   np.testing.assert_allclose(rates, expected, rtol=1e-12, atol=1e-16)
@@ -158,7 +158,7 @@ def test_cyclical_goes_up_and_down_in_lines():
   ],
   ids=lambda value: value['schedule'] if isinstance(value, dict) else '',
 )
-def test_against_optax(settings, make):
+def test_schedules_equal_optax(settings, make):
   with jax.enable_x64():
     schedule = make()
     expected = [float(schedule(step)) for step in range(100)]
@@ -167,7 +167,7 @@ def test_against_optax(settings, make):
   )
 
 
-def test_a_decay_to_nothing_is_zero_and_not_an_error():
+def test_a_decay_that_underflows_is_zero():
   rates = _rates(
     10, epochs=10, schedule='exponential', decay_start=0.0, decay_rate=1e-300
   )
@@ -210,7 +210,7 @@ def test_as_many_cycles_as_there_are_steps():
   ],
   ids=lambda value: value['schedule'] if isinstance(value, dict) else '',
 )
-def test_against_pytorch(settings, make):
+def test_schedules_equal_pytorch(settings, make):
   torch = pytest.importorskip('torch')
   parameter = torch.nn.Parameter(torch.zeros(1))
   optimizer = torch.optim.SGD([parameter], lr=0.1)

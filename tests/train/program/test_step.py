@@ -1,4 +1,4 @@
-"""The steps of a program against plain computations."""
+"""The steps of a program agree with plain computations."""
 
 import functools
 
@@ -23,7 +23,7 @@ _STD = np.asarray([0.4], np.float32)
 
 
 class _Digits(data.Dataset):
-  """The first digits, with rounder statistics than their own."""
+  """The first digits, with rounded channel statistics."""
 
   def channel_statistics(self):
     return _MEAN, _STD
@@ -57,12 +57,12 @@ class _Run:
     self.permutation = np.asarray(self.epoch_inputs.order[0])
 
   def start(self):
-    """The state at step 0; a step gives up its memory."""
+    """A new state at step 0, because a step donates its state."""
     return self.program.init()
 
   @functools.cached_property
   def model(self):
-    """The network as it starts, without the program."""
+    """The initial network without the program."""
     model = models.NETWORKS[self.config.model].build(
       image_shape=(8, 8, 1),
       num_classes=10,
@@ -88,7 +88,7 @@ class _Run:
     return state, losses
 
   def batch(self, step, chosen):
-    """Images of a step by hand, as the network sees them."""
+    """The augmented and normalized images of a step."""
     key = jax.random.fold_in(jax.random.key(self.config.augmentation_seed), 2)
     images = augmentation.crop_and_flip(
       jax.random.fold_in(key, step),
@@ -115,7 +115,7 @@ def _run(devices=1, **settings):
 def test_the_loss_is_the_mean_over_the_batch_in_the_order_of_the_epoch(model):
   run = _run(model=model)
   state, losses = run.epoch(run.start())
-  # The first batch by hand: the same images, in the plain model.
+  # The first batch with the plain model.
   chosen = run.permutation[:16]
   logits = _logits(run.model, run.batch(0, chosen), training=True)
   logits = logits.astype(np.float64)
@@ -125,7 +125,7 @@ def test_the_loss_is_the_mean_over_the_batch_in_the_order_of_the_epoch(model):
   assert int(state.step[0]) == _STEPS_PER_EPOCH
 
 
-def test_the_optimizer_is_given_that_loss():
+def test_the_optimizer_receives_that_loss():
   run = _run()
   state, metrics = run.step(run.start())
   loss_sum = optax.tree.get(state.opt_state, 'loss_sum')
@@ -135,12 +135,12 @@ def test_the_optimizer_is_given_that_loss():
 def test_the_short_batch_counts_as_one_loss():
   run = _run()
   state, _ = run.epoch(run.start())
-  # Four steps are an epoch, so that all went back to zero.
+  # Four steps are an epoch, so the sums are reset to zero.
   assert optax.tree.get(state.opt_state, 'step_count').item() == 0
   assert optax.tree.get(state.opt_state, 'loss_sum').item() == 0
 
 
-def test_the_short_batch_is_what_is_left_of_the_permutation():
+def test_the_short_batch_is_the_end_of_the_permutation():
   run = _run()
   state = run.start()
   state = state._replace(step=state.step + 3)
@@ -153,7 +153,7 @@ def test_the_short_batch_is_what_is_left_of_the_permutation():
   np.testing.assert_allclose(metrics.loss[0], expected, rtol=1e-5)
 
 
-def test_several_steps_in_one_program_are_the_same_steps():
+def test_several_steps_in_one_program_equal_single_steps():
   run = _run()
   one_by_one, losses = run.start(), []
   for _ in range(3):
@@ -173,15 +173,15 @@ def test_several_steps_in_one_program_are_the_same_steps():
 @pytest.mark.parametrize(
   ('devices', 'model'), [(2, 'mlp'), (8, 'mlp'), (8, 'wrn')]
 )
-def test_devices_share_a_batch_and_agree_with_one(devices, model):
+def test_several_devices_agree_with_one(devices, model):
   one, many = _run(model=model), _run(devices, model=model)
   _, expected = one.epoch(one.start())
-  # The last batch, of 2 images, does not divide by 8.
+  # The 2 images of the last batch are not divisible by 8.
   _, losses = many.epoch(many.start())
   np.testing.assert_allclose(losses, expected, rtol=2e-4)
 
 
-def test_dropout_differs_from_step_to_step_and_repeats():
+def test_dropout_changes_the_loss_and_is_reproducible():
   run = _run(dropout_rate=0.5)
   _, first = run.step(run.start())
   _, again = run.step(run.start())
@@ -192,7 +192,7 @@ def test_dropout_differs_from_step_to_step_and_repeats():
 
 
 @pytest.mark.parametrize('batch_size', [1, 7, 25, 50, 64])
-def test_evaluation_sees_every_image_once_at_any_batch_size(batch_size):
+def test_evaluation_uses_every_image_once_for_any_batch_size(batch_size):
   run = _run(eval_batch_size=batch_size)
   loss, correct = 0.0, 0
   for metrics in run.program.evaluate(run.start(), run.test):
@@ -212,7 +212,7 @@ def test_correct_answers_are_counted():
   assert metrics.correct.dtype == jnp.int32
 
 
-def test_a_start_from_given_parameters_and_statistics():
+def test_init_from_uses_the_given_parameters_and_statistics():
   run = _run(model='wrn')
   state = jax.device_get(run.start())
   given = jax.tree.map(lambda x: x + 1, (state.params, state.batch_stats))
@@ -229,7 +229,7 @@ def test_a_start_from_given_parameters_and_statistics():
 
 
 def test_remat_reaches_the_network():
-  """That it changes no gradient is shown of the network itself."""
+  """The tests of the network show that it does not change gradients."""
   flops = [
     _Run(model='wrn', remat=remat)
     .program.lower_train()
@@ -239,7 +239,7 @@ def test_remat_reaches_the_network():
   assert 1.05 < flops[1] / flops[0] < 1.5
 
 
-def test_a_seed_means_the_same_under_another_default_of_jax():
+def test_seeds_do_not_depend_on_the_default_prng_of_jax():
   seeds = step_lib.Seeds(*range(5))
   keys = (seeds.init_key, seeds.coin_key, lambda: seeds.order_key(jnp.int32(1)))
   expected = [jax.random.key_data(key()) for key in keys]

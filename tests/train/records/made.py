@@ -1,4 +1,4 @@
-"""Complete records of runs that were never made."""
+"""Complete records of runs without training."""
 
 import json
 
@@ -36,14 +36,14 @@ def steps_row(epoch):
 
 
 def write_run(path, *, status='done', experiment=None, sha256=None, **settings):
-  """A run directory without checkpoints.
+  """Writes a run directory without checkpoints.
 
   Args:
-    path: The directory, which is made.
-    status: Of its summary.
-    experiment: Its name.
-    sha256: Of its parameters. Default: made of its seed.
-    **settings: Those that are not the default.
+    path: The directory, which is created.
+    status: The status in the summary.
+    experiment: The name of the experiment.
+    sha256: The hash of the parameters. Default: derived from the seed.
+    **settings: Settings that are not the default.
   """
   path.mkdir(parents=True)
   config = config_lib.resolve(
@@ -83,5 +83,5 @@ def write_json(path, content):
 
 
 def change(path, **fields):
-  """Other values of fields of a JSON file."""
+  """Changes fields of a JSON file."""
   write_json(path, {**json.loads(path.read_text()), **fields})

@@ -1,4 +1,4 @@
-"""What is saved comes back bit for bit, from however many devices."""
+"""Checkpoints are restored bit for bit, for any number of devices."""
 
 import errno
 import os
@@ -19,7 +19,7 @@ from train.program.step import StepMetrics
 from train.program.step import TrainState
 from train.records import checkpoint
 
-# What Orbax or TensorStore could report to nobody any more.
+# Errors in threads of Orbax or TensorStore are errors of the test.
 pytestmark = pytest.mark.filterwarnings(
   'error::pytest.PytestUnraisableExceptionWarning'
 )
@@ -64,13 +64,13 @@ def _assert_equal(first, second):
     assert np.asarray(ours).tobytes() == np.asarray(theirs).tobytes()
 
 
-def test_nothing_saved_is_nothing_restored(tmp_path):
+def test_a_new_directory_has_no_checkpoints(tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path / 'c', 4)
   assert checkpoints.steps() == set()
   checkpoints.close()
 
 
-def test_the_newest_come_back_and_the_oldest_go(tmp_path):
+def test_the_two_newest_checkpoints_are_kept(tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path / 'c', 4)
   for step in (1, 2, 5):
     checkpoints.save(step, _state(1, scale=step), [_measured(step % 4)])
@@ -88,7 +88,7 @@ def test_the_newest_come_back_and_the_oldest_go(tmp_path):
     assert ours.dtype == theirs.dtype
 
 
-def test_eight_devices_save_and_any_number_restores(tmp_path):
+def test_a_checkpoint_of_eight_devices_is_restored_on_any_number(tmp_path):
   checkpoints = checkpoint.Checkpoints(tmp_path / 'c', 4)
   checkpoints.save(3, _state(8, step=3), [_measured(3)])
   checkpoints.close()
@@ -116,8 +116,10 @@ def _flip_a_bit(path):
 @pytest.mark.parametrize(
   'harm', [pathlib.Path.unlink, _halve, _flip_a_bit, pathlib.Path.touch]
 )
-def test_whichever_file_is_damaged_what_comes_back_was_saved(harm, tmp_path):
-  """Some files hold nothing that a restored state depends on."""
+def test_with_any_damaged_file_the_restored_state_is_a_saved_one(
+  harm, tmp_path
+):
+  """Some files do not affect the restored state."""
   whole = tmp_path / 'whole'
   checkpoints = checkpoint.Checkpoints(whole, 4)
   for step in (1, 2):
@@ -145,7 +147,7 @@ def test_whichever_file_is_damaged_what_comes_back_was_saved(harm, tmp_path):
   assert bool(found) == (harm is not pathlib.Path.touch)
 
 
-# ------------------------------------------- what cannot be read, and strangers
+# --------------------------------------------- unreadable and unrelated files
 
 
 def _save(directory, *steps):
@@ -156,7 +158,7 @@ def _save(directory, *steps):
 
 
 def _restore(directory):
-  """The step that is gone on from, its state and what was said."""
+  """The restored step, its state and the messages."""
   said = []
   checkpoints = checkpoint.Checkpoints(directory, 4)
   try:
@@ -183,7 +185,7 @@ def _content(directory):
 @pytest.mark.parametrize(
   'code', [errno.EACCES, errno.EIO, errno.EMFILE, errno.ENOMEM]
 )
-def test_what_cannot_be_read_now_stays_and_ends_the_run(
+def test_a_checkpoint_that_cannot_be_read_now_is_kept_and_ends_the_run(
   code, tmp_path, monkeypatch
 ):
   _save(tmp_path / 'c', 1, 2)
@@ -203,10 +205,10 @@ def test_what_cannot_be_read_now_stays_and_ends_the_run(
   assert _restore(tmp_path / 'c')[0] == 2
 
 
-def test_a_folder_that_may_not_be_entered_stays_and_ends_the_run(
+def test_a_folder_without_permissions_is_kept_and_ends_the_run(
   tmp_path, monkeypatch
 ):
-  """As one of mode 0, of which everything raises but its own name."""
+  """Like a folder of mode 0: only its name can be read."""
   _save(tmp_path / 'c', 1, 2)
   before = _content(tmp_path)
   inside = str(tmp_path / 'c' / '2') + os.sep
@@ -224,8 +226,8 @@ def test_a_folder_that_may_not_be_entered_stays_and_ends_the_run(
   assert _content(tmp_path) == before
 
 
-def test_when_orbax_has_no_more_files_to_open(tmp_path):
-  """The program can still open one: enough to see that all is there."""
+def test_too_many_open_files_for_orbax(tmp_path):
+  """The program can still open enough files to see the checkpoint."""
   _save(tmp_path / 'c', 1, 2)
   before = _content(tmp_path)
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -238,7 +240,7 @@ def test_when_orbax_has_no_more_files_to_open(tmp_path):
         files.append(open(os.devnull))  # noqa: SIM115
       except OSError:
         break
-    # For a folder and a file in it.
+    # Enough for a folder and a file in it.
     for file in files[:3]:
       file.close()
     with pytest.raises(errors.RunError, match='Too many open files'):
@@ -267,7 +269,7 @@ def test_a_folder_of_another_user(tmp_path, monkeypatch):
   assert _names(tmp_path / 'c') == {'1', '2'}
 
 
-def test_users_need_no_names(tmp_path, monkeypatch):
+def test_a_user_without_a_name(tmp_path, monkeypatch):
   def nobody(_):
     raise KeyError('uid not found')
 
@@ -285,9 +287,9 @@ def test_a_checkpoint_under_the_name_of_another_step(tmp_path):
   assert 'it holds step 2' in said[0]
 
 
-def test_what_an_earlier_version_has_saved_is_refused(tmp_path):
+def test_a_checkpoint_of_an_earlier_version_is_rejected(tmp_path):
   _save(tmp_path / 'c', 1)
-  # It had the checksums beside the arrays.
+  # It stored checksums in a separate folder.
   (tmp_path / 'c' / '1' / 'checksums').mkdir()
   with pytest.raises(errors.UsageError, match=r'c/1 is of an earlier version'):
     _restore(tmp_path / 'c')
@@ -305,7 +307,7 @@ def test_a_checkpoint_of_other_arrays_is_not_used(tmp_path):
   assert len(said) == 1
 
 
-def test_what_is_damaged_is_set_aside_whole(tmp_path):
+def test_a_damaged_checkpoint_is_set_aside_unchanged(tmp_path):
   for again in (1, 2):
     _save(tmp_path / 'c', 1, 2)
     damage.flip_a_bit(tmp_path / 'c' / '2')
@@ -316,7 +318,7 @@ def test_what_is_damaged_is_set_aside_whole(tmp_path):
   assert _names(tmp_path / 'c') == {'2.1.set-aside', '2.2.set-aside'}
 
 
-def test_what_lies_where_a_checkpoint_is_to_be_is_set_aside(tmp_path):
+def test_files_with_the_name_of_a_new_checkpoint_are_set_aside(tmp_path):
   directory = tmp_path / 'c'
   _save(directory, 1)
   (directory / '2').write_text('a file')
@@ -329,7 +331,7 @@ def test_what_lies_where_a_checkpoint_is_to_be_is_set_aside(tmp_path):
   assert (directory / '2.1.set-aside').read_text() == 'another one'
 
 
-def test_what_else_lies_there_is_no_checkpoint(tmp_path):
+def test_unrelated_files_are_no_checkpoints(tmp_path):
   directory = tmp_path / 'c'
   _save(directory, 1, 2)
   (directory / '99').write_text('a file')
@@ -347,7 +349,7 @@ def test_what_else_lies_there_is_no_checkpoint(tmp_path):
   }  # fmt: skip
 
 
-def test_what_a_kill_has_left_is_removed(tmp_path):
+def test_files_left_by_a_kill_are_removed(tmp_path):
   directory = tmp_path / 'c'
   _save(directory, 1, 2)
   shutil.copytree(directory / '2', directory / '3.orbax-checkpoint-tmp')
@@ -356,8 +358,10 @@ def test_what_a_kill_has_left_is_removed(tmp_path):
   assert _names(directory) == {'2'}
 
 
-def test_runs_side_by_side_go_on_from_what_all_have(tmp_path):
-  """And nothing of the others is lost."""
+def test_runs_of_one_program_resume_from_their_last_common_checkpoint(
+  tmp_path,
+):
+  """Later checkpoints are set aside, not lost."""
   _save(tmp_path / 'a', 1, 2)
   _save(tmp_path / 'b', 1)
   both = [checkpoint.Checkpoints(tmp_path / name, 4) for name in 'ab']

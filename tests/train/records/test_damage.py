@@ -1,7 +1,8 @@
-"""Every kind of damage to every file of a record, for all who read it.
+"""Every kind of damage to every file of a record, for all its readers.
 
-None may end in a traceback, or pass unnoticed: a report leaves the record out
-and says why, a resume and a coin that follows the run are refused.
+Damage must be detected and must not cause a traceback: a report leaves the
+record out and gives the reason, and a resume, or a random control that follows
+the run, is rejected.
 """
 
 import json
@@ -27,10 +28,10 @@ _RESULTS = pathlib.Path(__file__).parents[3] / 'results'
 _RESOLVED = config_lib.resolve(made.CONFIG, made.STEPS)
 
 
-# ------------------------------------------------------------- what is damaged
+# --------------------------------------------------------------- damaged files
 
 
-# A number of each file that must be there, and one that is out of its range.
+# A required number of each file, and a value out of its range.
 _FILES = {
   'config.json': ('epochs', 0),
   'summary.json': ('final_test_error', 101),
@@ -43,11 +44,11 @@ _FILES = {
 _OF_A_RUN = ('config.json', 'summary.json', 'metrics.jsonl', 'steps.jsonl')
 
 
-# ---------------------------------------------------------- what is done to it
+# ------------------------------------------------------------- kinds of damage
 
 
 def _on_the_disk(change):
-  """Damage to a file as it lies on the disk."""
+  """Damage to a file on disk."""
   return lambda path, name: change(path)
 
 
@@ -60,7 +61,7 @@ def _in_bytes(change):
 
 
 def _in_text(change):
-  """Damage to the JSON of a file: of a file of rows, to its second one."""
+  """Damage to the JSON of a file; in a file of rows, to the second row."""
 
   def damage(path, name):
     if name.endswith('.jsonl'):
@@ -74,7 +75,7 @@ def _in_text(change):
 
 
 def _with_value(token):
-  """Writes another JSON token for a number that must be there."""
+  """Replaces a required number by another JSON token."""
 
   def change(text, field, out_of_range):
     content = json.loads(text)
@@ -194,7 +195,7 @@ def _damage(directory, file, kind):
 
 
 def _make(directory, file, kind, **run):
-  """A record whose file has that kind of damage."""
+  """Writes a record with a damaged file."""
   if file in _OF_A_RUN:
     made.write_run(directory, **run)
   else:
@@ -208,11 +209,11 @@ def _is_one_sentence(text):
   return '\n' not in text and text.endswith('.') and 'Traceback' not in text
 
 
-# ------------------------------------------------------------------ who reads
+# --------------------------------------------------------------------- readers
 
 
 @pytest.mark.parametrize(('file', 'kind'), _ALL)
-def test_what_is_damaged_is_left_out_and_named(file, kind, tmp_path):
+def test_a_damaged_record_is_left_out_and_named(file, kind, tmp_path):
   made.write_run(tmp_path / 'good', seed=1)
   bad = tmp_path / 'bad'
   _make(bad, file, kind)
@@ -225,7 +226,7 @@ def test_what_is_damaged_is_left_out_and_named(file, kind, tmp_path):
   assert file in sentence
 
 
-def test_a_report_of_all_of_them_says_so_and_is_made_of_the_others(
+def test_a_report_lists_all_damaged_records_and_uses_the_others(
   tmp_path, capsys
 ):
   runs = tmp_path / 'runs'
@@ -244,7 +245,7 @@ def test_a_report_of_all_of_them_says_so_and_is_made_of_the_others(
   print(f'\n{len(_ALL)} kinds of damage: all left out and named.')
 
 
-def test_a_report_of_nothing_else_is_refused(tmp_path, capsys):
+def test_a_report_of_only_damaged_records_is_rejected(tmp_path, capsys):
   _make(tmp_path / 'run', 'metrics.jsonl', 'row twice')
   argv = ['report', str(tmp_path), '--out', str(tmp_path / 'out')]
   assert command_line.main(argv) == 2
@@ -252,9 +253,9 @@ def test_a_report_of_nothing_else_is_refused(tmp_path, capsys):
   assert not (tmp_path / 'out').exists()
 
 
-_NEEDED = 3  # Epochs before the checkpoint from which a resume goes on.
+_NEEDED = 3  # Epochs before the checkpoint of the resume.
 
-# What is behind the checkpoint is cut off, whatever it is.
+# A resume removes rows after the checkpoint without checking them.
 _BEHIND = {'last row cut off', 'last row gone', 'all rows twice'}
 _RESUMED = [
   (file, kind) for file, kind in _ALL if file in _OF_A_RUN and kind != 'gone'
@@ -262,7 +263,7 @@ _RESUMED = [
 
 
 @pytest.mark.parametrize(('file', 'kind'), _RESUMED)
-def test_a_resume_of_what_is_damaged_is_refused(file, kind, tmp_path):
+def test_a_resume_of_a_damaged_record_is_rejected(file, kind, tmp_path):
   path = tmp_path / 'run'
   made.write_run(path, status='incomplete')
   if file == 'summary.json' and kind.startswith('a field'):
@@ -296,7 +297,7 @@ def _bytes(path):
 @pytest.mark.parametrize(
   ('file', 'kind'), [x for x in _ALL if x[0] in _OF_A_RUN]
 )
-def test_what_follows_a_damaged_run_is_refused(file, kind, tmp_path):
+def test_a_control_that_follows_a_damaged_run_is_rejected(file, kind, tmp_path):
   _make(tmp_path / 'run', file, kind)
   with pytest.raises(errors.RunError, match='It follows') as refused:
     following.take_over(Takes.SHARE, tmp_path / 'run')
@@ -304,18 +305,18 @@ def test_what_follows_a_damaged_run_is_refused(file, kind, tmp_path):
   assert file in str(refused.value)
 
 
-def test_what_follows_a_whole_run_is_not(tmp_path):
+def test_a_control_that_follows_an_intact_run_is_accepted(tmp_path):
   made.write_run(tmp_path / 'run')
   taken = following.take_over(Takes.SHARE, tmp_path / 'run')
   assert taken == {'horizontal_probability': (0.6,)}
 
 
-def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
+def test_a_file_without_read_permission(tmp_path, monkeypatch):
   made.write_run(tmp_path / 'good', seed=1)
   made.write_run(tmp_path / 'bad')
 
   def read_bytes(path, read=pathlib.Path.read_bytes):
-    # What the mode of a file does to everyone but root.
+    # The effect of the mode of a file on users other than root.
     if path == tmp_path / 'bad' / 'steps.jsonl':
       raise PermissionError(13, 'Permission denied')
     return read(path)
@@ -328,7 +329,7 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
   ]
 
 
-def test_fields_of_a_newer_version_are_told(tmp_path):
+def test_fields_of_a_newer_version_are_reported(tmp_path):
   made.write_run(tmp_path / 'run')
   for file in _OF_A_RUN:
     path = tmp_path / 'run' / file

@@ -1,4 +1,4 @@
-"""Text, JSON and pictures on disk, whatever the locale and the user's taste."""
+"""Text, JSON and figures on disk do not depend on the settings of the user."""
 
 import os
 import pathlib
@@ -19,7 +19,7 @@ from train import safe
 _REPOSITORY = pathlib.Path(__file__).parents[3]
 
 
-def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+def test_a_file_is_replaced_completely_or_not_at_all(tmp_path):
   path = tmp_path / 'file.txt'
   files.replace_text(path, 'whole\n')
 
@@ -34,7 +34,7 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
 
 
 @pytest.mark.parametrize('target', ['nowhere', 'link'])
-def test_a_link_to_nothing_or_to_itself_cannot_be_written(target, tmp_path):
+def test_a_broken_or_circular_link_cannot_be_written(target, tmp_path):
   link = tmp_path / 'link'
   link.symlink_to(tmp_path / target)
   for directory in (link, link / 'run'):
@@ -42,7 +42,7 @@ def test_a_link_to_nothing_or_to_itself_cannot_be_written(target, tmp_path):
       files.check_writable('--run-dir', directory)
 
 
-def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
+def test_a_figure_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
   made.write_run(tmp_path / 'run')
   report.write([tmp_path / 'run'], tmp_path / 'out')
   before = {p.name: p.read_bytes() for p in (tmp_path / 'out').iterdir()}
@@ -58,7 +58,7 @@ def test_a_picture_that_fails_leaves_the_old_one(tmp_path, monkeypatch):
   assert after == before
 
 
-def test_the_users_matplotlibrc_has_no_influence(tmp_path):
+def test_the_matplotlibrc_of_the_user_has_no_influence(tmp_path):
   made.write_run(tmp_path / 'run')
   report.write([tmp_path / 'run'], tmp_path / 'plain')
   taste = {
@@ -80,7 +80,7 @@ def test_the_users_matplotlibrc_has_no_influence(tmp_path):
 _NASTY = '../../x|y`z`\n# *a* <b> [c](d) $e_$ \\ \ud800 \x1b[2J ü'
 
 
-def test_names_break_neither_table_nor_picture(tmp_path):
+def test_names_break_neither_tables_nor_figures(tmp_path):
   for seed in (0, 1):
     for optimizer in ('lcam', 'sgd'):
       made.write_run(
@@ -108,7 +108,7 @@ def test_names_break_neither_table_nor_picture(tmp_path):
   ]
 
 
-def test_a_study_draws_into_the_folder_of_the_report_alone(tmp_path):
+def test_a_study_draws_only_into_the_folder_of_the_report(tmp_path):
   record = files.read_json(
     _REPOSITORY / 'results' / 'probe-digits' / 'probe.json'
   )
@@ -127,7 +127,7 @@ def test_a_study_draws_into_the_folder_of_the_report_alone(tmp_path):
   }
 
 
-def test_two_probes_of_a_data_set_have_a_picture_each(tmp_path):
+def test_two_probes_of_a_data_set_have_separate_figures(tmp_path):
   record = files.read_json(
     _REPOSITORY / 'results' / 'probe-digits' / 'probe.json'
   )
@@ -145,7 +145,7 @@ def test_two_probes_of_a_data_set_have_a_picture_each(tmp_path):
 @pytest.mark.parametrize(
   'name', ['../../x', '/etc/passwd', '..', '', '.hidden', 'a/b', 'a\0b']
 )
-def test_a_file_name_leads_out_of_no_folder(name, tmp_path):
+def test_a_file_name_stays_inside_its_folder(name, tmp_path):
   path = (tmp_path / f'{safe.file_name(name)}.png').resolve()
   assert path.parent == tmp_path.resolve()
   assert not path.name.startswith('.')
@@ -159,7 +159,7 @@ def test_a_file_name_leads_out_of_no_folder(name, tmp_path):
     {'LC_ALL': 'C', 'PYTHONCOERCECLOCALE': '0', 'PYTHONUTF8': '0'},
   ],
 )
-def test_a_report_in_a_terminal_of_another_encoding(environment, tmp_path):
+def test_a_report_in_a_terminal_with_another_encoding(environment, tmp_path):
   made.write_run(tmp_path / 'rün' / 'a', experiment='Größe')
   made.write_run(tmp_path / 'rün' / 'b', seed=1, experiment='Größe')
   made.write_run(tmp_path / 'rün' / 'c', optimizer='sgd')
@@ -179,6 +179,6 @@ def test_a_report_in_a_terminal_of_another_encoding(environment, tmp_path):
   assert 'rün/c/config.json' in text
 
 
-def test_a_picture_is_a_png_whatever_it_is_called_meanwhile(tmp_path):
+def test_a_figure_is_a_png_despite_its_temporary_name(tmp_path):
   pictures.save(mpl_figure.Figure(), tmp_path / 'x.png')
   assert (tmp_path / 'x.png').read_bytes().startswith(b'\x89PNG')

@@ -1,4 +1,4 @@
-"""Which records there are: each run once, and none that contradicts another."""
+"""Each run is found once, and contradictory runs are left out."""
 
 import json
 import os
@@ -30,7 +30,7 @@ def test_a_run_under_several_paths_counts_once(tmp_path):
   assert '| digits-lcam | 1 |' in text.replace('  ', '')
 
 
-def test_other_times_and_places_are_no_other_results(tmp_path):
+def test_other_times_and_paths_are_no_other_results(tmp_path):
   for name in ('a', 'b'):
     made.write_run(tmp_path / name)
   made.change(tmp_path / 'b' / 'config.json', data_dir='/elsewhere')
@@ -38,7 +38,7 @@ def test_other_times_and_places_are_no_other_results(tmp_path):
   assert _paths(records.find([tmp_path])) == ['a']
 
 
-def test_results_that_contradict_each_other_count_not_at_all(tmp_path):
+def test_contradictory_results_do_not_count(tmp_path):
   made.write_run(tmp_path / 'a')
   made.write_run(tmp_path / 'b', sha256='another')
   made.write_run(tmp_path / 'c', seed=1)
@@ -59,7 +59,7 @@ def test_results_that_contradict_each_other_count_not_at_all(tmp_path):
     {'experiment': 'other'},
   ],
 )
-def test_what_makes_another_run(settings, tmp_path):
+def test_settings_and_seeds_make_another_run(settings, tmp_path):
   made.write_run(tmp_path / 'a')
   made.write_run(tmp_path / 'b', sha256='another', **settings)
   found = records.find([tmp_path])
@@ -70,7 +70,7 @@ def test_what_makes_another_run(settings, tmp_path):
     assert len(arm.final_errors()) == 2
 
 
-def test_an_arithmetic_of_its_own_makes_another_arm(tmp_path):
+def test_another_compute_dtype_makes_another_arm(tmp_path):
   for name in ('float32', 'bfloat16'):
     made.write_run(tmp_path / name, sha256=name)
     made.change(tmp_path / name / 'config.json', compute_dtype=name)
@@ -79,7 +79,7 @@ def test_an_arithmetic_of_its_own_makes_another_arm(tmp_path):
   assert 'compute_dtype=bfloat16' in arms[0].name
 
 
-def test_a_backup_of_a_run_that_went_on(tmp_path):
+def test_a_backup_of_a_run_that_was_resumed(tmp_path):
   made.write_run(tmp_path / 'backup', status='incomplete')
   made.write_run(tmp_path / 'run')
   assert _paths(records.find([tmp_path])) == ['run']
@@ -94,7 +94,7 @@ def test_a_run_killed_before_its_first_summary_is_incomplete(tmp_path):
   assert run.summary == {'status': 'incomplete'}
 
 
-def test_settings_of_later_are_what_was_done_before_there_were_any(tmp_path):
+def test_missing_settings_have_the_values_of_earlier_versions(tmp_path):
   for name in ('a', 'b'):
     made.write_run(tmp_path / name, model='wrn')
   path = tmp_path / 'b' / 'config.json'
@@ -121,7 +121,7 @@ def test_settings_of_later_are_what_was_done_before_there_were_any(tmp_path):
     ('config.json', 'epochs', 5),
   ],
 )
-def test_values_that_cannot_be(file, field, value, tmp_path):
+def test_invalid_values_are_rejected(file, field, value, tmp_path):
   made.write_run(tmp_path / 'run')
   made.change(tmp_path / 'run' / file, **{field: value})
   with pytest.raises(errors.UsageError, match=field) as refused:
@@ -129,20 +129,20 @@ def test_values_that_cannot_be(file, field, value, tmp_path):
   assert str(tmp_path / 'run') in str(refused.value)
 
 
-def test_whole_numbers_may_stand_for_others(tmp_path):
+def test_integers_are_read_as_floats(tmp_path):
   made.write_run(tmp_path / 'run', decay_start=1.0)
   made.change(tmp_path / 'run' / 'config.json', decay_start=1)
   (run,) = records.find([tmp_path]).runs
   assert repr(run.config['decay_start']) == '1.0'
 
 
-def test_a_folder_that_may_not_be_listed(tmp_path, monkeypatch):
+def test_a_folder_without_read_permission(tmp_path, monkeypatch):
   made.write_run(tmp_path / 'run')
   (tmp_path / 'secret').mkdir()
   scandir = os.scandir
 
   def refuse(path):
-    # What the mode of a folder does to everyone but root.
+    # The effect of the mode of a folder on users other than root.
     if str(path).endswith('secret'):
       raise PermissionError(13, 'Permission denied', str(path))
     return scandir(path)

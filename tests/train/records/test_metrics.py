@@ -1,4 +1,4 @@
-"""Figures of an epoch against NumPy, and the files that hold them."""
+"""The metrics of an epoch agree with NumPy, and their files."""
 
 import json
 import socket
@@ -97,7 +97,7 @@ def _lines(path):
   return [json.loads(line) for line in path.open()]
 
 
-def test_the_steps_of_an_epoch_are_kept_bit_for_bit():
+def test_the_steps_of_an_epoch_are_recorded_bit_for_bit():
   losses = np.random.default_rng(0).lognormal(0, 9, 1000).astype(np.float32)
   (steps,) = [
     StepMetrics(losses, None, np.full(1000, np.float32(0.93)), losses > 1)
@@ -109,12 +109,12 @@ def test_the_steps_of_an_epoch_are_kept_bit_for_bit():
   assert row['horizontal'] == [int(loss > 1) for loss in losses]
 
 
-def test_steps_without_momentum_or_phase_and_with_no_finite_loss():
+def test_steps_without_momentum_phase_and_finite_loss():
   nothing = np.full(2, np.float32(np.nan))
   row = metrics.steps_row(1, [StepMetrics(nothing, None, nothing, nothing)])
   assert row == {
     'epoch': 1,
-    # As long as the epoch, whatever the losses.
+    # One entry per step, for any losses.
     'loss': [None, None],
     'momentum': None,
     'horizontal': None,
@@ -122,7 +122,7 @@ def test_steps_without_momentum_or_phase_and_with_no_finite_loss():
 
 
 def test_pytorch_is_not_imported():
-  """Nor hidden from what imports it later."""
+  """It is also not hidden from later imports."""
   program = (
     'import sys\nfrom train.records import metrics\n'
     'print("torch" in sys.modules)\n'
@@ -133,7 +133,7 @@ def test_pytorch_is_not_imported():
   assert finished.stdout == 'False\n'
 
 
-def test_rows_are_json_lines_and_tensorboard_reads_the_same(tmp_path):
+def test_rows_are_json_lines_with_the_values_of_tensorboard(tmp_path):
   directory = run_directory.RunDirectory(tmp_path)
   log = metrics.MetricsLog(directory, 0)
   for epoch in (1, 2, 3):
@@ -155,7 +155,7 @@ def test_rows_are_json_lines_and_tensorboard_reads_the_same(tmp_path):
 
 
 def _ask(port, path):
-  """What TensorBoard answers once it listens and has read its files."""
+  """The answer of TensorBoard, once it listens and has read its files."""
   deadline = time.monotonic() + 120
   while True:
     try:
@@ -187,7 +187,7 @@ def test_the_tensorboard_program_shows_the_same_names_and_values(tmp_path):
   )
   try:
     ((run, tags),) = _ask(port, 'plugin/scalars/tags').items()
-    # What only places a row is no curve.
+    # Fields that only locate a row are no curves.
     assert tags.keys() == _row(1).keys() - {'epoch', 'step', 'seconds'}
     for name in tags:
       points = _ask(port, f'plugin/scalars/scalars?run={run}&tag={name}')
@@ -207,7 +207,7 @@ def test_the_tensorboard_program_shows_the_same_names_and_values(tmp_path):
     program.wait()
 
 
-def test_the_folder_of_tensorboard_may_be_a_link(tmp_path):
+def test_the_folder_of_tensorboard_can_be_a_link(tmp_path):
   elsewhere, run = tmp_path / 'elsewhere', tmp_path / 'run'
   elsewhere.mkdir()
   run.mkdir()
@@ -222,7 +222,7 @@ def test_the_folder_of_tensorboard_may_be_a_link(tmp_path):
   assert (run / 'tensorboard').is_symlink()
 
 
-def test_a_log_taken_up_again_keeps_the_epochs_that_count(tmp_path):
+def test_a_resumed_log_keeps_the_epochs_before_the_checkpoint(tmp_path):
   directory = run_directory.RunDirectory(tmp_path)
   log = metrics.MetricsLog(directory, 0)
   for epoch in (1, 2, 3):
@@ -240,7 +240,7 @@ def test_a_log_taken_up_again_keeps_the_epochs_that_count(tmp_path):
   assert (tmp_path / 'steps.jsonl').read_text().splitlines() == before[:3]
 
 
-def test_a_log_of_before_there_were_steps(tmp_path):
+def test_a_log_of_a_version_without_steps(tmp_path):
   (tmp_path / 'metrics.jsonl').write_text(json.dumps(_row(1)) + '\n')
   log = metrics.MetricsLog(run_directory.RunDirectory(tmp_path), 1)
   log.append(_row(2), _steps(2))
@@ -254,8 +254,8 @@ def test_a_log_of_before_there_were_steps(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['metrics.jsonl', 'steps.jsonl'])
-def test_rows_that_are_gone_are_missed(name, tmp_path):
-  """Those after a line that cannot be read, too."""
+def test_missing_rows_are_detected(name, tmp_path):
+  """Rows after a line that cannot be read are missing too."""
   directory = run_directory.RunDirectory(tmp_path)
   log = metrics.MetricsLog(directory, 0)
   for epoch in (1, 2, 3):
@@ -268,7 +268,7 @@ def test_rows_that_are_gone_are_missed(name, tmp_path):
     (tmp_path / name).write_bytes(damaged)
     with pytest.raises(errors.UsageError, match=f'{name} is damaged'):
       metrics.MetricsLog(directory, 3)
-    # Nothing more is lost.
+    # The file is unchanged.
     assert (tmp_path / name).read_bytes() == damaged
   (tmp_path / name).write_bytes(whole)
   assert len(metrics.MetricsLog(directory, 3).rows) == 3

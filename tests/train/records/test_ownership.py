@@ -34,7 +34,7 @@ def other(tmp_path):
     process.kill()
 
 
-def test_a_second_owner_is_refused_and_told_who_is_first(other, tmp_path):
+def test_a_second_owner_is_rejected_with_the_first_one(other, tmp_path):
   with (
     pytest.raises(errors.UsageError, match=f'process {other.pid} on '),
     ownership.hold([tmp_path]),
@@ -42,19 +42,19 @@ def test_a_second_owner_is_refused_and_told_who_is_first(other, tmp_path):
     pass
 
 
-def test_a_kill_frees_it(other, tmp_path):
+def test_a_kill_releases_the_directory(other, tmp_path):
   other.send_signal(signal.SIGKILL)
   other.wait()
   with ownership.hold([tmp_path]):
     told = json.loads((tmp_path / 'owner.json').read_text())
     assert told['process'] == os.getpid()
-  # It is given back, and says so.
+  # The lock is released.
   assert not (tmp_path / 'owner.json').exists()
   with ownership.hold([tmp_path]):
     pass
 
 
-def test_all_or_none(other, tmp_path):
+def test_all_directories_are_held_or_none(other, tmp_path):
   free = tmp_path / 'free'
   free.mkdir()
   with pytest.raises(errors.UsageError), ownership.hold([free, tmp_path]):

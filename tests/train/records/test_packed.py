@@ -1,4 +1,4 @@
-"""Packed tables are read as the directories are that they were made of."""
+"""Packed tables give the same records as their run directories."""
 
 import pathlib
 import shutil
@@ -21,7 +21,7 @@ _RESULTS = pathlib.Path(__file__).parents[3] / 'results'
 
 @pytest.fixture
 def runs(tmp_path):
-  """Two arms of two seeds, one run not finished, one of odd names, a study."""
+  """Two arms of two seeds, an unfinished run, one with odd names, a study."""
   directory = tmp_path / 'runs'
   for seed in (0, 1):
     made.write_run(directory / 'lcam' / f'seed-{seed}', seed=seed)
@@ -39,7 +39,7 @@ def runs(tmp_path):
 
 
 def _plain(found):
-  """All that is known of runs, floats to the last bit."""
+  """All fields of runs, with floats to the last bit."""
   return [
     [
       repr(sorted(part.items()))
@@ -53,7 +53,7 @@ def _pack(*directories, out):
   return command_line.main(['pack', *map(str, directories), '--out', str(out)])
 
 
-def test_what_is_packed_is_read_bit_for_bit(runs, tmp_path):
+def test_packed_records_are_read_bit_for_bit(runs, tmp_path):
   out = tmp_path / 'packed'
   assert _pack(runs, out=out) == 0
   before, after = records.find([runs]), records.find([out])
@@ -65,7 +65,7 @@ def test_what_is_packed_is_read_bit_for_bit(runs, tmp_path):
   assert [s.record for s in after.studies] == [s.record for s in before.studies]
 
 
-def test_a_report_is_the_same(runs, tmp_path):
+def test_a_report_of_packed_records_is_the_same(runs, tmp_path):
   out = tmp_path / 'packed'
   _pack(runs, out=out)
   of_both = [
@@ -78,7 +78,7 @@ def test_a_report_is_the_same(runs, tmp_path):
     assert picture.read_bytes() == other.read_bytes()
 
 
-def test_the_tables_can_be_read_by_a_person_and_compared_by_git(runs, tmp_path):
+def test_the_tables_are_readable_and_stable(runs, tmp_path):
   _pack(runs, out=tmp_path)
   tables = {
     path.name: path.read_text('utf-8').splitlines()
@@ -92,7 +92,7 @@ def test_the_tables_can_be_read_by_a_person_and_compared_by_git(runs, tmp_path):
   assert len(tables['runs.tsv']) == 1 + 6
   assert len(tables['epochs.tsv']) == 1 + 6 * made.EPOCHS
   assert 'fixed/seed-0\t1\t0.5*5\t0.9 0.93*4\t0 1*4' in tables['steps.tsv']
-  # Packed once more, they are the same; with a run more, a few lines more.
+  # Packing the tables again gives the same tables.
   again = tmp_path / 'again'
   _pack(tmp_path, out=again)
   for name in tables:
@@ -107,7 +107,7 @@ def test_several_directories_are_kept_apart(tmp_path):
   assert [run.path.parent.name for run in found.runs] == ['b', 'a']
 
 
-def test_what_is_not_packed_is_told(runs, tmp_path, capsys):
+def test_records_that_are_not_packed_are_reported(runs, tmp_path, capsys):
   (runs / 'lcam' / 'seed-1' / 'summary.json').write_text('{')
   assert _pack(runs, out=tmp_path / 'packed') == 1
   assert 'seed-1/summary.json is not valid JSON' in capsys.readouterr().err
@@ -128,7 +128,7 @@ def test_a_packed_run_is_finished_and_can_be_followed(runs, tmp_path):
     directory.claim(other, config_lib.resolve(other, made.STEPS))
   taken = following.take_over(Takes.SHARE, path)
   assert taken == {'horizontal_probability': (0.6,)}
-  # A run that was packed before its end is made anew.
+  # A run that was packed before its end is started again.
   assert (
     run_directory.RunDirectory(out / 'lcam' / 'seed-2').read_summary() is None
   )
@@ -139,7 +139,7 @@ def _other(before, after):
 
 
 def _lines(change):
-  """Changes the lines of a table, the head of which is the first."""
+  """Changes the lines of a table; the first line is the header."""
   return lambda text: ''.join(change(text.splitlines(keepends=True)))
 
 
@@ -148,7 +148,7 @@ def _without_setting(text):
   return ''.join(line for line in lines if not line.startswith('batch_size'))
 
 
-# Each leaves out so many of the six runs: all, where the table is of no use.
+# The number of the six runs that each kind of damage leaves out.
 _DAMAGE = {
   'a word for a number': ('epochs.tsv', _other('\t15.0\t', '\tx\t'), 1),
   'NaN': ('epochs.tsv', _other('\t15.0\t', '\tNaN\t'), 1),
@@ -174,7 +174,7 @@ _DAMAGE = {
 
 
 @pytest.mark.parametrize('kind', _DAMAGE)
-def test_a_damaged_table_costs_the_runs_that_it_is_of(kind, runs, tmp_path):
+def test_a_damaged_table_leaves_out_the_affected_runs(kind, runs, tmp_path):
   out = tmp_path / 'packed'
   _pack(runs, out=out)
   file, change, lost = _DAMAGE[kind]
@@ -197,7 +197,7 @@ def test_a_damaged_table_costs_the_runs_that_it_is_of(kind, runs, tmp_path):
   ['', 'null', 'true', '0', '-1e5', 'NaN', '"', '[', '{', ' a', 'a\tb', 'ü',
    '1e999', '0.93*22', 'a, b', '\ud800'],
 )  # fmt: skip
-def test_a_text_stays_a_text(value):
+def test_text_is_preserved(value):
   cell = packed._text(value)
   assert cell
   assert '\t' not in cell
@@ -207,5 +207,5 @@ def test_a_text_stays_a_text(value):
 @pytest.mark.parametrize(
   'values', [None, [0.1], [None], [1.5, 1.5, None, None, 2.0], [0, 1, 1, 1]]
 )
-def test_a_list_stays_a_list(values):
+def test_lists_are_preserved(values):
   assert repr(packed._split(packed._join(values), 'here')) == repr(values)

@@ -1,4 +1,4 @@
-"""One tiny run: its end when no picture can be drawn, and packed."""
+"""A small run without figures, and the same run packed."""
 
 import io
 
@@ -23,7 +23,7 @@ def _run(directory):
   return summary, stream.getvalue()
 
 
-def test_a_picture_that_cannot_be_drawn_costs_no_summary(tmp_path, monkeypatch):
+def test_a_run_without_figures_has_a_summary(tmp_path, monkeypatch):
   def fail(*_):
     raise RuntimeError('no\nfont')
 
@@ -39,7 +39,7 @@ def test_a_picture_that_cannot_be_drawn_costs_no_summary(tmp_path, monkeypatch):
   assert summary['status'] == 'done'
   assert len(run.steps) == 2
 
-  # Packed, it is as finished as it was.
+  # The packed run is finished too.
   pack.pack([tmp_path / 'runs'], tmp_path / 'packed')
   again, shown = _run(tmp_path / 'packed' / 'run')
   assert again == pytest.approx(summary)

@@ -1,4 +1,4 @@
-"""What a run goes on with, and what it refuses to."""
+"""The conditions of a resume."""
 
 import json
 
@@ -21,7 +21,7 @@ def _claim(path, **facts):
   return directory
 
 
-def test_what_is_recorded_of_the_software(tmp_path):
+def test_the_software_is_recorded(tmp_path):
   _claim(tmp_path)
   config = json.loads((tmp_path / 'config.json').read_text())
   assert config['versions']['jax'] == jax.__version__
@@ -30,11 +30,11 @@ def test_what_is_recorded_of_the_software(tmp_path):
   assert len(config['source_sha256']) == 64
 
 
-def test_nothing_has_changed(tmp_path):
+def test_a_resume_without_changes_reports_nothing(tmp_path):
   assert _claim(tmp_path).check_resume(**_FACTS) == []
 
 
-def test_another_arithmetic_is_refused(tmp_path):
+def test_another_compute_dtype_is_rejected(tmp_path):
   _claim(tmp_path)
   changed = {**_FACTS, 'compute_dtype': 'bfloat16'}
   directory = _claim(tmp_path, compute_dtype='bfloat16')  # It may be finished.
@@ -44,7 +44,7 @@ def test_another_arithmetic_is_refused(tmp_path):
     directory.check_resume(**changed)
 
 
-def test_the_same_arithmetic_may_be_said(tmp_path):
+def test_the_same_dtype_can_be_given_explicitly(tmp_path):
   _claim(tmp_path)
   given = config_lib.Config(dtype='float32')
   resolved = config_lib.resolve(given, steps_per_epoch=12)
@@ -59,7 +59,7 @@ def test_the_same_arithmetic_may_be_said(tmp_path):
     ('default_matmul_precision', 'bfloat16'),
   ],
 )
-def test_other_numbers_of_jax_are_refused(setting, value, tmp_path):
+def test_other_numerics_of_jax_are_rejected(setting, value, tmp_path):
   directory = _claim(tmp_path)
   with (
     getattr(jax, setting)(value),
@@ -68,14 +68,14 @@ def test_other_numbers_of_jax_are_refused(setting, value, tmp_path):
     directory.check_resume(**_FACTS)
 
 
-def test_a_setting_of_a_newer_version_is_refused(tmp_path):
+def test_a_setting_of_a_newer_version_is_rejected(tmp_path):
   directory = _claim(tmp_path)
   made.change(tmp_path / 'config.json', sharpness=3)
   with pytest.raises(errors.UsageError, match='does not know sharpness'):
     directory.check_resume(**_FACTS)
 
 
-def test_what_changes_the_rounding_is_told(tmp_path):
+def test_changes_that_affect_rounding_are_reported(tmp_path):
   directory = _claim(tmp_path)
   versions = json.loads((tmp_path / 'config.json').read_text())['versions']
   made.change(
@@ -90,7 +90,7 @@ def test_what_changes_the_rounding_is_told(tmp_path):
   assert told[2] == 'another source'
 
 
-def test_a_record_of_before_is_gone_on_with(tmp_path):
+def test_a_record_of_an_earlier_version_is_resumed(tmp_path):
   directory = _claim(tmp_path)
   config = json.loads((tmp_path / 'config.json').read_text())
   for name in ('source_sha256', 'jax_settings', 'xla_flags', 'compute_dtype'):

@@ -1,4 +1,4 @@
-"""Runs on Weights & Biases, read back from the files that it writes offline."""
+"""Runs on Weights & Biases, read from its offline files."""
 
 import json
 import subprocess
@@ -28,7 +28,7 @@ def offline(monkeypatch, tmp_path):
 
 
 def _records(path):
-  """The records of a .wandb file, which is a log of LevelDB's kind."""
+  """The records of a .wandb file, which has the log format of LevelDB."""
   from wandb.proto import wandb_internal_pb2
 
   content = path.read_bytes()
@@ -39,11 +39,11 @@ def _records(path):
       continue
     length = int.from_bytes(content[at + 4 : at + 6], 'little')
     if at + 7 + length > len(content):
-      return  # not all there yet
+      return  # not complete yet
     kind = content[at + 6]
     record += content[at + 7 : at + 7 + length]
     at += 7 + length
-    if kind in (1, 4):  # whole, or the last of its chunks
+    if kind in (1, 4):  # complete, or the last of its chunks
       parsed = wandb_internal_pb2.Record()
       parsed.ParseFromString(record)
       yield parsed
@@ -51,13 +51,13 @@ def _records(path):
 
 
 def _sent(directory):
-  """What went to Weights & Biases, over all beginnings of a run."""
+  """The rows, runs and exits sent by all starts of a run."""
   files = sorted(
     directory.glob('wandb/offline-run-*/*.wandb'),
     key=lambda path: path.stat().st_mtime_ns,
   )
   assert files
-  # Another process writes them, and may still be at it.
+  # Another process writes them and may not have finished.
   deadline = time.monotonic() + 30
   exits = []
   while len(exits) < len(files) and time.monotonic() < deadline:
@@ -97,7 +97,7 @@ def _train(directory, **options):
 
 
 @pytest.mark.usefixtures('offline')
-def test_a_run_that_was_cut_off_is_one_run_with_each_epoch_once(
+def test_an_interrupted_run_is_one_run_with_each_epoch_once(
   tmp_path, monkeypatch
 ):
   directory = tmp_path / 'run'
@@ -118,7 +118,7 @@ def test_a_run_that_was_cut_off_is_one_run_with_each_epoch_once(
 
   rows, runs, exits = _sent(directory)
   after = read.epochs(directory)
-  # The second epoch was sent before it was made again.
+  # The second epoch was sent before it was trained again.
   assert rows == [_curves(after[0]), _curves(before[1])]
   assert [row['epoch'] for row in rows] == [1, 2]
   assert exits == [1, 0]
@@ -141,7 +141,7 @@ def _write_config(path, experiment, seed):
 
 
 @pytest.mark.usefixtures('offline')
-def test_runs_of_one_program_are_one_each(tmp_path):
+def test_runs_of_one_program_are_separate_runs(tmp_path):
   directories, logs = [], []
   for seed in (0, 1):
     directory = run_directory.RunDirectory(tmp_path / str(seed))
@@ -172,7 +172,7 @@ def _row(epoch):
 
 
 class _Server:
-  """Stands for wandb online: it has got one epoch, and may then fail."""
+  """A fake of wandb online that has one epoch and may fail later."""
 
   def __init__(self, fails_at=None):
     self.sent = []
@@ -207,14 +207,14 @@ def _send_three(server, path, monkeypatch):
   return said
 
 
-def test_what_the_server_lacks_is_sent(tmp_path, monkeypatch):
+def test_missing_epochs_are_sent(tmp_path, monkeypatch):
   server = _Server()
   said = _send_three(server, tmp_path, monkeypatch)
   assert server.sent == [2, 3]
   assert said == [f'{tmp_path}: https://server/run']
 
 
-def test_a_run_goes_on_without_the_network(tmp_path, monkeypatch):
+def test_a_run_continues_without_the_network(tmp_path, monkeypatch):
   server = _Server(fails_at=2)
   said = _send_three(server, tmp_path, monkeypatch)
   assert server.sent == []
@@ -227,7 +227,7 @@ def test_a_run_goes_on_without_the_network(tmp_path, monkeypatch):
   [('', "name of a project, got ''"), ('mine', 'pip install wandb')],
 )
 @pytest.mark.parametrize('command', [('run',), ('sweep', 'digits-lcam')])
-def test_a_project_that_cannot_be_sent_to(
+def test_an_invalid_project_is_rejected(
   command, project, part, tmp_path, monkeypatch, capsys
 ):
   from train import __main__ as command_line

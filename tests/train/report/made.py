@@ -1,4 +1,4 @@
-"""Runs of registered experiments that were never made, in memory."""
+"""Records in memory of registered experiments, without training."""
 
 import dataclasses
 import pathlib
@@ -8,13 +8,13 @@ from train.records.run import Run
 
 
 def run(experiment, seed, error, status='done'):
-  """A run whose error at the epoch that is read is given.
+  """A run with a given error at the epoch of the reported result.
 
   Args:
-    experiment: A registered one.
-    seed: Of everything.
-    error: Test error in percent; every other epoch has another one.
-    status: Of its summary.
+    experiment: A registered experiment.
+    seed: All seeds of the run.
+    error: Test error in percent at this epoch; other epochs differ.
+    status: The status in the summary.
   """
   steps = 157
   config = config_lib.resolve(

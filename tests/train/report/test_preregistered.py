@@ -1,4 +1,4 @@
-"""The report answers what results/PREREGISTRATION.md asks, as it says."""
+"""The report answers the questions of results/PREREGISTRATION.md."""
 
 import fractions
 import itertools
@@ -27,7 +27,7 @@ _PROSE = ' '.join(_TEXT.split())
 
 _SMALL, _MEDIUM = preregistered.STAGES
 _DATASETS = ('cifar10', 'cifar100')
-# By column of the arrays of these tests.
+# The columns of the arrays in these tests.
 _ARMS = (
   ('figure4', 'lcam'),
   ('figure4', 'fixed-0.9'),
@@ -43,7 +43,7 @@ _WEIGHTS = {
 
 
 def _tables():
-  """The tables of the file, each a list of rows of cells without its rule."""
+  """The tables of the file, as lists of rows of cells."""
   blocks = re.findall(r'(?:^\|.*\n)+', _TEXT, re.MULTILINE)
   return [
     [
@@ -98,7 +98,7 @@ class TestTheFile:
       name = preregistered.arm(_SMALL.scale, dataset, place).name
       assert name.replace(dataset, '$dataset') in command
 
-  def test_the_arms_differ_in_the_momentum_alone(self):
+  def test_the_arms_differ_only_in_the_momentum(self):
     momentum = {
       'optimizer', 'momentum', 'horizontal_momentum', 'vertical_momentum',
       'horizontal_probability',
@@ -141,7 +141,7 @@ class TestTheFile:
 
 
 def _errors(n, seed=0, level=(50.0, 85.0), shift=0.0, spread=0.5):
-  """Errors with the shapes (n, arms), for each data set."""
+  """Errors with shape (n, arms) for each data set."""
   rng = np.random.default_rng(seed)
   found = {}
   for dataset, mean in zip(_DATASETS, level, strict=True):
@@ -156,11 +156,11 @@ def _arms(stage, errors, first_seed=None, without=(), diverged=()):
   """The arms of a stage.
 
   Args:
-    stage: Which.
+    stage: The stage.
     errors: From :func:`_errors`.
-    first_seed: Default: the stage's.
-    without: Runs that there are not, as data set, arm and row.
-    diverged: Runs that diverged, likewise.
+    first_seed: Default: that of the stage.
+    without: Missing runs, as data set, arm and row.
+    diverged: Diverged runs, in the same form.
   """
   first = stage.first_seed if first_seed is None else first_seed
   runs = [
@@ -179,7 +179,7 @@ def _arms(stage, errors, first_seed=None, without=(), diverged=()):
 
 
 def _by_hand(errors):
-  """The six contrasts of balanced designs, from their sums of squares."""
+  """The six contrasts of balanced designs from sums of squares."""
   found = {}
   for name, weights in _WEIGHTS.items():
     for dataset, own in errors.items():
@@ -203,7 +203,7 @@ def _by_hand(errors):
   return found
 
 
-def test_the_six_contrasts_by_hand():
+def test_the_six_contrasts_equal_their_formulas():
   errors = _errors(30, shift=-0.8)
   answers = preregistered.answer(_SMALL, _arms(_SMALL, errors))
   assert answers.is_complete
@@ -240,7 +240,7 @@ def test_verdicts_follow_the_rule():
 
 
 class TestSeeds:
-  def test_those_that_were_looked_at_take_no_part(self):
+  def test_seeds_of_earlier_runs_are_excluded(self):
     looked_at = _errors(5, seed=1, shift=-20)
     answers = preregistered.answer(
       _SMALL, _arms(_SMALL, looked_at, first_seed=0)
@@ -262,7 +262,7 @@ class TestSeeds:
     alone = preregistered.answer(_SMALL, _arms(_SMALL, fresh))
     assert answers == alone
 
-  def test_a_seed_counts_where_all_five_arms_have_it(self):
+  def test_a_seed_counts_if_all_five_arms_have_it(self):
     errors = _errors(12)
     # The last seed lacks an arm on one of the data sets.
     arms = _arms(_SMALL, errors, without={('cifar10', 4, 11)})
@@ -272,7 +272,7 @@ class TestSeeds:
   def test_there_is_no_verdict_before_the_planned_number(self):
     answers = preregistered.answer(_SMALL, _arms(_SMALL, _errors(29)))
     assert not answers.is_complete
-    # Nothing but the spread after three seeds is looked at.
+    # Only the spread after three seeds is computed.
     assert answers.contrasts == answers.positive_control == {}
     first = {d: own[:3] for d, own in _errors(29).items()}
     looked_at = preregistered.answer(_SMALL, _arms(_SMALL, first))
@@ -284,7 +284,7 @@ class TestSeeds:
       in preregistered.conclusion([answers])
     )
 
-  def test_a_diverged_run_is_left_out_of_what_needs_it(self):
+  def test_a_diverged_run_is_excluded_from_its_contrasts(self):
     errors = _errors(30)
     arms = _arms(_SMALL, errors, diverged={('cifar100', 1, 7)})
     answers = preregistered.answer(_SMALL, arms)
@@ -297,7 +297,7 @@ class TestSeeds:
     p1 = answers.contrasts['P1', 'cifar100'].judgement.estimate
     assert p1.difference == pytest.approx((kept[:, 0] - kept[:, 1]).mean())
 
-  def test_other_settings_are_no_run_of_a_stage(self):
+  def test_runs_with_other_settings_belong_to_no_stage(self):
     lcam = preregistered.arm(_SMALL.scale, 'cifar10', _ARMS[0])
     changed = [
       made.run(lcam.change({'epochs': 14}), seed, 1.0) for seed in range(5, 9)
@@ -308,15 +308,15 @@ class TestSeeds:
 
 
 class TestThePlanOfStage1:
-  def test_it_is_eight_before_the_look(self):
+  def test_eight_seeds_are_planned_before_the_look(self):
     arms = _arms(_MEDIUM, _errors(2, level=(12, 41)))
     assert preregistered.answer(_MEDIUM, arms).planned == 8
 
   @pytest.mark.parametrize('spread', [0.01, 0.12, 5.0])
-  def test_it_follows_from_the_first_three_seeds(self, spread):
+  def test_the_plan_depends_on_the_first_three_seeds(self, spread):
     errors = _errors(6, level=(12.0, 41.0), spread=spread)
     planned = preregistered.answer(_MEDIUM, _arms(_MEDIUM, errors)).planned
-    # By simulation of nothing: the power of a t-test at 5 % / 6, from SciPy.
+    # The power of a t-test at 5 % / 6, from SciPy.
     needed = []
     for own in errors.values():
       own = own[:3]
@@ -332,11 +332,11 @@ class TestThePlanOfStage1:
           break
     assert planned == (max(needed) if len(needed) == 2 else 8)
 
-  def test_later_seeds_do_not_change_it(self):
+  def test_later_seeds_do_not_change_the_plan(self):
     errors = _errors(12, level=(12, 41), spread=0.01)
     answers = preregistered.answer(_MEDIUM, _arms(_MEDIUM, errors))
     assert answers.planned == 5
-    # And seeds beyond the plan do not count.
+    # Seeds beyond the plan do not count.
     assert answers.done == {'cifar10': 5, 'cifar100': 5}
     first = {dataset: own[:5] for dataset, own in errors.items()}
     assert answers == preregistered.answer(_MEDIUM, _arms(_MEDIUM, first))
@@ -347,7 +347,7 @@ def _report(tmp_path, arms):
   return report.write_found(found, tmp_path)
 
 
-def test_the_report_opens_with_the_six_lines(tmp_path):
+def test_the_report_starts_with_the_six_lines(tmp_path):
   small = _arms(_SMALL, _errors(30, shift=0.6))
   medium = _arms(_MEDIUM, _errors(2, level=(12, 41)))
   text = _report(tmp_path, [*small, *medium])
@@ -371,12 +371,12 @@ def test_the_report_opens_with_the_six_lines(tmp_path):
   assert (picture.min(-1) < 0.5).mean() > 0.005
 
 
-def test_nothing_else_bears_a_verdict(tmp_path):
+def test_nothing_else_has_a_verdict(tmp_path):
   text = _report(tmp_path, _arms(_SMALL, _errors(30, shift=0.6)))
   written = json.loads((tmp_path / 'report.json').read_text())['contrasts']
   assert {entry['verdict'] for entry in written[:6]} == {'worse'}
   assert {entry['verdict'] for entry in written[6:]} == {'exploratory'}
-  # A comparison stands in one place.
+  # Each comparison occurs once.
   assert 'small-figure4-cifar10-lcam − small-figure4-cifar10-fixed' not in text
   judged = [
     line for line in text.splitlines() if '| ' in line and 'worse' in line
@@ -394,7 +394,7 @@ class TestTheDecision:
     assert answers.is_complete
     return preregistered.conclusion([answers])
 
-  def test_better_needs_both_data_sets_and_reasons_their_contrasts(self):
+  def test_better_needs_both_data_sets_and_a_reason_needs_its_contrast(self):
     all_worse = self._say(_1=1.0, _2=1.0, _3=1.0, _4=1.0)
     assert 'LCAM is better than a fixed momentum of 0.9' in all_worse
     assert 'because of the loss and of the phase' in all_worse

@@ -1,4 +1,4 @@
-"""Two networks on the same batches: figures against SciPy."""
+"""Two networks on the same batches: results agree with SciPy."""
 
 import dataclasses
 import io
@@ -27,7 +27,7 @@ _REPEATS = 3
 
 @pytest.fixture(scope='module')
 def of_digits():
-  """A study whose networks are small, and the losses of one of them."""
+  """A study of small networks, and their losses."""
   digits = data.load('digits', train_examples=330)
   config = config_lib.Config(
     model='mlp', train_examples=330, batch_size=16, epochs=5
@@ -62,7 +62,7 @@ def test_the_choices_are_those_of_the_optimizer(of_digits):
   for epoch in range(1, _EPOCHS + 1):
     state, measured = program.train_epoch(state, images, epoch)
     used.append(measured)
-  # A step has the momentum that the loss before it chose. 20 of the 21 batches
+  # The loss of a step selects the momentum of the next step. Of 21 batches, 20
   # are full.
   momenta = np.concatenate([m.momentum[0] for m in used])[1:]
   chosen = np.concatenate([h for h in run.horizontal])
@@ -74,7 +74,7 @@ def test_the_choices_are_those_of_the_optimizer(of_digits):
   )
 
 
-def test_pairs_share_their_batches_and_not_their_start(of_digits):
+def test_pairs_share_batches_but_not_initial_weights(of_digits):
   _, trained, *_ = of_digits
   seeds = [(c.init_seed, c.order_seed, c.augmentation_seed) for c, _ in trained]
   assert seeds == 2 * [
@@ -85,7 +85,7 @@ def test_pairs_share_their_batches_and_not_their_start(of_digits):
   assert large.learning_rate == 2 * small.learning_rate
 
 
-def test_figures_are_scipys_over_the_repeats(of_digits):
+def test_figures_over_the_repeats_equal_scipy(of_digits):
   record, trained, *_ = of_digits
   runs = [run for _, run in trained[:6]]
   last = record['sizes'][0]['of_epochs'][-1]
@@ -122,7 +122,7 @@ def test_figures_are_scipys_over_the_repeats(of_digits):
   )
 
 
-def test_a_network_that_stands_still_has_the_loss_of_its_start(of_digits):
+def test_a_frozen_network_has_the_losses_of_its_initial_weights(of_digits):
   _, trained, digits, _ = of_digits
   config, run = trained[0]
   program = build.Program([config], digits, devices=jax.devices()[:1])
@@ -139,12 +139,12 @@ def test_a_network_that_stands_still_has_the_loss_of_its_start(of_digits):
     before[0].params,
     program.fetch(after)[0].params,
   )
-  # Its first step is the moving one's.
+  # Its first loss equals that of the trained network.
   assert run.frozen[0] == run.losses[-1][0]
   assert run.frozen[5] != run.losses[-1][5]
 
 
-def test_the_valleys_prediction_is_that_of_a_simulated_heavy_ball():
+def test_the_prediction_of_the_valley_agrees_with_a_simulated_heavy_ball():
   rng = np.random.default_rng(0)
   momentum, rate = 0.9, 0.1
   place = signal.lfilter(
@@ -157,7 +157,7 @@ def test_the_valleys_prediction_is_that_of_a_simulated_heavy_ball():
   )
 
 
-def test_it_says_and_draws_what_it_found(of_digits, tmp_path):
+def test_the_study_prints_and_draws_its_results(of_digits, tmp_path):
   record, _, _, shown = of_digits
   assert 'network 6/6' in shown
   said = ' '.join(batches.sentences(record))
@@ -179,7 +179,7 @@ def test_it_says_and_draws_what_it_found(of_digits, tmp_path):
     ('--dataset digits', ['--dataset', 'digits']),
   ],
 )
-def test_wrong_input(flags, named, capsys, tmp_path):
+def test_invalid_input(flags, named, capsys, tmp_path):
   code = command_line.main(
     ['batches', *flags.split(), '--out', str(tmp_path / 'out')]
   )
@@ -190,7 +190,7 @@ def test_wrong_input(flags, named, capsys, tmp_path):
     assert part in message
 
 
-def test_an_epoch_of_too_few_steps(monkeypatch):
+def test_an_epoch_with_too_few_steps(monkeypatch):
   digits = data.load('digits', train_examples=300)
   monkeypatch.setattr(data, 'load', lambda *_, **__: digits)
   with pytest.raises(errors.UsageError, match='at least 10 steps'):

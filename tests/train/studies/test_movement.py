@@ -1,4 +1,4 @@
-"""Movement of quick and slow weights, measured on two runs of the digits."""
+"""Movement of quick and slow weights, measured on a run of the digits."""
 
 import copy
 import dataclasses
@@ -24,7 +24,7 @@ from train.records import checkpoint
 from train.records import run_directory
 from train.studies import movement
 
-# 6 steps an epoch.
+# 6 steps per epoch.
 _CONFIG = config_lib.Config(
   model='mlp', epochs=1, batch_size=32, train_examples=192, eval_batch_size=360
 )
@@ -65,12 +65,12 @@ def program(run_dir):
   return prepared
 
 
-def test_a_run_is_left_as_it_was(measured):
+def test_a_run_is_not_changed(measured):
   _, before, after = measured
   assert after == before
 
 
-def test_it_goes_on_from_the_end_of_the_run(run_dir, program):
+def test_the_study_starts_from_the_end_of_the_run(run_dir, program):
   summary = json.loads((run_dir / 'summary.json').read_text())
   start = jax.tree.map(lambda x: x[0], program.start)
   assert run_directory.params_sha256(start.params) == summary['params_sha256']
@@ -79,7 +79,7 @@ def test_it_goes_on_from_the_end_of_the_run(run_dir, program):
 
 
 def test_the_running_statistics_are_those_of_the_run(tmp_path, monkeypatch):
-  """A Wide ResNet has some. Nothing is trained: its checkpoint is made up."""
+  """Uses a Wide ResNet with a random checkpoint, without training."""
   config = config_lib.resolve(dataclasses.replace(_CONFIG, model='wrn'), 6)
   digits = data.load('digits', train_examples=192)
   program = build.Program([config], digits, devices=runs.one_device())
@@ -121,7 +121,7 @@ def test_the_running_statistics_are_those_of_the_run(tmp_path, monkeypatch):
     )
 
 
-def test_a_step_is_measured_as_the_weights_moved(program):
+def test_the_movement_of_a_step_is_that_of_the_weights(program):
   momenta = np.float32([0.95, 0.95])
   state = program.start
   for _ in range(3):
@@ -146,7 +146,7 @@ def test_a_step_is_measured_as_the_weights_moved(program):
   np.testing.assert_allclose(step.momentum, 0.95)
 
 
-def test_steps_take_the_momentum_that_the_step_before_chose(program):
+def test_steps_use_the_momentum_that_the_previous_step_selected(program):
   wanted = np.float32([0.9, 0.95, 0.9, 0.9, 0.95, 0.9])
   steps = movement._train(program, np.stack([wanted, wanted], axis=1))
   np.testing.assert_array_equal(steps.momentum[1:], wanted[:-1])
@@ -185,7 +185,7 @@ def test_figures_of_a_run(measured):
     assert arm['quick']['movement'] > arm['slow']['movement']
 
 
-def test_a_coin_has_the_share_of_its_pair(measured):
+def test_a_random_control_has_the_share_of_its_pair(measured):
   arms = measured[0]['runs'][0]['arms']
   for pair in ('0.95/0.9', '0.9/0.95'):
     lcam, coin = arms[f'LCAM {pair}'], arms[f'coin {pair}']
@@ -193,7 +193,7 @@ def test_a_coin_has_the_share_of_its_pair(measured):
     assert lcam['quick'] != coin['quick']
 
 
-def test_layers_share_the_quarters(measured):
+def test_the_groups_are_quarters_of_all_weights(measured):
   layers = measured[0]['runs'][0]['layers']
   assert not any('norm' in name or 'bias' in name for name in layers)
   weights = sum(layer['weights'] for layer in layers.values())
@@ -202,7 +202,7 @@ def test_layers_share_the_quarters(measured):
     np.testing.assert_allclose(members / weights, 0.25, atol=1e-3)
 
 
-def test_one_run_tells_too_little(measured):
+def test_one_run_is_undecided(measured):
   record, _, _ = measured
   claims = record['claims']
   assert [claim['claim'] for claim in claims] == [
@@ -216,7 +216,7 @@ def test_one_run_tells_too_little(measured):
 
 
 def _several(record, gain):
-  """Copies of a run whose slow weights gain this much, more or less."""
+  """Copies of a run whose slow weights gain about this much."""
   runs = []
   for i in range(4):
     run = copy.deepcopy(record['runs'][0])
@@ -244,7 +244,7 @@ def test_several_runs_have_an_interval(measured, gain, verdict):
   assert claim['verdict'] == verdict
   (gains,) = (g for g in summary['gains'] if g['pair'] == '0.95/0.9')
   np.testing.assert_allclose(gains['slow']['mean'], gain, atol=1e-6)
-  # By hand: the deviation of 0, 0.1, 0.2, 0.3 and t(3) = 3.182.
+  # The standard deviation of 0, 0.1, 0.2, 0.3 and t(3) = 3.182.
   np.testing.assert_allclose(
     gains['slow']['half_width'], 3.1824 * 0.12910 / 2, 1e-3
   )
@@ -258,7 +258,7 @@ def test_several_runs_have_an_interval(measured, gain, verdict):
 
 
 class TestGroups:
-  def test_ranks_are_over_all_layers_and_leave_norms_out(self):
+  def test_ranks_are_over_all_layers_without_norms(self):
     params = {
       'a': jnp.zeros((2, 2)),
       'b': jnp.zeros((4, 1)),
@@ -284,7 +284,7 @@ class TestGroups:
       'b': {'weights': 4, 'quick': 0.0, 'slow': 0.0},
     }
 
-  def test_the_recorder_moves_nothing_and_knows_the_variance(self):
+  def test_the_recorder_updates_no_weights_and_computes_the_variance(self):
     gradients = np.random.default_rng(0).normal(5, [0.1, 1, 10], (20, 3))
     recorder = movement._gradient_recorder()
     state = recorder.init(jnp.zeros(3))
@@ -297,15 +297,15 @@ class TestGroups:
     np.testing.assert_allclose(state.squares / 20, gradients.var(0), 1e-3)
 
 
-def test_speed_is_set_against_the_loss_of_its_place():
-  """A long step to each low loss, and a short one from there."""
+def test_speed_is_correlated_with_the_loss_before_and_after_a_step():
+  """Steps to a low loss are long, and steps from a low loss are short."""
   low = np.array([0, 1, 0, 0, 1, 1, 0, 1, 0, 1, 0], bool)
-  # Step t leads to the place of loss t + 1, whose phase step t + 2 is taken in.
+  # Step t leads to loss t + 1, which selects the phase of step t + 2.
   speed = np.where(np.roll(low, -1), 2.0, 1.0)
   steps = movement._Movement(
     horizontal=np.roll(low, 1), momentum=None, quick=speed**2, slow=None
   )
-  # Ends that roll over are not measured: an epoch of one step comes before.
+  # np.roll wraps around at the first step, an epoch that is not measured.
   steps = steps._replace(momentum=low, slow=low)
   program = movement._Program(
     start=None, train_step=None, groups=None, steps_per_epoch=1, seed=0
@@ -315,7 +315,7 @@ def test_speed_is_set_against_the_loss_of_its_place():
   assert found['from'] < 0.5
 
 
-def test_the_files_suffice_for_the_picture(measured, tmp_path):
+def test_the_figure_can_be_drawn_from_the_file(measured, tmp_path):
   record = _several(measured[0], 2.0)
   studies.STUDIES['movement'].write(record, tmp_path / 'out')
   again = json.loads((tmp_path / 'out' / 'movement.json').read_text())
@@ -329,7 +329,7 @@ def test_the_files_suffice_for_the_picture(measured, tmp_path):
   assert (first[..., :3].min(-1) < 0.5).mean() > 0.005
 
 
-class TestWrongInput:
+class TestInvalidInput:
   def test_no_such_directory(self, tmp_path):
     with pytest.raises(errors.UsageError, match='There is no directory'):
       movement.measure([tmp_path / 'absent'])
@@ -342,7 +342,7 @@ class TestWrongInput:
     shutil.copytree(run_dir, tmp_path / 'run')
     (tmp_path / 'run' / 'summary.json').write_text('{"status": "incomplete"}')
     with pytest.raises(errors.UsageError, match='must be a finished run'):
-      # The mistake is found before the first run is measured.
+      # The error is found before the first run is measured.
       movement.measure([run_dir, tmp_path / 'run'])
 
   @pytest.mark.parametrize('keep_folder', [True, False])

@@ -1,4 +1,4 @@
-"""A probe against single runs, its answers against hand-made errors."""
+"""A probe agrees with single runs, and its answers with their formulas."""
 
 import dataclasses
 import io
@@ -27,7 +27,7 @@ _VALIDATION = 100
 
 
 class _Unreadable:
-  """A split that nothing may be asked of."""
+  """A split that raises on any access."""
 
   def __getattr__(self, name):
     raise AssertionError(f'The {name} of the test set were read.')
@@ -50,7 +50,7 @@ def _probe(dataset='digits', **settings):
 
 
 def _with_mlp(train):
-  """The network is not the subject of a test of a probe."""
+  """Uses an MLP, because these tests do not depend on the network."""
 
   def of_mlp(configs, *arguments):
     configs = [dataclasses.replace(c, model='mlp') for c in configs]
@@ -74,10 +74,10 @@ def finished():
 
 
 def _by_hand():
-  """The images of the probe, as a data set whose test split are those held out.
+  """The images of the probe as a data set, without the code of the probe.
 
   Returns:
-    Made of the first and the next training images, without the probe's help.
+    The first training images, with the next ones as the test split.
   """
   whole = _digits()
   until = _TRAIN + _VALIDATION
@@ -89,7 +89,7 @@ def _by_hand():
   )
 
 
-# The settings of a probe's vertical pair.
+# The settings of the vertical pair of a probe.
 _VERTICAL = config_lib.Config(
   model='mlp',
   horizontal_momentum=0.9,
@@ -105,7 +105,7 @@ _VERTICAL = config_lib.Config(
 # ------------------------------------------------------------------- training
 
 
-def test_a_member_is_the_single_run_of_its_momenta_and_seed(
+def test_a_member_equals_the_single_run_with_its_momenta_and_seed(
   finished, tmp_path, monkeypatch
 ):
   monkeypatch.setattr(data, 'of_run', lambda *_: _by_hand())
@@ -113,7 +113,7 @@ def test_a_member_is_the_single_run_of_its_momenta_and_seed(
   rows = read.epochs(tmp_path / 'run')
   record, _ = finished
   (arm,) = (arm for arm in record['pairs'] if arm['role'] == 'vertical')
-  # It is the same program, so that nothing is rounded in another way.
+  # The program is the same, so the results are bit-identical.
   assert arm['errors'][1] == summary['final_test_error']
   assert arm['train_losses'][1] == rows[-1]['train_loss']
   assert arm['horizontal_fractions'][1] == np.mean(
@@ -121,7 +121,7 @@ def test_a_member_is_the_single_run_of_its_momenta_and_seed(
   )
 
 
-def test_all_members_in_one_program_are_the_same_members(finished):
+def test_members_trained_together_agree_with_separate_ones(finished):
   members = [
     config_lib.resolve(dataclasses.replace(_VERTICAL, **settings), 4)
     for settings in ({'seed': 0}, {'seed': 1}, {'learning_rate': 1e30})
@@ -132,24 +132,24 @@ def test_all_members_in_one_program_are_the_same_members(finished):
   np.testing.assert_array_equal(
     measured.fractions[:2], arm['horizontal_fractions']
   )
-  # An image on the border between two classes may fall to either.
+  # Rounding may change the class of an image near a decision boundary.
   np.testing.assert_allclose(
     measured.errors[:2], arm['errors'], atol=100 / _VALIDATION + 1e-9
   )
-  # What is not finite has no error.
+  # A non-finite member has no error.
   assert np.isnan(measured.errors[2])
 
 
-def test_momenta_and_seeds_lead_apart(finished):
+def test_momenta_and_seeds_change_the_result(finished):
   losses = [
     loss for arm in finished[0]['pairs'] for loss in arm['train_losses']
   ]
   assert len(set(losses)) == 4 * 2
 
 
-def test_the_images_held_out_follow_those_trained_on():
+def test_held_out_images_follow_the_training_images():
   count, size = 30, 8
-  # Each image is of one grey, its own number.
+  # The gray value of each image is its number.
   images = np.broadcast_to(
     np.arange(count, dtype=np.uint8)[:, None, None, None],
     (count, size, size, 1),
@@ -175,7 +175,7 @@ def test_the_images_held_out_follow_those_trained_on():
 # --------------------------------------------------------------------- record
 
 
-def test_the_record_is_plain_and_complete(finished):
+def test_the_record_is_json_and_complete(finished):
   record, shown = finished
   assert json.loads(json.dumps(record, allow_nan=False)) == record
   assert record['answer'] in ('vertical', 'horizontal', 'neutral', 'undecided')
@@ -186,10 +186,10 @@ def test_the_record_is_plain_and_complete(finished):
   ]
   assert momenta == [(0.9, 0.9), (0.95, 0.95), (0.95, 0.9), (0.9, 0.95)]
   for arm in record['pairs']:
-    # Of 100 images, so whole numbers.
+    # Whole numbers, because there are 100 images.
     assert all(error in range(101) for error in arm['errors'])
     assert arm['error']['mean'] == np.mean(arm['errors'])
-    # The first step of the twelve comes after no loss.
+    # The first of the twelve steps follows no loss.
     assert 0 < arm['horizontal_fraction'] <= 11 / 12
   assert record['settings']['train_examples'] == _TRAIN
   assert record['settings']['schedule'] == 'exponential'
@@ -199,7 +199,7 @@ def test_the_record_is_plain_and_complete(finished):
   assert '128 training and 100 validation images' in shown
 
 
-def test_the_picture_can_be_redrawn_from_the_file(finished, tmp_path):
+def test_the_figure_can_be_drawn_from_the_file(finished, tmp_path):
   record, _ = finished
   studies.STUDIES['probe'].write(record, tmp_path / 'out')
   saved = json.loads((tmp_path / 'out' / 'probe.json').read_text())
@@ -237,7 +237,7 @@ def _arms(horizontal, vertical, fast=0.95):
   ]
 
 
-# About 2 points apart, with less spread in the pairs than between the seeds.
+# About 2 points apart, with less spread of the differences than of the seeds.
 _LOW = [30.0, 33.0, 36.0, 39.0]
 _HIGH = [32.1, 34.8, 38.2, 40.9]
 
@@ -256,7 +256,7 @@ def test_answers(horizontal, vertical, answer, said):
   assert given['answer'] == answer
   assert given['sentence'].startswith(answer)
   assert said in given['sentence']
-  # By hand: rows and columns taken off, 2 x 3 degrees of freedom.
+  # Residuals of rows and columns have 2 x 3 degrees of freedom.
   errors_ = np.array([_FIXED, horizontal, vertical])
   residual = errors_ - errors_.mean(1, keepdims=True) - errors_.mean(0)
   residual += errors_.mean()
@@ -296,17 +296,17 @@ def _four_arms(horizontal, vertical, share_horizontal=0.6, share_vertical=0.5):
   ]
 
 
-def test_the_mean_momentum_is_taken_out():
+def test_the_effect_of_the_mean_momentum_is_removed():
   given = probe.judge({'pairs': _four_arms(_HIGH, _LOW)})
-  # By hand: the mean momenta are 0.93 and 0.925, so that the line between the
-  # fixed ones makes a tenth of their difference.
+  # The mean momenta are 0.93 and 0.925, so a line between the fixed momenta
+  # accounts for a tenth of their difference.
   raw = np.mean(np.subtract(_HIGH, _LOW))
   expected = raw - 0.1 * np.mean(np.subtract(_FAST, _FIXED))
   beyond = given['beyond_momentum']
   np.testing.assert_allclose(beyond['mean'], expected)
   assert beyond['low'] < expected < beyond['high']
   assert f'{expected:+.2f} points' in given['sentence']
-  # Nothing is left where the mean momentum explains all of it.
+  # No difference remains if the mean momentum explains all of it.
   slope = np.subtract(_FAST, _FIXED)
   explained = np.add(_LOW, slope)
   given = probe.judge({'pairs': _four_arms(explained, _LOW, 1.0, 1.0)})
@@ -314,7 +314,7 @@ def test_the_mean_momentum_is_taken_out():
   assert given['beyond_momentum']['verdict'] == 'equivalent'
 
 
-def test_a_winner_that_does_not_beat_the_fixed_momentum_says_so():
+def test_the_answer_says_if_the_winner_does_not_beat_the_fixed_momentum():
   given = probe.judge({'pairs': _four_arms(np.add(_FIXED, 2), _FIXED)})
   assert given['answer'] == 'vertical'
   np.testing.assert_allclose(given['over_fixed']['mean'], 0, atol=1e-9)
@@ -337,7 +337,7 @@ def test_data_sets_are_a_family():
     probe.judge(record)['difference']['p_value'] for record in records
   ]
   order = np.argsort(p_values)
-  # Holm by hand.
+  # Holm's p-values.
   holm = np.empty(3)
   holm[order] = np.minimum(
     1, np.maximum.accumulate(np.sort(p_values) * [3, 2, 1])
@@ -349,7 +349,7 @@ def test_data_sets_are_a_family():
   assert probe.together(records[:1]) == []
 
 
-def test_several_accelerated_momenta_are_averaged_seed_by_seed():
+def test_several_accelerated_momenta_are_averaged_per_seed():
   arms = _arms(_HIGH, _LOW) + _arms(_LOW, _LOW, fast=0.93)
   difference = probe.judge({'pairs': arms})['difference']
   np.testing.assert_allclose(
@@ -388,7 +388,7 @@ def test_without_two_seeds_there_is_no_answer(tmp_path):
   assert json.loads((tmp_path / 'probe.json').read_text()) == record
 
 
-# ---------------------------------------------------------------- wrong input
+# -------------------------------------------------------------- invalid input
 
 
 @pytest.mark.parametrize(
@@ -411,7 +411,7 @@ def test_without_two_seeds_there_is_no_answer(tmp_path):
     ({'dataset': 'cifar1O'}, "--dataset .* Did you mean 'cifar10'"),
   ],
 )
-def test_wrong_input(monkeypatch, settings, message):
+def test_invalid_input(monkeypatch, settings, message):
   monkeypatch.delattr(probe, '_train')
   with pytest.raises(errors.UsageError, match=message):
     _probe(**settings)

@@ -1,4 +1,4 @@
-"""The simulation of Figure 1 against NumPy, closed forms and symmetry."""
+"""The simulation of Figure 1 agrees with NumPy, closed forms and symmetry."""
 
 import json
 import pathlib
@@ -38,8 +38,8 @@ def _hessian(valley, coupled=True):
   return np.array([[valley.quick_curvature, c], [c, valley.slow_curvature]])
 
 
-def _stationary_deviation(valley, momentum, coupled):
-  """Of heavy-ball SGD: the discrete Lyapunov equation of (x_t, x_{t-1})."""
+def _stationary_std(valley, momentum, coupled):
+  """For heavy-ball SGD, from the Lyapunov equation of (x_t, x_{t-1})."""
   hessian = _hessian(valley, coupled)
   one, zero = np.eye(2), np.zeros((2, 2))
   transition = np.block(
@@ -55,8 +55,8 @@ def _stationary_deviation(valley, momentum, coupled):
 
 
 @pytest.mark.parametrize('pair', [(0.95, 0.9), (0.9, 0.95)])
-def test_a_path_is_that_of_a_loop_in_float64(pair):
-  """Algorithm 1, written down once more."""
+def test_a_path_equals_a_loop_in_float64(pair):
+  """The loop is an independent implementation of Algorithm 1."""
   horizontal, vertical = pair
   steps = 200
   minima = traction.batch_minima(3, steps, valley=_VALLEY)
@@ -80,26 +80,26 @@ def test_a_path_is_that_of_a_loop_in_float64(pair):
 
 @pytest.mark.parametrize('coupled', [True, False])
 @pytest.mark.parametrize('momentum', [0.9, 0.95])
-def test_a_fixed_momentum_oscillates_as_widely_as_in_theory(
+def test_the_oscillation_with_a_fixed_momentum_agrees_with_theory(
   record, momentum, coupled
 ):
   arm = _arm(record, 'LCAM', momentum, momentum, coupled)
-  expected = _stationary_deviation(_VALLEY, momentum, coupled)
-  for group, deviation in zip(('quick', 'slow'), expected, strict=True):
-    # Each seed has a root of a mean square; theory speaks of that of all.
+  expected = _stationary_std(_VALLEY, momentum, coupled)
+  for group, std in zip(('quick', 'slow'), expected, strict=True):
+    # Each seed has its own root mean square; theory gives that of all seeds.
     found = arm[f'{group}_distance']
     of_all = np.hypot(found['mean'], found['sd'])
-    assert abs(of_all - deviation) < 2 * found['half_width']
-    assert found['half_width'] < 0.1 * deviation
+    assert abs(of_all - std) < 2 * found['half_width']
+    assert found['half_width'] < 0.1 * std
 
 
 def test_the_closed_form_of_one_weight():
-  """Checks the test: variance of an AR(2) process."""
+  """Checks the test itself with the variance of an AR(2) process."""
   momentum = 0.9
   a = _VALLEY.learning_rate * _VALLEY.quick_curvature
   variance = (1 + momentum) * a / ((1 - momentum) * (2 * (1 + momentum) - a))
   np.testing.assert_allclose(
-    _stationary_deviation(_VALLEY, momentum, False)[0],
+    _stationary_std(_VALLEY, momentum, False)[0],
     _VALLEY.noise * np.sqrt(variance),
   )
 
@@ -117,7 +117,7 @@ def test_movements_of_the_phases_add_up(record):
       )
 
 
-def test_a_coin_has_the_rate_of_its_pair(record):
+def test_a_random_control_has_the_share_of_its_pair(record):
   for pair in ((0.95, 0.9), (0.9, 0.95), (0.93, 0.9), (0.9, 0.93)):
     ours, coins = (
       _arm(record, kind, *pair)['share_horizontal'] for kind in ('LCAM', 'coin')
@@ -127,8 +127,8 @@ def test_a_coin_has_the_rate_of_its_pair(record):
     assert 0.5 < ours['mean'] < 0.8
 
 
-def test_a_coin_does_not_look_at_the_loss(record):
-  """Its phases differ in their momentum alone, LCAM's by the loss too."""
+def test_a_random_control_ignores_the_loss(record):
+  """Its phases differ only in momentum, those of LCAM also in the loss."""
   coin = _arm(record, 'coin', 0.95, 0.9)
   assert (
     coin['quick_movement_horizontal']['mean']
@@ -142,7 +142,7 @@ def test_a_coin_does_not_look_at_the_loss(record):
   assert ratio > 1.1
 
 
-def test_without_coupling_the_slow_weight_knows_nothing_of_the_phase(record):
+def test_without_coupling_the_slow_weight_does_not_depend_on_the_phase(record):
   arm = _arm(record, 'LCAM', 0.9, 0.9, coupled=False)
   np.testing.assert_allclose(
     arm['slow_movement_horizontal']['mean'],
@@ -151,7 +151,7 @@ def test_without_coupling_the_slow_weight_knows_nothing_of_the_phase(record):
   )
 
 
-def test_more_momentum_leaves_less_of_the_way(record):
+def test_more_momentum_approaches_the_minimum_faster(record):
   slow, fast = (
     _arm(record, 'LCAM', momentum, momentum)['slow_left_after_100']['mean']
     for momentum in (0.9, 0.95)
@@ -159,7 +159,7 @@ def test_more_momentum_leaves_less_of_the_way(record):
   assert fast < slow < _VALLEY.slow_start
 
 
-def test_equal_groups_move_alike():
+def test_equal_groups_move_equally():
   valley = traction.Valley(
     slow_curvature=1.0, coupling=0.4, slow_start=0.0, steps_per_epoch=50
   )
@@ -171,7 +171,7 @@ def test_equal_groups_move_alike():
       assert abs(quick['mean'] - slow['mean']) < 2 * error
 
 
-def test_comparisons_are_of_the_means_and_paired(record):
+def test_comparisons_use_the_means_and_are_paired(record):
   for compared in record['comparisons']:
     pair = tuple(map(float, compared['pair'].split('/')))
     for coupled in (True, False):
@@ -183,7 +183,7 @@ def test_comparisons_are_of_the_means_and_paired(record):
       expected = 100 * (ours['mean'] / theirs['mean'] - 1)
       np.testing.assert_allclose(found['mean'], expected, atol=0.02)
       assert found['n'] == _SEEDS
-      # Under the same noise both are high or low together.
+      # The noise is the same, so both are high or low together.
       unpaired = np.hypot(ours['sd'], theirs['sd']) / theirs['mean'] * 100
       assert found['sd'] < unpaired
 
@@ -204,11 +204,11 @@ def test_each_claim_is_answered(record):
   assert claims == traction.judge(json.loads(json.dumps(record)))
 
 
-def test_other_valleys_are_those_of_their_own_measurement(record):
+def test_other_valleys_equal_separate_measurements(record):
   for other in record['others']:
     changed = _VALLEY._replace(**other['changes'])
     assert changed != _VALLEY
-    # Nobody starts outside of a valley that has a minimum.
+    # The valley has a minimum.
     assert (
       changed.coupling**2 < changed.quick_curvature * changed.slow_curvature
     )
@@ -220,7 +220,7 @@ def test_other_valleys_are_those_of_their_own_measurement(record):
   assert [figure['mean'] for figure in other['figures']] == [
     claim['mean'] for claim in alone['claims']
   ]
-  # So that the verdicts there are its own.
+  # The verdicts are therefore the same, too.
   for own, found in zip(
     alone['claims'],
     verdicts.judge(traction._elsewhere(traction._expectations(record), other)),
@@ -245,7 +245,7 @@ class TestVerdicts:
     expected = verdicts.Expected('claim', figure, margin, ' %')
     (found,) = verdicts.judge([expected])
     assert (found.verdict, found.words) == (verdict, words)
-    # The only one of its family: its own interval.
+    # A family of one has the plain interval.
     np.testing.assert_allclose(found.half_width, figure['half_width'], 1e-4)
     record = found.record(expected)
     np.testing.assert_allclose(
@@ -255,7 +255,7 @@ class TestVerdicts:
     )
 
   @pytest.mark.parametrize('values', [[1.0], []])
-  def test_one_value_tells_too_little(self, values):
+  def test_less_than_two_values_are_undecided(self, values):
     expected = verdicts.Expected('claim', verdicts.summarize(values), 1.0)
     (found,) = verdicts.judge([expected])
     assert found.words == 'undecided'
@@ -283,7 +283,7 @@ class TestVerdicts:
     assert found.verdict == verdict
     assert ('without coupling' in found.words) == (verdict != 'better')
 
-  def test_the_opposite_without_coupling_too_is_said(self):
+  def test_the_opposite_with_and_without_coupling_is_reported(self):
     shape = np.array([-1.0, -0.6, 0.6, 1.0])
     for coupling, words in (
       (0.0, 'worse, the opposite of what the paper says, with and without'),
@@ -310,7 +310,7 @@ class TestVerdicts:
       (0.0, 0.3, 'equivalent'),
     ],
   )
-  def test_the_bottom_is_judged_by_both_steps(self, arriving, leaving, verdict):
+  def test_the_bottom_claim_uses_both_steps(self, arriving, leaving, verdict):
     shape = 0.01 * np.array([-1.0, -0.6, 0.6, 1.0])
     (found,) = verdicts.judge(
       [
@@ -324,12 +324,12 @@ class TestVerdicts:
       found.verdict != 'better' and (arriving, leaving) != (0.0, 0.3)
     )
 
-  def test_values_that_do_not_exist_are_left_out(self):
+  def test_missing_values_are_excluded(self):
     figure = verdicts.summarize([1.0, np.nan, 3.0])
     assert figure['n'] == 2
     assert figure['mean'] == 2.0
 
-  def test_correlation_is_numpys(self):
+  def test_correlation_equals_numpy(self):
     rng = np.random.default_rng(0)
     event, number = rng.integers(0, 2, 100), rng.normal(size=100)
     found = verdicts.correlate(
@@ -342,7 +342,7 @@ class TestVerdicts:
     assert verdicts.show_percent(figure) == '1.23 ± 0.50 % less'
 
 
-def test_the_files_suffice_for_the_picture(record, tmp_path):
+def test_the_figure_can_be_drawn_from_the_file(record, tmp_path):
   studies.STUDIES['traction'].write(record, tmp_path / 'out')
   written = tmp_path / 'out' / 'traction.json'
   assert written.stat().st_size < 100_000
@@ -357,7 +357,7 @@ def test_the_files_suffice_for_the_picture(record, tmp_path):
   assert (first[..., :3].min(-1) < 0.5).mean() > 0.005
 
 
-def test_wrong_numbers_are_refused():
+def test_invalid_numbers_are_rejected():
   with pytest.raises(errors.UsageError, match='--steps must be a multiple'):
     traction.measure(1, 150)
   with pytest.raises(errors.UsageError, match='--seeds must be'):
