@@ -298,6 +298,8 @@ def _run_together(
           if i not in diverged:
             done = (epoch - 1) * steps_per_epoch + steps_done
             checkpoints[i].save(done, own_state, of_steps[i])
+    # After it, as Orbax creates a directory that is gone.
+    ownership.check(run_dirs)
     saved_at = time.monotonic()
 
   shown = progress.Progress(console, title, config.epochs, steps_per_epoch)
@@ -368,6 +370,7 @@ def _run_together(
         return figures
 
       last_rates = program.learning_rates(epoch)[:, -1]
+      ownership.check(run_dirs)
       for i in runs:
         if i in diverged:
           continue

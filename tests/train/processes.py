@@ -13,7 +13,7 @@ from orbax import checkpoint as ocp
 from safetensors import numpy as safetensors_numpy
 from tensorboard.backend.event_processing import event_accumulator
 
-from tests.train import prepared
+from tests.train import forkserver
 from train.config import FREE_TO_CHANGE
 
 _REPOSITORY = pathlib.Path(__file__).parents[2]
@@ -27,25 +27,35 @@ def environment():
   return variables
 
 
-def start(*arguments, module='train', cwd=_REPOSITORY, **options):
-  """Begins it. Use the result as a context manager.
+def start(
+  *arguments,
+  module='train',
+  cwd=_REPOSITORY,
+  env=None,
+  imported=True,
+  **options,
+):
+  """Starts the program. Use the result as a context manager.
 
   Args:
-    *arguments: Of the program.
-    module: In place of the program.
+    *arguments: The arguments of the program.
+    module: The module to run in place of the program.
     cwd: The working directory.
-    **options: Of :class:`subprocess.Popen`, such as ``env``. With any of them,
-      and where a test has changed the environment, no library is imported yet.
+    env: The environment. Default: :func:`environment`.
+    imported: Whether the libraries may be imported beforehand, see
+      forkserver.py. They are not if the environment would change their import.
+    **options: ``stdout``, ``stderr`` and ``preexec_fn`` of
+      :class:`subprocess.Popen`.
   """
-  if not options and prepared.can_start(environment()):
-    return prepared.Process(module, arguments, cwd, environment())
+  env = environment() if env is None else env
+  if imported and forkserver.can_start(env):
+    return forkserver.Process(module, arguments, cwd=cwd, env=env, **options)
   return subprocess.Popen(
     [sys.executable, '-m', module, *map(str, arguments)],
     cwd=cwd,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
+    env=env,
     text=True,
-    **{'env': environment(), **options},
+    **{'stdout': subprocess.PIPE, 'stderr': subprocess.PIPE, **options},
   )
 
 
@@ -68,15 +78,20 @@ def train_killed_at(moment, directory, *arguments):
 
 
 @contextlib.contextmanager
-def start_group(*flags_of_each):
-  """Begins a run of several processes, each with flags of its own."""
+def start_group(*flags_of_each, options=None):
+  """Begins a run of several processes, each with flags of its own.
+
+  Args:
+    *flags_of_each: Of each process.
+    options: Of each process, see :func:`start`.
+  """
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
   group = [
     start(
       *flags, '--coordinator', f'localhost:{port}', '--process-id', i,
-      '--process-count', len(flags_of_each),
+      '--process-count', len(flags_of_each), **(options[i] if options else {}),
     )
     for i, flags in enumerate(flags_of_each)
   ]  # fmt: skip

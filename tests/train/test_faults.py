@@ -21,6 +21,8 @@ from tests.train import processes
 from tests.train import runs
 from train import errors
 from train import loop
+from train.program import build
+from train.records import checkpoint
 
 # 13 steps per epoch; a checkpoint after each step.
 _FLAGS = (
@@ -311,6 +313,41 @@ def test_a_run_directory_that_vanishes(undisturbed, tmp_path):
   resumed = processes.train(*_FLAGS, '--run-dir', moved)
   assert resumed.returncode == 0, resumed.stderr
   processes.assert_the_same_end(moved, undisturbed)
+
+
+@pytest.mark.parametrize('moment', ['saved', 'row'])
+def test_a_run_directory_that_is_moved_and_created_again(
+  moment, expected, tmp_path, monkeypatch
+):
+  """Just before Orbax writes, which creates it; and by another process."""
+  directory, moved = tmp_path / 'run', tmp_path / 'moved'
+  reserve, evaluate = checkpoint.Checkpoints._reserve, build.Program.evaluate
+
+  def move_then_save(self, size):
+    reserve(self, size)
+    if moment == 'saved' and (self.directory / '4').exists():
+      directory.rename(moved)
+
+  def move_then_evaluate(self, *arguments):
+    if moment == 'row' and (directory / 'checkpoints' / '4').exists():
+      directory.rename(moved)
+      directory.mkdir()
+      (directory / 'metrics.jsonl').write_text('of another run')
+    return evaluate(self, *arguments)
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoint.Checkpoints, '_reserve', move_then_save)
+    patch.setattr(build.Program, 'evaluate', move_then_evaluate)
+    with pytest.raises(errors.RunError, match='run is no longer the directory'):
+      _run(directory)
+  # Its rows and its configuration are not put there.
+  there = ['checkpoints'] if moment == 'saved' else ['metrics.jsonl']
+  assert [path.name for path in directory.iterdir()] == there
+  if moment == 'row':
+    assert (directory / 'metrics.jsonl').read_text() == 'of another run'
+  summary, shown = _run(moved)
+  assert 'going on after epoch 1' in shown
+  assert summary['params_sha256'] == expected[1]['params_sha256']
 
 
 @pytest.mark.slow

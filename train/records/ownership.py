@@ -21,6 +21,10 @@ from train import files
 _LOCK = 'run.lock'
 _OWNER = 'owner.json'
 
+# The run directories of this process, and what it has written to the owner.json
+# of each.
+_HELD: dict[pathlib.Path, bytes] = {}
+
 
 @contextlib.contextmanager
 def hold(directories: Sequence[pathlib.Path]) -> Iterator[None]:
@@ -34,6 +38,37 @@ def hold(directories: Sequence[pathlib.Path]) -> Iterator[None]:
     for directory in directories:
       stack.enter_context(_hold(directory))
     yield
+
+
+def check(directories: Sequence[pathlib.Path]) -> None:
+  """Checks that the directories are still those that this process locked.
+
+  The lock follows a directory that is moved. At the old path there may then be
+  a directory of another run, or one that a library has created to write to.
+
+  Args:
+    directories: Run directories. Those that this process does not hold are not
+      checked.
+
+  Raises:
+    RunError: If one of them was moved, removed or replaced.
+  """
+  for directory in directories:
+    if directory in _HELD and not _is_own(directory):
+      raise errors.RunError(
+        f'{directory} is no longer the directory of this run: it was moved,'
+        ' removed or replaced. Where it is now, the same command resumes the'
+        ' run from the last checkpoint.'
+      )
+
+
+def _is_own(directory: pathlib.Path) -> bool:
+  try:
+    return (directory / _OWNER).read_bytes() == _HELD[directory]
+  except (FileNotFoundError, NotADirectoryError):
+    return False
+  except OSError:
+    return True  # It cannot be read at the moment.
 
 
 @contextlib.contextmanager
@@ -54,9 +89,12 @@ def _hold(directory: pathlib.Path) -> Iterator[None]:
       owner,
       {'host': socket.gethostname(), 'process': os.getpid(), 'since': now},
     )
+    _HELD[directory] = owner.read_bytes()
     yield
   finally:
-    owner.unlink(missing_ok=True)
+    if directory not in _HELD or _is_own(directory):
+      owner.unlink(missing_ok=True)
+    _HELD.pop(directory, None)
     lock.release()
 
 

@@ -1,7 +1,9 @@
 """A run directory has one owner at a time."""
 
+import errno
 import json
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -71,3 +73,33 @@ def test_an_owner_that_cannot_be_read(other, tmp_path, content):
     ownership.hold([tmp_path]),
   ):
     pass
+
+
+@pytest.mark.parametrize('replaced', [True, False])
+def test_a_directory_that_is_moved_is_no_longer_owned(replaced, tmp_path):
+  directory, moved = tmp_path / 'run', tmp_path / 'moved'
+  directory.mkdir()
+  with ownership.hold([directory]):
+    ownership.check([directory, tmp_path])
+    directory.rename(moved)
+    if replaced:
+      directory.mkdir()
+      (directory / 'owner.json').write_text('of another process')
+    with pytest.raises(errors.RunError, match='run is no longer the directory'):
+      ownership.check([directory])
+  if replaced:
+    assert (directory / 'owner.json').read_text() == 'of another process'
+  with ownership.hold([moved]):
+    ownership.check([moved])
+
+
+def test_an_owner_that_cannot_be_read_now_is_still_the_owner(
+  tmp_path, monkeypatch
+):
+  def fail(_):
+    raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+  with ownership.hold([tmp_path]), monkeypatch.context() as patch:
+    patch.setattr(pathlib.Path, 'read_bytes', fail)
+    ownership.check([tmp_path])
+  assert not (tmp_path / 'owner.json').exists()

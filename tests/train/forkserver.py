@@ -1,18 +1,20 @@
-"""Processes of the program that begin with its libraries imported.
+"""Starts the program in processes whose libraries are imported already.
 
-A short run takes 9 seconds of a CPU, 6 of which are imports. Here they are made
-once, in a process that forks at each start. What it forks is a process as any
-other: it has its own number, signals and files, imports the program itself, and
-starts JAX. Only the libraries, and Python's seed of hashes, are those of the
-others.
+A start of the program costs 9 seconds of CPU time, most of them for imports.
+Here one server process imports the libraries and forks for each start, which
+then costs 1.5 seconds. The forked process has its own number, signals, files,
+working directory and environment. It imports the modules of this repository
+itself and starts JAX itself. It shares with the others only the libraries and
+the seed of Python's string hashes.
 """
 
 import atexit
 import contextlib
 import functools
-import json
+import gc
 import os
 import pathlib
+import pickle
 import runpy
 import socket
 import subprocess
@@ -26,22 +28,45 @@ _LONGEST_REQUEST = 1 << 20
 
 
 class Process:
-  """As much of :class:`subprocess.Popen` as the tests use."""
+  """The part of :class:`subprocess.Popen` that the tests use."""
 
-  def __init__(self, module, arguments, cwd, environment):
-    out, err, status = (os.pipe() for _ in range(3))
+  def __init__(
+    self,
+    module,
+    arguments,
+    *,
+    cwd,
+    env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    preexec_fn=None,
+  ):
+    """Starts ``python -m module``.
+
+    Args:
+      module: The name of the module.
+      arguments: Its command line.
+      cwd: The working directory.
+      env: The environment, see :func:`can_start`.
+      stdout: ``subprocess.PIPE``, or an open file.
+      stderr: As ``stdout``.
+      preexec_fn: Called in the new process before it imports any module of this
+        repository. It is pickled: a function of a module.
+    """
+    self.stdout, out = _open(stdout)
+    self.stderr, err = _open(stderr)
+    self._status, status = _open(subprocess.PIPE)
     request = {
       'argv': [module, *map(str, arguments)],
       'cwd': str(cwd),
-      'environment': environment,
+      'env': env,
+      'preexec_fn': preexec_fn,
     }
-    theirs = [write for _, write in (out, err, status)]
-    socket.send_fds(_server().control, [json.dumps(request).encode()], theirs)
-    for descriptor in theirs:
-      os.close(descriptor)
-    self.stdout, self.stderr, self._status = (
-      os.fdopen(read) for read, _ in (out, err, status)
-    )
+    descriptors = [file.fileno() for file in (out, err, status)]
+    socket.send_fds(_server().control, [pickle.dumps(request)], descriptors)
+    for file, given in ((out, stdout), (err, stderr), (status, None)):
+      if file is not given:
+        file.close()
     self.pid = int(self._status.readline())
     self.returncode = None
     self._ended = threading.Thread(target=self._wait, daemon=True)
@@ -68,7 +93,7 @@ class Process:
     self.send_signal(9)
 
   def communicate(self, timeout=None):
-    said = {}
+    said = dict.fromkeys(('stdout', 'stderr'))
 
     def read(name):
       pipe = getattr(self, name)
@@ -77,7 +102,8 @@ class Process:
 
     readers = [
       threading.Thread(target=read, args=[name], daemon=True)
-      for name in ('stdout', 'stderr')
+      for name in said
+      if getattr(self, name) is not None
     ]
     for reader in readers:
       reader.start()
@@ -90,26 +116,38 @@ class Process:
     return self
 
   def __exit__(self, *_):
-    self.stdout.close()
-    self.stderr.close()
+    for pipe in (self.stdout, self.stderr):
+      if pipe is not None:
+        pipe.close()
     self.wait()
     self._status.close()
 
 
+def _open(file):
+  """What is read here (None: nothing), and what the new process writes to."""
+  if file != subprocess.PIPE:
+    return None, file
+  read, write = os.pipe()
+  return os.fdopen(read), os.fdopen(write, 'wb')
+
+
 def can_start(environment):
-  """Whether a process with these variables can do with those libraries."""
+  """Whether the libraries would be the same if imported with these variables.
+
+  Some libraries read variables when they are imported.
+  """
   return sys.platform == 'linux' and (
     _at_import(environment) == _at_import(_server().environment)
   )
 
 
 def _at_import(environment):
-  """The variables that are read before a process is forked."""
+  """The variables that are read at an import, or earlier."""
   return {k: v for k, v in environment.items() if k.startswith(_AT_IMPORT)}
 
 
 class _Server:
-  """The process that forks, from the first start to the end of the tests."""
+  """The server process, from the first start to the end of the tests."""
 
   def __init__(self):
     self.environment = {k: v for k, v in os.environ.items() if k != 'XLA_FLAGS'}
@@ -136,23 +174,31 @@ def _server():
   return _Server()
 
 
-# ------------------------------------------------------------ in that process
+# ------------------------------------------------------ in the server process
 
 
 def _import_libraries():
-  """All that the program imports, and then nothing of the program itself."""
+  """Imports the libraries of the program, and forgets the program itself."""
   import train.data.digits
   import train.loop
   import train.report
   import train.sweep  # noqa: F401
 
+  _forget_ours()
+  # A forked process that searched all this for garbage, as Python does at its
+  # end, would have to copy it first: a second of CPU time.
+  gc.collect()
+  gc.freeze()
+
+
+def _forget_ours():
   for name in list(sys.modules):
     if name.split('.')[0] in _OURS:
       del sys.modules[name]
 
 
 def _serve(control):
-  """Returns a request in the process that shall fulfil it."""
+  """Serves requests; returns one in the process forked for it."""
   while True:
     message, descriptors, *_ = socket.recv_fds(control, _LONGEST_REQUEST, 3)
     with contextlib.suppress(ChildProcessError):
@@ -160,7 +206,7 @@ def _serve(control):
         pass
     if not message:
       sys.exit()
-    # One process waits for the other, and says how it has ended.
+    # The first fork waits for the second, and reports how it has ended.
     if os.fork() == 0:
       control.close()
       out, err, status = descriptors
@@ -170,7 +216,7 @@ def _serve(control):
         for descriptor, place in ((out, 1), (err, 2)):
           os.dup2(descriptor, place)
           os.close(descriptor)
-        return json.loads(message)
+        return pickle.loads(message)
       os.close(out)
       os.close(err)
       os.write(status, f'{child}\n'.encode())
@@ -182,11 +228,14 @@ def _serve(control):
 
 
 def _become(request):
-  """What `python -m` does."""
+  """Does what ``python -m`` does."""
   os.environ.clear()
-  os.environ.update(request['environment'])
+  os.environ.update(request['env'])
   os.chdir(request['cwd'])
-  # Python's own were made for other files, in which one can go back.
+  if request['preexec_fn'] is not None:
+    request['preexec_fn']()
+    _forget_ours()  # The module of that function, and what it has imported.
+  # The server's streams remember the position and buffering of other files.
   sys.stdout, sys.stderr = (
     open(  # noqa: SIM115
       stream.fileno(),
