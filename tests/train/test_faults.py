@@ -414,7 +414,7 @@ def test_a_run_with_only_damaged_checkpoints_is_rejected(run_dir):
   _pretend_it_was_cut_off(run_dir)
   for step in ('8', '12'):
     damage.flip_a_bit(run_dir / 'checkpoints' / step)
-  with pytest.raises(errors.UsageError, match='can be read'):
+  with pytest.raises(errors.UsageError, match='is intact'):
     _run(run_dir)
 
 

@@ -147,7 +147,7 @@ def test_a_port_in_use(kind):
 def test_a_missing_first_process(port, host, why):
   (told,) = _meet(port, (1, 2), host=host)
   assert told.startswith(
-    f'--coordinator {host}:{port} cannot be reached in 2 seconds: {why}'
+    f'--coordinator {host}:{port} cannot be reached within 2 seconds: {why}'
   )
 
 
