@@ -260,7 +260,7 @@ def _run_together(
     if steps_done % steps_per_epoch:
       measured = [jax.tree.map(lambda *x: np.stack(x), *so_far)]
     say(
-      f'{title}: going on after epoch {steps_done // steps_per_epoch}, step'
+      f'{title}: resuming after epoch {steps_done // steps_per_epoch}, step'
       f' {steps_done % steps_per_epoch} of {steps_per_epoch}.'
     )
   elif any(summaries):

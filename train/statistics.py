@@ -25,7 +25,7 @@ family-wise error of 5 %:
 * Equivalence is two one-sided tests (Schuirmann, *Journal of Pharmacokinetics
   and Biopharmaceutics* 15, 1987), applied to the same interval, which must lie
   inside the margin. The margin must be chosen before the results are seen.
-* "Could have found" is the true difference that Holm's first step finds with a
+* "Detectable" is the true difference that Holm's first step finds with a
   probability of 80 %, independent of the rest of the family.
 """
 

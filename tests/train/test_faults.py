@@ -99,7 +99,7 @@ def test_a_run_that_is_asked_to_stop_saves_its_step_and_can_be_resumed(
   assert processes.read_summary(directory)['status'] == 'incomplete'
   resumed = processes.train(*flags)
   assert resumed.returncode == 0, resumed.stderr
-  assert 'going on after epoch' in resumed.stderr
+  assert 'resuming after epoch' in resumed.stderr
   processes.assert_the_same_end(directory, undisturbed_of_many_steps)
 
 
@@ -112,7 +112,7 @@ def test_a_run_killed_within_an_epoch_resumes_there(undisturbed, tmp_path):
   assert processes.read_summary(directory)['status'] == 'incomplete'
   resumed = processes.train(*flags)
   assert resumed.returncode == 0, resumed.stderr
-  assert 'going on after epoch 1, step' in resumed.stderr
+  assert 'resuming after epoch 1, step' in resumed.stderr
   processes.assert_the_same_end(directory, undisturbed)
 
 
@@ -179,7 +179,7 @@ def test_a_full_disk(undisturbed, tmp_path):
   assert 'Traceback' not in full.stderr
   resumed = processes.train(*flags)
   assert resumed.returncode == 0, resumed.stderr
-  assert 'going on after epoch' in resumed.stderr
+  assert 'resuming after epoch' in resumed.stderr
   processes.assert_the_same_end(directory, undisturbed)
 
 
@@ -196,7 +196,7 @@ def test_a_disk_that_fills_up_during_training(undisturbed, tmp_path):
     assert 'Traceback' not in message
     resumed = processes.train(*flags)
     assert resumed.returncode == 0, resumed.stderr
-    assert 'going on after epoch' in resumed.stderr
+    assert 'resuming after epoch' in resumed.stderr
     processes.assert_the_same_end(tmp_path / 'run', undisturbed)
 
 
@@ -249,7 +249,7 @@ def test_a_disk_that_is_full_when_a_row_is_written(
       _run(directory)
   assert fsync is os.fsync
   summary, shown = _run(directory)
-  assert 'going on after epoch 1' in shown
+  assert 'resuming after epoch 1' in shown
   assert summary['params_sha256'] == expected[1]['params_sha256']
   assert processes.read_rows(directory) == processes.read_rows(expected[0])
 
@@ -346,7 +346,7 @@ def test_a_run_directory_that_is_moved_and_created_again(
   if moment == 'row':
     assert (directory / 'metrics.jsonl').read_text() == 'of another run'
   summary, shown = _run(moved)
-  assert 'going on after epoch 1' in shown
+  assert 'resuming after epoch 1' in shown
   assert summary['params_sha256'] == expected[1]['params_sha256']
 
 
@@ -403,7 +403,7 @@ def test_a_resume_uses_the_checkpoint_before_a_damaged_one(
   harm(run_dir / 'checkpoints' / '12')
   summary, shown = _run(run_dir)
   assert f'{run_dir / "checkpoints" / "12"} is damaged' in shown
-  assert 'going on after epoch 2' in shown
+  assert 'resuming after epoch 2' in shown
   assert summary['params_sha256'] == expected[1]['params_sha256']
   assert processes.read_rows(run_dir) == processes.read_rows(expected[0])
   kept = {path.name for path in (run_dir / 'checkpoints').iterdir()}

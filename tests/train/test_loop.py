@@ -305,7 +305,7 @@ def test_a_wide_resnet_resumes_within_an_epoch(tmp_path, monkeypatch):
       _run(tmp_path / 'cut', **settings)
   _, shown = _run(tmp_path / 'cut', **settings)
   assert 'WRN-10-1' in shown
-  assert 'going on after epoch 1, step 1 of 2' in shown
+  assert 'resuming after epoch 1, step 1 of 2' in shown
   processes.assert_the_same_end(tmp_path / 'cut', tmp_path / 'whole')
 
 

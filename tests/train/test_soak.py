@@ -498,7 +498,7 @@ def environment_variables_of_jax(soak):
   names = soak.rng.sample(sorted(_VARIABLES), soak.rng.randint(1, 3))
   given = {name: _VARIABLES[name] for name in names}
   program = soak.start(env=processes.environment() | given)
-  soak.resumes(*(f'{n}={v} is set back to' for n, v in given.items()),
+  soak.resumes(*(f'{n}={v} is reset to' for n, v in given.items()),
                program=program, steps=2)  # fmt: skip
 
 
@@ -738,7 +738,7 @@ def a_missing_process(soak):
 def a_duplicate_process_id(soak):
   # One is missing, so that the group does not start before the duplicate.
   told = _meet((0, 4), (1, 4), (2, 4), (soak.rng.randint(0, 2), 4))
-  assert all('is there twice' in t or 'reached' in t for t in told), told
+  assert all('is used twice' in t or 'reached' in t for t in told), told
 
 
 def another_count_of_processes(soak):

@@ -137,7 +137,7 @@ def prepare() -> list[str]:
     given = os.environ.get(name, pinned)
     if _normal(given) != _normal(pinned):
       told.append(
-        f'{name}={given} is set back to {pinned}: the results of a run must'
+        f'{name}={given} is reset to {pinned}: the results of a run must'
         ' depend only on its own settings.'
       )
       os.environ[name] = pinned

@@ -162,7 +162,7 @@ async def _lead(
       )
     if process in there:
       return (
-        f'--process-id {process} is there twice: {there[process]["who"]}, and'
+        f'--process-id {process} is used twice: {there[process]["who"]}, and'
         f' {other["who"]}.'
       )
     there[process] = other

@@ -130,7 +130,7 @@ def _answer(
     return [n, *['–'] * len(_ANSWER)]
   cells = _cells(contrast.judgement)
   # The preregistration states what can be found.
-  del cells[_JUDGED.index('could have found')]
+  del cells[_JUDGED.index('detectable')]
   return cells
 
 
@@ -139,7 +139,7 @@ _JUDGED = [
   'points',
   'interval',
   'margin',
-  'could have found',
+  'detectable',
   'p',
   'verdict',
 ]

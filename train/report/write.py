@@ -232,7 +232,7 @@ def _how_to_read(
   if others:
     said.append(
       f'The margin for your own arms is {margin:g} % of the error of the second'
-      ' arm, or of its accuracy if that is smaller. "could have found" is the'
+      ' arm, or of its accuracy if that is smaller. "detectable" is the'
       ' true difference that this test, in this family, finds with a'
       ' probability of 80 %. "final" is the test error after the last epoch,'
       ' "95 % interval" that of the runs of the arm only, and "best epoch" the'

@@ -123,7 +123,7 @@ def test_two_processes_are_one_run_also_if_stopped_or_killed(
   with processes.start_group(flags, of_second) as group:
     codes, messages = processes.finish_group(group)
   assert codes == [0, 0], messages
-  assert 'going on after epoch' in messages[0]
+  assert 'resuming after epoch' in messages[0]
   # Only the first process writes.
   assert not (tmp_path / 'of the second').exists()
   _assert_alike(tmp_path / 'run', alone)

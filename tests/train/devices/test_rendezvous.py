@@ -81,7 +81,7 @@ def test_a_duplicate_id_ends_all_immediately(port):
   told = _meet(port, (0, 4), (1, 4), (1, 4))
   assert time.monotonic() - started < _SECONDS
   assert len(set(told)) == 1
-  assert told[0].startswith('--process-id 1 is there twice: process ')
+  assert told[0].startswith('--process-id 1 is used twice: process ')
 
 
 def test_two_first_processes_end_all_immediately(port):
@@ -89,7 +89,7 @@ def test_two_first_processes_end_all_immediately(port):
   told = _meet(port, (0, 3), (1, 3), (0, 3))
   assert time.monotonic() - started < _SECONDS
   assert len(set(told)) == 1
-  assert told[0].startswith('--process-id 0 is there twice: process ')
+  assert told[0].startswith('--process-id 0 is used twice: process ')
 
 
 def test_different_counts_end_all_immediately(port):
