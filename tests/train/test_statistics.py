@@ -95,7 +95,7 @@ class TestBlockDesign:
         block = np.eye(5)[seed][:4] - np.eye(5)[seed][4]
         rows.append([1, *arm, *block])
         values.append(error)
-    effects, _, rank, _ = linalg.lstsq(rows, values)
+    effects, _, rank, _ = linalg.lstsq(np.asarray(rows), np.asarray(values))
     residual = np.asarray(values) - np.asarray(rows) @ effects
     freedom = len(values) - rank
     covariance = linalg.inv(np.transpose(rows) @ rows)
