@@ -9,9 +9,9 @@ from train.onednn import library
 _USAGE = """\
 usage: python -m train.onednn build    compiles the kernels
 
-Convolutions for training on a CPU by oneDNN. They need a C++ compiler and
-`pip install -e '.[cpu]'`, take seconds to compile, and are used by `python -m
-train` wherever they are built.
+Convolutions by oneDNN, and batch norm with ReLU, for training on a CPU. They
+need a C++ compiler and `pip install -e '.[cpu]'`, take seconds to compile, and
+are used by `python -m train` wherever they are built.
 
 """
 
