@@ -127,7 +127,8 @@ class NetworkSettings:
 
   convolutions: Literal['auto', 'xla', 'onednn'] = 'auto'
   """What computes convolutions on one CPU device. auto: oneDNN where `python -m
-  train.onednn build` has built it, which is faster, else XLA."""
+  train.onednn build` has built it, which is faster, else XLA. With onednn batch
+  norm and its ReLU are also computed by a kernel of that build."""
 
   batch_norm: Literal['global', 'device'] = 'global'
   """wrn: whose statistics a batch norm takes in training. global: those of the
