@@ -6,7 +6,7 @@ Section 4.3 of "A Simple Asymmetric Momentum Make SGD Greatest Again": 150
 epochs of 391 steps, learning rate 0.1 for 30 epochs and then times 0.99985 per
 step, weight decay 5e-4, momentum 0.93 after a loss at or below the mean of the
 epoch and 0.9 otherwise. The paper reports 19.22 % test error around epoch 120.
-For a GPU (bfloat16). Needs CIFAR-100 as TensorFlow Datasets prepares it.
+For a GPU (bfloat16). Requires CIFAR-100 prepared by TensorFlow Datasets.
 
 `python -m train run figure4-cifar100-lcam` trains the same network with
 checkpoints, records and several devices.

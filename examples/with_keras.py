@@ -3,8 +3,8 @@
     KERAS_BACKEND=jax python examples/with_keras.py
 
 `Model.fit` does not pass the loss to the optimizer, so this is the JAX training
-loop that Keras documents for custom training. Needs `pip install
-keras`, and a few seconds on a CPU.
+loop that Keras documents for custom training. Requires `pip install keras`.
+Takes a few seconds on a CPU.
 """
 
 import os

@@ -45,7 +45,7 @@ class Network:
   signature of :func:`jax.lax.conv_general_dilated`."""
   normalizes: bool = False
   """Whether ``build`` also takes ``batch_norm_parts``, the number of equal
-  parts of the batch that batch norm takes separate statistics of, and
+  parts of the batch that batch norm normalizes separately, and
   ``batch_norm_relu``, a function that computes batch norm with ReLU in
   training."""
 
@@ -66,7 +66,7 @@ class Network:
     return importlib.import_module(f'models.{self.module}')
 
 
-# What a file of weights calls the text that says which network it is of.
+# The metadata key of a weights file that describes the network.
 _METADATA = 'network'
 
 NETWORKS: dict[str, Network] = {
@@ -99,8 +99,8 @@ def save(
     network: A name in :data:`NETWORKS`.
     image_shape: Height, width and channels.
     num_classes: Number of classes.
-    settings: Those of the network.
-    **facts: What else the file shall say, as JSON values.
+    settings: The settings of the network.
+    **facts: Further JSON values to store in the file.
   """
   import jax
   import numpy as np
@@ -117,25 +117,25 @@ def save(
     'settings': dict(settings),
     **facts,
   }
-  # The format has texts alone, and writes several in any order: with one, the
-  # same weights make the same bytes.
+  # The format stores only strings and does not order them. With a single one,
+  # the same weights give the same bytes.
   safetensors.save_file(arrays, path, {_METADATA: json.dumps(content)})
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
-  """Builds the network whose weights are in a file, as :func:`save` writes it.
+  """Loads a network from a file that :func:`save` wrote.
 
   Args:
-    path: Such as the ``weights.safetensors`` of a run.
+    path: The file, for example ``weights.safetensors`` of a run.
 
   Returns:
     The model, an :class:`flax.nnx.Module` in evaluation mode with float32
-    arithmetic, and what the file says of it. Of a run that is ``mean`` and
-    ``std``, of the pixels in 0 to 1 by channel: the model takes
+    arithmetic, and the values stored in the file. Those of a run include
+    ``mean`` and ``std`` per channel, of pixels in [0, 1]: the model takes
     ``(images / 255 - mean) / std``.
 
   Raises:
-    ValueError: The file is not of a network that there is here.
+    ValueError: If the file does not contain the weights of a known network.
   """
   from flax import nnx
   import jax
@@ -153,7 +153,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
     facts = {}
   if facts.get('network') not in NETWORKS:
     raise ValueError(
-      f'{path} must be of one of the networks {", ".join(NETWORKS)}, got'
+      f'{path} must contain one of the networks {", ".join(NETWORKS)}, got'
       f' {facts.get("network")}.'
     )
   model = NETWORKS[facts['network']].build(
@@ -167,7 +167,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
   leaves, structure = jax.tree.flatten_with_path(state)
   names = [_path(path) for path, _ in leaves]
   if {*names} != arrays.keys():
-    raise ValueError(f'{path} does not hold the weights of its network.')
+    raise ValueError(f'{path} does not contain the weights of its network.')
   nnx.update(
     model,
     jax.tree.unflatten(structure, [jnp.asarray(arrays[n]) for n in names]),
@@ -177,7 +177,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Any, dict[str, Any]]:
 
 
 def _path(keys: Any) -> str:
-  """Where a leaf is, such as `head.kernel`."""
+  """The path of a leaf as text, such as `head.kernel`."""
   import jax
 
   return jax.tree_util.keystr(keys, simple=True, separator='.')

@@ -341,7 +341,7 @@ class _BatchNorm(nnx.BatchNorm):
         f' `batch_norm_parts`, got {len(x)}.'
       )
     parts = x.reshape(self.parts, -1, *x.shape[1:])
-    # As Flax has it: float32, of one pass.
+    # As in Flax: float32, in one pass.
     wide = parts.astype(jnp.promote_types(x.dtype, jnp.float32))
     axes = tuple(range(1, x.ndim))
     mean = wide.mean(axes)

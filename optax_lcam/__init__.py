@@ -15,7 +15,7 @@ from optax_lcam._optimizer import lcam_sgd
 
 try:
   __version__: str = _metadata.version('optax-lcam')
-except _metadata.PackageNotFoundError:  # a copy of the source on the path
+except _metadata.PackageNotFoundError:  # Not installed, but on the path.
   __version__ = '0.0.0'
 
 __all__ = [
@@ -30,8 +30,3 @@ __all__ = [
   'multi_steps',
   'read',
 ]
-
-try:
-  __version__ = _metadata.version('optax-lcam')
-except _metadata.PackageNotFoundError:  # Not installed, but on the path.
-  __version__ = '0.0.0'

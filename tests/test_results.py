@@ -102,12 +102,33 @@ def test_the_sentences_of_study_records_match_their_verdicts(committed):
   ],
 )
 def test_every_arm_is_finished(committed_arms, family, arms, seeds):
-  found = [arm for arm in committed_arms if arm.name.startswith(f'{family}-')]
+  found = [
+    arm
+    for arm in committed_arms
+    if arm.name.startswith(f'{family}-') and any(r.seed < 5 for r in arm.runs)
+  ]
   assert len(found) == arms
   for arm in found:
     assert len(arm.finished) >= seeds
     assert {run.seed for run in arm.finished} >= set(range(seeds))
     assert {run.config['git_commit'] for run in arm.runs} != {None}
+
+
+@pytest.mark.parametrize('dataset', preregistered.DATASETS)
+def test_stage_0_is_finished(committed_arms, dataset):
+  """As results/PREREGISTRATION.md writes it: seeds 5 to 34 in five arms."""
+  finished = {arm.name: arm.finished for arm in committed_arms}
+  for name in (
+    f'small-figure4-{dataset}-lcam',
+    f'small-figure4-{dataset}-fixed-0.9',
+    f'small-ablation-{dataset}-coin-by-epoch',
+    f'small-ablation-{dataset}-time-average',
+    f'small-ablation-{dataset}-swapped',
+  ):
+    runs = [run for run in finished[name] if run.seed >= 5]
+    assert sorted(run.seed for run in runs) == list(range(5, 35))
+    # One version of the program.
+    assert len({run.config['source_sha256'] for run in runs}) == 1
 
 
 def _results_page():

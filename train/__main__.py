@@ -4,7 +4,7 @@ from train import errors
 from train.devices import interruption
 
 if __name__ == '__main__':
-  # Before what takes seconds, and may be missing.
+  # Before the imports below, which take seconds and may fail.
   interruption.end_at_once()
   errors.tell_of_imports()
 
@@ -33,18 +33,18 @@ from train.devices import jax_environment
 _USAGE = """\
 usage: python -m train [--run-dir DIR]              the main job
        python -m train run [EXPERIMENT] [--flags]   one run
-       python -m train sweep NAME... [--seeds N]    arms times seeds
-       python -m train eval RUN_DIR                 test a run once more
-       python -m train list [WORD...]               the experiments
-       python -m train report DIR... --out DIR      tables and pictures
-       python -m train pack DIR... --out DIR        a few tables of many runs
+       python -m train sweep NAME... [--seeds N]    several seeds of each
+       python -m train eval RUN_DIR                 test a run's checkpoint
+       python -m train list [WORD...]               list the experiments
+       python -m train report DIR... --out DIR      tables and figures
+       python -m train pack DIR... --out DIR        pack runs into tables
        python -m train --version                    the version
 {studies}
 
 The main job trains a small Wide ResNet on handwritten digits, with LCAM and
 with fixed momentum, three seeds each, and reports the difference. It takes a
-minute on two CPU cores and needs no files. `python -m train run --help` shows
-the flags of a run.
+minute on two CPU cores and requires no files. `python -m train run --help`
+shows the flags of a run.
 """
 
 _MAIN_SEEDS = 3
@@ -66,27 +66,26 @@ class RunFlags(config_lib.Groups):
   run_dir: Annotated[
     pathlib.Path | None, command_line.default('runs/NAME/seed-N')
   ] = None
-  """Where the run is written. The same command with the same directory goes on
-  from the last checkpoint."""
+  """The run directory. The same command with the same directory resumes from
+  the last checkpoint."""
   distributed: bool = False
-  """This is one of several processes, which SLURM, Open MPI, Kubernetes or a
-  TPU pod has started."""
+  """Run as one of several processes, started by SLURM, Open MPI, Kubernetes or
+  on a TPU pod."""
   coordinator: Annotated[str | None, command_line.default('none')] = None
-  """HOST:PORT at which process 0 of several listens, where they were started in
+  """HOST:PORT at which process 0 listens, for processes that were started in
   another way."""
   process_id: Annotated[int | None, command_line.default('none')] = None
-  """Which of the processes this is, from 0."""
+  """Index of this process, from 0."""
   process_count: Annotated[int | None, command_line.default('none')] = None
-  """How many processes there are."""
+  """Number of processes."""
   wandb: Annotated[str | None, command_line.default('none')] = None
-  """Project on Weights & Biases that shows the curves live. Needs `pip install
-  wandb`."""
+  """Weights & Biases project to log to. Requires `pip install wandb`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class SweepFlags(config_lib.Groups):
-  """Run experiments with several seeds each. The same command goes on where it
-  was interrupted. Settings that are given are in place of the experiment's own.
+  """Run experiments with several seeds each. The same command resumes an
+  interrupted sweep. Settings given here replace those of the experiments.
   """
 
   experiments: Annotated[
@@ -95,23 +94,23 @@ class SweepFlags(config_lib.Groups):
   """Names or groups from `python -m train list`, such as small-figure2 or
   small-figure4-cifar10."""
   seeds: int = 3
-  """Runs of each experiment."""
+  """Number of runs of each experiment."""
   first_seed: int = 0
-  """Their seeds are this one and those after it."""
+  """Seed of the first run; the others follow it."""
   grid: Annotated[tuple[str, ...], command_line.default('none')] = ()
-  """Run each experiment under every combination of some settings, such as
-  `horizontal_momentum=0.9,0.93 learning_rate=0.05,0.1`. Of two momenta the
-  report draws a heat map."""
+  """Run each experiment with every combination of these settings, such as
+  `horizontal_momentum=0.9,0.93 learning_rate=0.05,0.1`. The report draws a heat
+  map of two momenta."""
   run_dir: pathlib.Path = pathlib.Path('runs')
   """Each run is written to RUN_DIR/NAME/seed-N."""
   runs_together: Annotated[
     int | None,
-    command_line.default('1 on a CPU and of more than WRN-16-4, else 8'),
+    command_line.default('1 on a CPU or above the size of WRN-16-4, else 8'),
   ] = None
-  """Most runs in one vmapped program. On a CPU one after another is faster."""
+  """Maximum number of runs in one vmapped program. On a CPU, one at a time is
+  faster."""
   wandb: Annotated[str | None, command_line.default('none')] = None
-  """Project on Weights & Biases that shows the curves live. Needs `pip install
-  wandb`."""
+  """Weights & Biases project to log to. Requires `pip install wandb`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,46 +128,45 @@ class EvalFlags:
   eval_batch_size: Annotated[int | None, command_line.default("the run's")] = (
     None
   )
-  """Images a step."""
+  """Images per step."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ListFlags:
-  """Show the experiments: groups, which `sweep` accepts, and their members."""
+  """List the experiments by group. `sweep` accepts names and groups."""
 
   words: Annotated[
     tyro.conf.Positional[tuple[str, ...]], command_line.default('all')
   ] = ()
-  """Show only experiments with all of these words in name or summary."""
+  """List only experiments with all of these words in name or summary."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ReportFlags:
-  """Draw figures and tables from finished runs."""
+  """Make tables and figures from finished runs."""
 
   directories: Annotated[
     tyro.conf.Positional[tuple[pathlib.Path, ...]], command_line.REQUIRED
   ] = ()
-  """Run directories, or directories that hold them at any depth."""
+  """Run directories, or directories that contain them at any depth."""
   out: pathlib.Path = pathlib.Path('report')
-  """Where the report and its pictures are written."""
+  """Output directory of the report and its figures."""
   name: str = 'report.md'
   """Name of the Markdown file."""
   margin: float = 2.0
-  """Differences within this part of the control's error, in percent, are
-  equivalent."""
+  """Margin of equivalence, in percent of the control's error."""
 
 
 @dataclasses.dataclass(frozen=True)
 class PackFlags:
-  """Make a few tables of many run directories, which report reads as well."""
+  """Pack run directories into a few tables, which `report` also reads."""
 
   directories: Annotated[
     tyro.conf.Positional[tuple[pathlib.Path, ...]], command_line.REQUIRED
   ] = ()
-  """Run directories, or directories that hold them at any depth."""
+  """Run directories, or directories that contain them at any depth."""
   out: pathlib.Path = pathlib.Path('packed')
-  """Where the tables are written."""
+  """Output directory of the tables."""
 
 
 def main(argv: list[str]) -> int:
@@ -179,7 +177,7 @@ def main(argv: list[str]) -> int:
       return _answer(first, argv)
     finally:
       sys.stdout.flush()
-  except SystemExit as stop:  # tyro has written its message or the help.
+  except SystemExit as stop:  # tyro has printed its message or the help.
     return int(stop.code or 0)
   except errors.UsageError as error:
     _tell(error)
@@ -188,11 +186,11 @@ def main(argv: list[str]) -> int:
     _tell(error)
     return 1
   except OSError as error:
-    # Whoever read the output may have seen enough, as `head` has.
-    enough = isinstance(error, BrokenPipeError)
-    if not _give_up_output() and not enough:
+    # A reader may close the pipe early, as `head` does.
+    is_closed = isinstance(error, BrokenPipeError)
+    if not _give_up_output() and not is_closed:
       raise
-    if not enough:
+    if not is_closed:
       _tell(f'the output cannot be written: {error.strerror}.')
     return 1
   except Exception as error:
@@ -211,9 +209,9 @@ def main(argv: list[str]) -> int:
   except interruption.Interrupted as error:
     interruption.stopped()
     how = (
-      'starts anew'
+      'starts from the beginning'
       if first in ('eval', 'list', 'report', 'pack', *studies.STUDIES)
-      else 'goes on from the last checkpoint, if there is one'
+      else 'resumes from the last checkpoint, if there is one'
     )
     _tell(f'stopped by {error.by.name}. The same command {how}.')
     return error.exit_code
@@ -246,25 +244,25 @@ def _answer(first: str, argv: list[str]) -> int:
     return commands[first](argv[1:])
   if first and not first.startswith('-'):
     raise errors.UsageError(
-      f'There is no command {first!r}; there are {", ".join(commands)}.'
+      f'There is no command {first!r}; the commands are {", ".join(commands)}.'
       f'{errors.did_you_mean(first, commands)}'
     )
   return _main_job(argv, started)
 
 
 def _tell(what: object) -> None:
-  """A sentence on standard error, if that can be written."""
+  """Prints a message to standard error, if possible."""
   with contextlib.suppress(OSError):
     print(f'python -m train: {what}', file=sys.stderr, flush=True)
 
 
 def _give_up_output() -> bool:
-  """Whether standard output cannot be written; then nothing more is."""
+  """Whether standard output cannot be written; if so, it is discarded."""
   try:
-    print(flush=True)  # What has failed before is no longer in its buffer.
+    print(flush=True)  # The failed output is no longer in the buffer.
     return False
   except OSError:
-    # Python would complain once more when it flushes at its end.
+    # Otherwise Python reports the error again when it flushes at exit.
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return True
 
@@ -278,14 +276,14 @@ def _usage() -> str:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-  # JAX has no class for it, and names it in more than one way.
+  # JAX has no exception class for it, and more than one message.
   return isinstance(error, MemoryError) or any(
     sign in str(error) for sign in ('RESOURCE_EXHAUSTED', 'Out of memory')
   )
 
 
 def _start_jax(configs: Iterable[config_lib.Config] = ()) -> None:
-  """What must be set before JAX is imported, for runs with these settings."""
+  """Configures the environment for these runs, before JAX is imported."""
   jax_environment.check_address_space()
   for sentence in jax_environment.prepare():
     _tell(sentence)
@@ -323,10 +321,10 @@ def _main_job(argv: list[str], started: float) -> int:
     progress.console(),
   )
   if len(failed) == _MAIN_SEEDS * len(arms):
-    return 1  # Each has said why.
+    return 1  # Each run has reported its error.
   print(report.write([flags.run_dir], flags.run_dir))
   print(
-    f'{time.monotonic() - started:.0f} s. The table and the picture are in'
+    f'{time.monotonic() - started:.0f} s. The table and the figure are in'
     f' {flags.run_dir}.'
   )
   return 1 if failed else 0
@@ -349,9 +347,9 @@ def _run(argv: list[str]) -> int:
     if changed.takes is not None and changed.follows is not None:
       flag = config_lib.flag(changed.takes.setting)
       raise errors.UsageError(
-        f'{experiment.name} has the {changed.takes.value} of a finished run of'
-        f' {changed.follows.name}: give it by {flag}, or let `python -m train'
-        f' sweep {experiment.name}` make both.'
+        f'{experiment.name} takes the {changed.takes.value} from a finished run'
+        f' of {changed.follows.name}: pass it as {flag}, or use `python -m'
+        f' train sweep {experiment.name}`, which trains both.'
       )
     experiment = changed
   config_lib.check(flags.config)
@@ -405,8 +403,8 @@ def _check_processes(flags: RunFlags) -> None:
     return
   if flags.distributed or coordinator is None or own is None or count is None:
     raise errors.UsageError(
-      '--coordinator, --process-id and --process-count belong together, or'
-      ' --distributed alone where the cluster knows them.'
+      '--coordinator, --process-id and --process-count must be given together,'
+      ' or --distributed alone if JAX detects the cluster.'
     )
   _, _, port = coordinator.rpartition(':')
   if not port.isdecimal() or not 0 < int(port) < 2**16:
@@ -451,8 +449,8 @@ def _sweep(argv: list[str]) -> int:
   for seed in config_lib.SEEDS:
     if seed in given:
       raise errors.UsageError(
-        f'{config_lib.flag(seed)} is not for a sweep, whose runs have the'
-        ' seeds from --first-seed on.'
+        f'{config_lib.flag(seed)} is not a flag of sweep, whose seeds start at'
+        ' --first-seed.'
       )
   settings = {name: getattr(config, name) for name in given}
   axes = _axes(flags.grid)
@@ -515,7 +513,7 @@ def _axes(given: tuple[str, ...]) -> dict[str, list[Any]]:
     ]
     if len(set(axes[name])) < len(axes[name]):
       raise errors.UsageError(
-        f'--grid must have values that differ, got {text!r}.'
+        f'--grid must have distinct values, got {text!r}.'
       )
   return axes
 
@@ -560,7 +558,7 @@ def _list(argv: list[str]) -> int:
     size = max(found, key=lambda e: e.config.epochs).size
     print(f'{group}: {len(found)} experiments, {found[0].scale.title}; {size}')
     for experiment in found:
-      # `run` alone knows nothing of the run to follow.
+      # `run` does not know the run to follow.
       follows = ' [sweep only]' if experiment.follows else ''
       print(
         f'  {experiment.name}  {experiment.summary} {experiment.duration}.'
@@ -571,8 +569,8 @@ def _list(argv: list[str]) -> int:
       f'No experiment has {" and ".join(flags.words)} in its name or summary.'
     )
   print(
-    'One: python -m train run NAME. Several, with seeds: python -m train sweep'
-    ' GROUP or NAME...'
+    'To run one: python -m train run NAME. To run several, with seeds: python'
+    ' -m train sweep GROUP or NAME...'
   )
   return 0
 
@@ -625,19 +623,19 @@ def _study(study: studies.Study, argv: list[str]) -> int:
   study.write(record, out)
   for sentence in module.sentences(record):
     print(f'- {sentence}')
-  print(f'The picture is in {out}.')
+  print(f'The figure is in {out}.')
   return 0
 
 
 def _check_out(out: pathlib.Path) -> None:
-  """Before the work whose result is to be written there."""
+  """Raises UsageError before the work if its result cannot be written."""
   from train import files
 
   files.check_writable('--out', out)
 
 
 def _survive_any_encoding() -> None:
-  """What a terminal cannot show is shown as the number of its character."""
+  """Replaces characters that a terminal cannot encode with escapes."""
   for stream in (sys.stdout, sys.stderr):
     if isinstance(stream, io.TextIOWrapper):
       stream.reconfigure(errors='backslashreplace')

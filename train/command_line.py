@@ -1,6 +1,7 @@
-"""The flags of a command, which tyro reads and tells what is wrong with.
+"""Parses the flags of a command with tyro.
 
-tyro writes its message to standard error and exits with code 2.
+For invalid flags, tyro prints a message to standard error and exits with code
+2.
 """
 
 from collections.abc import Sequence
@@ -20,23 +21,23 @@ _T = TypeVar('_T')
 _REGISTRY = constructors.ConstructorRegistry()
 
 REQUIRED: Any = tyro.conf.arg(help_behavior_hint='(required)')
-"""Says so in the help: tyro takes no items for a value."""
+"""Marks an argument as required in the help. For tyro, no items are a value."""
 
 
 def parse(
   flags: type[_T], argv: Sequence[str], prog: str, default: _T | None = None
 ) -> _T:
-  """The flags of a command.
+  """Parses the flags of a command.
 
   Args:
     flags: A dataclass, see tyro.
-    argv: What was given.
-    prog: What the help calls the program.
-    default: What holds where nothing was given.
+    argv: The arguments.
+    prog: The name of the program in the help.
+    default: The defaults of the flags.
 
   Raises:
-    SystemExit: With code 2, something unknown was given, or a value that is
-      not allowed; with code 0, help was asked for. Either is written by then.
+    SystemExit: With code 2 for an unknown flag or an invalid value, with code 0
+      for ``--help``. The message or the help has been printed.
   """
   options: dict[str, Any] = {} if default is None else {'default': default}
   return tyro.cli(flags, args=argv, prog=prog, registry=_REGISTRY, **options)
@@ -57,7 +58,7 @@ def given(argv: Sequence[str], flags: type) -> list[str]:
 
 
 def default(words: str) -> Any:
-  """Says in the help what holds where a value is ``None`` or of no items.
+  """Describes a default of ``None`` or of no items in the help.
 
   Example:
     >>> from typing import Annotated
@@ -74,7 +75,7 @@ def default(words: str) -> Any:
 def _path(
   info: constructors.PrimitiveTypeInfo,
 ) -> constructors.PrimitiveConstructorSpec[Any] | None:
-  """Every path of the command line is one of this machine."""
+  """Accepts local paths only, see :func:`train.files.from_user`."""
   if info.type is not pathlib.Path:
     return None
 
@@ -82,7 +83,7 @@ def _path(
     try:
       return files.from_user(pathlib.Path(words[0]))
     except errors.UsageError as error:
-      raise ValueError(str(error)) from error  # What tyro takes for wrong.
+      raise ValueError(str(error)) from error  # As tyro expects.
 
   return constructors.PrimitiveConstructorSpec(
     nargs=1,
@@ -95,7 +96,7 @@ def _path(
 
 @_REGISTRY.primitive_rule
 def _optional(info: constructors.PrimitiveTypeInfo) -> Any:
-  """A type or ``None`` is called by the type alone; `None` may be given."""
+  """Shows ``T | None`` as T in the help, and accepts `None`."""
   if info.type_origin is not types.UnionType:
     return None
   kinds = [kind for kind in get_args(info.type) if kind is not types.NoneType]
@@ -120,7 +121,7 @@ def _optional(info: constructors.PrimitiveTypeInfo) -> Any:
 
 @_REGISTRY.primitive_rule
 def _sequence(info: constructors.PrimitiveTypeInfo) -> Any:
-  """Says of values which is wrong and why; tyro says that one is."""
+  """Reports which value of a list is invalid and why, unlike tyro."""
   if info.type_origin is not tuple or get_args(info.type)[1:] != (...,):
     return None
   spec = constructors.ConstructorRegistry.get_primitive_spec(

@@ -1,8 +1,8 @@
 """Every setting of one run: typed, checked, saved and compared.
 
-A :class:`Config` is what the command line makes. :func:`check` refuses what is
-out of range, :func:`resolve` fills in what was left open and makes a
-:class:`Resolved`.
+The command line makes a :class:`Config`. :func:`check` rejects settings out of
+range. :func:`resolve` fills in the defaults that depend on other settings and
+returns a :class:`Resolved`.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +21,7 @@ from train.program import optimizers
 
 _T = TypeVar('_T')
 
-# The choices of these flags are what is registered.
+# The choices of these flags are the registered names.
 if TYPE_CHECKING:
   Dataset = str
   Model = str
@@ -55,7 +55,7 @@ _PAPER_DECAY_STEPS = 120 * 391
 # Steps are counted in int32.
 MOST_STEPS = 2**31 - 1
 
-# The settings that tell repetitions of one experiment apart.
+# The settings in which repetitions of one experiment differ.
 SEEDS = (
   'seed',
   'init_seed',
@@ -71,23 +71,24 @@ class DataSettings:
   """The images."""
 
   dataset: Dataset = 'digits'
-  """The images. digits is scikit-learn's and needs no files. folder and npz are
-  your own: --data-dir is a folder with train/CLASS/*.png and test/CLASS/*.png,
-  or an .npz file with train_images, train_labels, test_images, test_labels."""
+  """Data set. digits is part of scikit-learn and requires no files. folder and
+  npz are your own: --data-dir is a folder with train/CLASS/*.png and
+  test/CLASS/*.png, or an .npz file with train_images, train_labels,
+  test_images, test_labels."""
 
   data_dir: DataDir = None
-  """Directory of the data set's files; of npz, the file."""
+  """Directory of the data set's files; for npz, the file."""
 
   train_examples: Annotated[int | None, command_line.default('all')] = None
-  """Train on the first N examples only, of those that are not held out."""
+  """Train only on the first N examples that are not held out."""
 
   validation_examples: Annotated[int | None, command_line.default('none')] = (
     None
   )
-  """Hold out N training images, the same ones whatever the seed. Their loss and
-  error are recorded beside those of the test set."""
+  """Hold out N training images, the same for every seed. Their loss and error
+  are recorded beside those of the test set."""
 
-  image_size: Annotated[int | None, command_line.default('as they are')] = None
+  image_size: Annotated[int | None, command_line.default('unchanged')] = None
   """Shrink the images to N x N by averaging."""
 
   normalization: Literal['dataset', 'imagenet'] = 'dataset'
@@ -95,16 +96,16 @@ class DataSettings:
   authors' choice."""
 
   padding: Literal['zeros', 'reflection'] = 'zeros'
-  """What a crop shows beyond the image: zeros, as the authors' program has it,
-  or the image mirrored at its edge, as the WRN paper has it."""
+  """Padding of random crops: zeros, as in the authors' program, or reflection
+  at the edge, as in the WRN paper."""
 
 
 @dataclasses.dataclass(frozen=True)
 class NetworkSettings:
-  """What is trained."""
+  """The network and its arithmetic."""
 
   model: Model = 'wrn'
-  """The network: a Wide ResNet, or a small multilayer perceptron."""
+  """Network: a Wide ResNet, or a small multilayer perceptron."""
 
   depth: int = 10
   """wrn: depth, 6n + 4."""
@@ -119,56 +120,57 @@ class NetworkSettings:
   """mlp: units of each hidden layer."""
 
   dropout_rate: float = 0.0
-  """Dropout: of wrn between the convolutions of a block, of mlp after each
-  hidden layer."""
+  """Dropout rate: for wrn between the convolutions of a block, for mlp after
+  each hidden layer."""
 
   dtype: Dtype = 'auto'
   """Arithmetic of the network. auto: float32 on a CPU, else bfloat16."""
 
   convolutions: Literal['auto', 'xla', 'onednn'] = 'auto'
-  """What computes convolutions on one CPU device. auto: oneDNN where `python -m
-  train.onednn build` has built it, which is faster, else XLA. With onednn batch
-  norm and its ReLU are also computed by a kernel of that build."""
+  """Implementation of convolutions on one CPU device. auto: oneDNN, which is
+  faster, if `python -m train.onednn build` has built it, else XLA. With onednn
+  a kernel of that build also computes batch norm with ReLU."""
 
   batch_norm: Literal['global', 'device'] = 'global'
-  """wrn: whose statistics a batch norm takes in training. global: those of the
-  whole batch, so that a run means the same on any number of devices. device:
-  those of a device's own images, which are sent nowhere."""
+  """wrn: batch norm statistics in training. global: over the whole batch, so
+  that the number of devices does not matter. device: over each device's own
+  images, without communication."""
 
   remat: bool = False
-  """wrn: compute the activations of a block again for the gradients, instead of
-  keeping them. Less memory, slower."""
+  """wrn: recompute the activations of each block for the gradients. Saves
+  memory, and is slower."""
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerSettings:
-  """How it is trained."""
+  """The optimizer and its hyperparameters."""
 
   epochs: int = 20
   """Passes over the training set."""
 
   batch_size: int = 128
-  """Images a step, over all devices. The last, short batch is kept."""
+  """Images per step, over all devices. The last, short batch is kept."""
 
   optimizer: Optimizer = 'lcam'
-  """Method of optimization."""
+  """Optimizer. coin is a random control: it chooses between the momenta of lcam
+  at random."""
 
   learning_rate: Annotated[
-    float | None, command_line.default('of the optimizer, 0.1 for momentum SGD')
+    float | None,
+    command_line.default("the optimizer's, 0.1 for momentum SGD"),
   ] = None
   """Initial learning rate."""
 
   weight_decay: float = 5e-4
-  """Factor of the parameters that is added to the gradients (adamw: to the
-  update)."""
+  """Factor of the parameters to add to the gradients (adamw: to the update)."""
 
   horizontal_momentum: float = 0.93
-  """lcam: momentum (of Adam: b1) after a loss at or below the epoch's mean.
+  """lcam: momentum (Adam: b1) after a loss at or below the mean of the epoch.
   coin: one of its two momenta."""
 
   vertical_momentum: float = 0.9
-  """lcam: momentum after a loss above the epoch's mean. coin: the other of its
-  two momenta."""
+  """lcam: momentum (Adam: b1) after a loss above the mean of the epoch. coin:
+  the other of its two momenta."""
 
   initial_momentum: float = 0.9
   """lcam, coin: momentum of the first step."""
@@ -181,37 +183,37 @@ class OptimizerSettings:
   """lcam: the step on which a loss acts. next is Algorithm 1."""
 
   loss_decay: Annotated[
-    float | None, command_line.default('no, the mean of the epoch')
+    float | None, command_line.default('none, the mean of the epoch')
   ] = None
-  """lcam: compare with a moving average that forgets by this factor a step."""
+  """lcam: compare losses with a moving average of this decay per step."""
 
   horizontal_probability: Annotated[
-    tuple[float, ...] | None, command_line.default('none; coin needs it')
+    tuple[float, ...] | None, command_line.default('none; coin requires it')
   ] = None
-  """coin: probability of the horizontal momentum at each step, whatever the
-  loss. One for the run, or one for each epoch, the last for all that follow."""
+  """coin: probability of the horizontal momentum at each step, independent of
+  the loss. One value, or one per epoch; the last applies to all later ones."""
 
   momentum: float = 0.9
   """sgd: the fixed momentum."""
 
   nesterov: bool = False
-  """lcam, coin, sgd: Nesterov's momentum."""
+  """lcam, coin, sgd: Nesterov momentum."""
 
   label_smoothing: float = 0.0
-  """Part of each label that is spread over all classes, in training. The
-  training loss, which lcam looks at, is of the smoothed labels."""
+  """Fraction of each label that is spread over all classes in training. The
+  training loss, which controls lcam, uses the smoothed labels."""
 
   ema_decay: Annotated[float | None, command_line.default('none')] = None
-  """Test an exponential moving average of the weights and of the batch norms'
-  statistics, which forgets by this factor a step; less in the first steps."""
+  """Test an exponential moving average of the weights and the batch norm
+  statistics, with this decay per step; less in the first steps."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleSettings:
-  """The learning rate over time, from --learning-rate on."""
+  """The learning rate schedule, which starts from --learning-rate."""
 
   schedule: Schedule = 'exponential'
-  """Learning rate over time. exponential is the paper's per-step decay."""
+  """Learning rate schedule. exponential is the paper's per-step decay."""
 
   decay_start: Annotated[
     float | None, command_line.default('a fifth of the run')
@@ -220,9 +222,9 @@ class ScheduleSettings:
 
   decay_rate: Annotated[
     float | None,
-    command_line.default("to end at the fraction of the authors' 150"),
+    command_line.default("to decay as much as the authors' 150 epochs"),
   ] = None
-  """exponential: factor a step; 0.99985 in the authors' program."""
+  """exponential: factor per step; 0.99985 in the authors' program."""
 
   milestones: Annotated[
     tuple[float, ...] | None,
@@ -235,22 +237,23 @@ class ScheduleSettings:
   """steps: factor at each milestone."""
 
   warmup_epochs: Annotated[
-    float | None, command_line.default('5 and 30 percent of the run')
+    float | None,
+    command_line.default('5 percent of the run; of one-cycle 30 percent'),
   ] = None
   """warm-up: epochs of linear increase. one-cycle: epochs until the peak."""
 
   cycle_epochs: Annotated[
     float | None, command_line.default('a fifth of the run')
   ] = None
-  """warm-restarts: epochs of the first cycle, each next is twice as long.
-  cyclical: epochs of each cycle."""
+  """warm-restarts: epochs of the first cycle; each following one is twice as
+  long. cyclical: epochs of each cycle."""
 
   polynomial_power: float = 1.0
   """polynomial: power of the decay."""
 
   final_learning_rate: float = 0.0
-  """cosine, warm-restarts, polynomial: the rate at the end. cyclical: the
-  lowest rate."""
+  """cosine, warm-restarts, polynomial: the final rate. cyclical: the lowest
+  rate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,7 +261,7 @@ class RunSettings:
   """Seeds, tests, checkpoints and speed."""
 
   seed: int = 0
-  """Seed of everything that has no seed of its own."""
+  """Seed of everything without a seed of its own."""
 
   init_seed: Annotated[int | None, command_line.default('--seed')] = None
   """Seed of the initial parameters."""
@@ -275,30 +278,30 @@ class RunSettings:
   """Seed of the dropout masks."""
 
   coin_seed: Annotated[int | None, command_line.default('--seed')] = None
-  """Seed of the coin."""
+  """Seed of the random choices of coin."""
 
   eval_every: int = 1
-  """Test after every N epochs; always after the last and after the one that an
-  experiment is read off at."""
+  """Test after every N epochs, and always after the last epoch and the one
+  whose error an experiment reports."""
 
   eval_batch_size: int = 500
-  """Images a step when testing. Changes speed and memory only."""
+  """Images per step when testing. Affects only speed and memory."""
 
   steps_per_dispatch: Annotated[
     int | None,
     command_line.default('1 on a CPU, or with remat on GPUs; else 100'),
   ] = None
-  """Most training steps in one compiled program. On a CPU convolutions are slow
-  inside a loop, and on several GPUs remat saves no memory there."""
+  """Maximum number of training steps in one compiled loop. In a loop,
+  convolutions are slow on a CPU, and remat saves no memory on several GPUs."""
 
   deterministic: bool = False
-  """GPU: only operations that give the same bits each time. Slower."""
+  """GPU: use only operations that are deterministic bit for bit. Slower."""
 
   checkpoint_every: int = 1
   """Epochs between checkpoints."""
 
   checkpoint_seconds: float = 600.0
-  """Seconds after which a checkpoint is written within an epoch too."""
+  """Seconds after which a checkpoint is also written within an epoch."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -317,14 +320,14 @@ class Config(
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Resolved(Config):
-  """Settings in which nothing is open that follows from others.
+  """Settings without defaults that depend on other settings.
 
-  What may be ``None`` still says no by it: ``data_dir``, ``train_examples``,
+  ``None`` remains a value of ``data_dir``, ``train_examples``,
   ``validation_examples``, ``image_size``, ``loss_decay``,
   ``horizontal_probability``, ``ema_decay`` and ``steps_per_dispatch``.
   """
 
-  # Each without the default that it would inherit.
+  # `field()` removes the inherited defaults.
   learning_rate: float = dataclasses.field()
   decay_start: float = dataclasses.field()
   decay_rate: float = dataclasses.field()
@@ -350,7 +353,7 @@ class Groups:
 
   @classmethod
   def of(cls, config: Config) -> Self:
-    """These settings, and the defaults of all other flags."""
+    """Groups with these settings; other flags have their defaults."""
 
     def part(kind: Callable[..., _T]) -> _T:
       names = [field.name for field in dataclasses.fields(cast(Any, kind))]
@@ -432,7 +435,7 @@ def check(config: Config) -> None:
     config.schedule != 'one-cycle'
     or config.warmup_epochs is None
     or config.warmup_epochs < config.epochs,
-    f'below --epochs {config.epochs} for one-cycle, which then descends',
+    f'below --epochs {config.epochs} for one-cycle, which decays afterwards',
   )
   require_each(
     'cycle_epochs polynomial_power',
@@ -468,16 +471,16 @@ def resolve(config: Config, steps_per_epoch: int) -> Resolved:
   """Fills in the defaults that depend on other settings.
 
   Args:
-    config: As the command line gave it.
-    steps_per_epoch: Training steps of one epoch, the short batch included.
+    config: The settings from the command line.
+    steps_per_epoch: Training steps of one epoch, including the short batch.
 
   Raises:
-    UsageError: There are more steps than a counter can hold.
+    UsageError: If there are more steps than an int32 counter can hold.
   """
   if config.epochs * steps_per_epoch > MOST_STEPS:
     raise errors.UsageError(
-      f'--epochs must be at most {MOST_STEPS // steps_per_epoch} of'
-      f' {steps_per_epoch} steps, got {config.epochs}.'
+      f'--epochs must be at most {MOST_STEPS // steps_per_epoch} with'
+      f' {steps_per_epoch} steps per epoch, got {config.epochs}.'
     )
 
   epochs = config.epochs
@@ -497,14 +500,14 @@ def resolve(config: Config, steps_per_epoch: int) -> Resolved:
 
 
 def notes(config: Resolved, examples: int) -> list[str]:
-  """What of the settings is allowed, and hardly meant.
+  """Warnings about settings that are valid but probably not intended.
 
   Args:
     config: The settings.
-    examples: Images to train on.
+    examples: Number of training images.
 
   Returns:
-    A sentence each, which names both numbers.
+    One sentence per warning.
   """
   found = []
   if config.batch_size > examples:
@@ -538,7 +541,7 @@ def to_json(config: Config) -> dict[str, Any]:
   """The settings as plain JSON values."""
   settings = dataclasses.asdict(config)
   if config.data_dir is not None:
-    # So that it is found again from elsewhere.
+    # An absolute path does not depend on the working directory.
     settings['data_dir'] = config.data_dir.absolute()
   for name, value in settings.items():
     if isinstance(value, pathlib.Path):
@@ -549,10 +552,10 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def from_json(content: Mapping[str, Any]) -> Config:
-  """The configuration that :func:`to_json` has made these values of.
+  """The inverse of :func:`to_json`.
 
   Args:
-    content: Checked values of all settings; what is none is left out.
+    content: Checked values of all settings; other fields are ignored.
   """
   settings = {
     field.name: content[field.name] for field in dataclasses.fields(Config)
@@ -568,18 +571,18 @@ def from_json(content: Mapping[str, Any]) -> Config:
 
 
 def resolved_from_json(content: Mapping[str, Any], where: str) -> Resolved:
-  """The settings of a run that has begun; see :func:`from_json`.
+  """The resolved settings of a recorded run; see :func:`from_json`.
 
   Args:
     content: Checked values of all settings.
-    where: Names the run.
+    where: The name of the run, for the error.
 
   Raises:
-    UsageError: One is open.
+    UsageError: If a setting that should be resolved is ``None``.
   """
   for name in Resolved.__annotations__:
     if content[name] is None:
-      raise errors.UsageError(f'{where} does not say the setting {name}.')
+      raise errors.UsageError(f'{where} lacks the setting {name}.')
   return Resolved(**as_dict(from_json(content)))
 
 
@@ -602,7 +605,7 @@ OWN_TO_EACH_RUN = FREE_TO_CHANGE | {'eval_every', *SEEDS}
 
 
 def of_all_processes(resolved: Resolved) -> dict[str, Any]:
-  """The settings by flag that must be the same in all processes of a run."""
+  """The settings, by flag, that must be equal in all processes of a run."""
   return {
     flag(name): value
     for name, value in to_json(resolved).items()
@@ -616,13 +619,13 @@ def differences(
   """Settings in which a configuration differs from a saved one.
 
   Args:
-    given: The configuration as the command line gave it.
+    given: The configuration from the command line.
     resolved: The same, resolved.
-    saved: What :func:`to_json` made of another resolved one.
+    saved: Another resolved configuration, from :func:`to_json`.
 
   Returns:
-    One phrase a difference, such as ``'--epochs 30 (was 20)'``. Defaults that
-    follow from other settings are named only where nothing else differs.
+    One phrase per difference, such as ``'--epochs 30 (was 20)'``. Defaults that
+    depend on other settings are included only if nothing else differs.
   """
   different = {
     name: f'{flag(name)} {value} (was {saved.get(name)})'
@@ -638,5 +641,5 @@ def differences(
 
 
 def flag(name: str) -> str:
-  """What a setting is called on the command line."""
+  """The flag of a setting on the command line."""
   return '--' + name.replace('_', '-')

@@ -1,4 +1,4 @@
-"""Tests the last checkpoint of a run once more."""
+"""Tests the last checkpoint of a run."""
 
 from collections.abc import Sequence
 import dataclasses
@@ -17,13 +17,13 @@ from train.records import run_directory
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """What the tests of a run gave."""
+  """The result of :func:`evaluate`."""
 
   steps: int
-  """Steps that it was trained for."""
+  """Training steps of the checkpoint."""
   epochs: float
   figures: dict[str, float]
-  """Loss and error in percent, called as in metrics.jsonl."""
+  """Loss and error in percent, by their names in metrics.jsonl."""
 
 
 def evaluate(
@@ -35,14 +35,14 @@ def evaluate(
   """Loads the last checkpoint of a run and tests it.
 
   Args:
-    run_dir: A run directory, of a run that has ended or not.
-    data_dir: Of the images. Default: the run's.
-    eval_batch_size: Images a step. Default: the run's.
-    devices: What a batch is spread over. Default: all.
+    run_dir: The directory of a finished or unfinished run.
+    data_dir: Directory of the data set. Default: that of the run.
+    eval_batch_size: Images per step. Default: that of the run.
+    devices: The devices over which a batch is sharded. Default: all.
 
   Raises:
-    UsageError: There is no run, none of its checkpoints is there, or the last
-      one is damaged.
+    UsageError: If there is no run or no checkpoint, or the last checkpoint is
+      damaged.
   """
   if not run_dir.is_dir():
     raise errors.UsageError(f'There is no directory {run_dir}.')

@@ -1,10 +1,10 @@
-"""The paper's experiments: configurations as objects, which make their names.
+"""The experiments of the paper: named configurations.
 
-`python -m train list` shows them, `python -m train run NAME` runs one, and
-`python -m train sweep GROUP` all of a section. Every experiment of the paper
-has three scales: its own, for one GPU; `medium-`, a fifth of its epochs on a
+`python -m train list` lists them, `python -m train run NAME` runs one, and
+`python -m train sweep GROUP` runs a section. Every experiment of the paper has
+three scales: the paper's, for one GPU; `medium-`, a fifth of the epochs with a
 narrower and shallower network, which two CPU cores train in half an hour; and
-`small-`, a tenth of its epochs on a smaller network yet and 5,000 images of
+`small-`, a tenth of the epochs with an even smaller network and 5,000 images of
 half the width and height. Schedules keep their proportions.
 """
 
@@ -18,18 +18,18 @@ from train import config as config_lib
 from train import errors
 from train.config import Config
 
-# Settings that make no other experiment.
+# Settings in which runs of one experiment may differ.
 _SAME_EXPERIMENT = config_lib.OWN_TO_EACH_RUN
 
 
 @dataclasses.dataclass(frozen=True)
 class Scale:
-  """Network, images and epochs that experiments are run at."""
+  """A size of network, images and epochs."""
 
   name: str
-  """In one word."""
+  """One word."""
   prefix: str
-  """What the names of its experiments begin with."""
+  """Prefix of the names of its experiments."""
   title: str
 
 
@@ -40,7 +40,7 @@ SMALL = Scale('small', 'small-', 'the small scale')
 
 
 class Takes(enum.Enum):
-  """What an arm takes over from the run of LCAM that it follows."""
+  """The quantity that a control takes from the run of LCAM that it follows."""
 
   SHARE = 'share of horizontal steps'
   SHARE_OF_EACH_EPOCH = 'share of horizontal steps of each epoch'
@@ -48,7 +48,7 @@ class Takes(enum.Enum):
 
   @property
   def setting(self) -> str:
-    """The setting that it becomes."""
+    """The setting that receives it."""
     return 'momentum' if self is Takes.MEAN_MOMENTUM else _PROBABILITY
 
 
@@ -60,37 +60,36 @@ class Experiment:
   """A named configuration."""
 
   section: str
-  """The group that it belongs to, such as figure4 or ablation."""
+  """A group of experiments, such as figure4 or ablation."""
   dataset: str | None
-  """The data set, where the section has more than one."""
+  """The data set, if the section has more than one."""
   arm: str
-  """What tells it from the others of its section and data set."""
+  """The name within the section and data set."""
   scale: Scale
   summary: str
-  """What it is, and where in the paper."""
+  """What it trains, and its place in the paper."""
   size: str
   """Network, images and epochs, in words."""
   duration: str
-  """How long one run takes, and where."""
+  """Duration of one run, and the hardware."""
   config: Config
   follows: 'Experiment | None' = None
-  """The experiment of LCAM that this one takes a setting over from, seed by
-  seed."""
+  """The experiment of LCAM whose run of the same seed provides a setting."""
   takes: Takes | None = None
-  """What it takes over."""
+  """The quantity that it takes from that run."""
   reads_off: int | None = None
-  """The epoch at which the paper reads off its error; ``None``: the last."""
+  """The epoch whose error the paper reports; ``None``: the last."""
   changes: tuple[tuple[str, Any], ...] = ()
-  """Settings in which it differs from the registered one."""
+  """Settings in which it differs from the registered experiment."""
 
   @property
   def group(self) -> str:
-    """What `sweep` calls all arms of its section and scale."""
+    """The name of all arms of its section and scale, for `sweep`."""
     return f'{self.scale.prefix}{self.section}'
 
   @property
   def unchanged(self) -> str:
-    """The name that the experiment is registered under."""
+    """The name under which the experiment is registered."""
     parts = (self.group, self.dataset, self.arm)
     return '-'.join(part for part in parts if part is not None)
 
@@ -104,19 +103,19 @@ class Experiment:
 
   @property
   def folder(self) -> str:
-    """The name as a folder: without blanks."""
+    """The name without blanks, for a folder."""
     changes = ''.join(f'+{name}={_text(x)}' for name, x in self.changes)
     return self.unchanged + changes.replace(' ', '_').replace('/', '_')
 
   def record(self) -> dict[str, Any]:
-    """What config.json says of it; see :func:`of_record`."""
+    """Its fields in config.json; see :func:`of_record`."""
     return {'experiment': self.unchanged, 'changes': dict(self.changes)}
 
   def change(self, settings: Mapping[str, Any]) -> 'Experiment':
-    """The experiment with other settings, which is one of its own.
+    """Returns the experiment with other settings.
 
-    What changes where or how fast it computes, and seeds, make no other
-    experiment.
+    It gets another name, unless they are only seeds or settings that affect
+    where or how fast it computes.
     """
     changed = {
       name: value
@@ -137,7 +136,7 @@ class Experiment:
 
   @property
   def planned(self) -> Config:
-    """The settings, with some value in place of what is to be taken over."""
+    """The settings, with a placeholder for the quantity to take."""
     if self.takes is None:
       return self.config
     value: Any = 0.5 if self.takes is Takes.MEAN_MOMENTUM else (0.5,)
@@ -160,7 +159,7 @@ _DIGITS = Config(
 )
 
 # Section 4: WRN28-10 without dropout. The authors run 150 epochs; the paper
-# reads off epoch 120.
+# reports the error of epoch 120.
 _PAPER = Config(
   depth=28,
   widen_factor=10,
@@ -191,15 +190,15 @@ _AUTHORS: dict[str, Any] = {
   'normalization': 'imagenet',
 }
 
-# Epochs of the paper to one of a scale.
+# Epochs of the paper per epoch of the scale.
 _SMALL_FACTOR = 10
 _MEDIUM_FACTOR = 5
 
-# An epoch and its test, measured.
+# Measured, including the test.
 _SMALL_EPOCH_SECONDS = 2.4
 _MEDIUM_EPOCH_SECONDS = 60
 
-# A training image of WRN-28-10, and half of what an H200 does in bfloat16.
+# FLOP of WRN-28-10, and half the bfloat16 rate of an H200.
 _FLOP_PER_IMAGE = 31.5e9
 _FLOP_PER_SECOND = 395e12
 
@@ -243,7 +242,7 @@ class _Arm:
   follows: '_Arm | None' = None
   takes: Takes | None = None
   reads_off: int | None = None
-  """``None``: epoch 120 of the authors' 150, elsewhere the last."""
+  """``None``: epoch 120 of the authors' 150, otherwise the last."""
 
 
 def _make(dataset: str, *settings: dict[str, Any]) -> Config:
@@ -279,9 +278,10 @@ def _final_lcam(dataset: str) -> _Arm:
 
 
 def _figure_4_and_table_1(dataset: str) -> Iterator[_Arm]:
-  """The paper's arms, those that its Table 1 takes its figures from, and
-  controls that the paper lacks. Of these, the authors' program has the fixed
-  0.9, in the file of its Figure 5.
+  """The arms of the paper, the sources of its Table 1, and further controls.
+
+  Of these controls, the authors' program contains fixed 0.9, in the file of its
+  Figure 5.
   """
   yield _final_lcam(dataset)
   for momentum in (0.9, 0.93, 0.915):
@@ -312,7 +312,7 @@ def _figure_4_and_table_1(dataset: str) -> Iterator[_Arm]:
     dataset,
     'wrn',
     f'Table 1, {dataset}: the WRN paper as published, 200 epochs, steps at 60,'
-    " 120, 160, Nesterov's momentum, crops padded with reflections.",
+    ' 120, 160, Nesterov momentum, crops padded with reflections.',
     _make(
       dataset,
       _fixed(0.9),
@@ -323,17 +323,17 @@ def _figure_4_and_table_1(dataset: str) -> Iterator[_Arm]:
     'table1',
     dataset,
     'cosine',
-    f'Table 1 as it reads, {dataset}: cosine annealing, 200 epochs.',
+    f'Table 1 read literally, {dataset}: cosine annealing, 200 epochs.',
     _make(dataset, _fixed(0.9), {'epochs': 200, 'schedule': 'cosine'}),
   )
-  # Of the SGDR paper, which has no Nesterov momentum; its program pads with
+  # From the SGDR paper, which uses no Nesterov momentum; its program pads with
   # zeros.
   yield _Arm(
     'table1',
     dataset,
     'sgdr-wrn',
     f"Control of Table 1, {dataset}: the SGDR paper's rerun of the WRN paper,"
-    " without Nesterov's momentum.",
+    ' without Nesterov momentum.',
     _make(dataset, _fixed(0.9), steps),
   )
   sgdr = {'epochs': 200, 'learning_rate': 0.05}
@@ -354,8 +354,8 @@ def _figure_4_and_table_1(dataset: str) -> Iterator[_Arm]:
     'table1',
     dataset,
     'sgdr-cosine',
-    f'Control of Table 1, {dataset}: cosine annealing as the SGDR paper has it,'
-    ' 200 epochs.',
+    f'Control of Table 1, {dataset}: cosine annealing as in the SGDR paper, 200'
+    ' epochs.',
     _make(dataset, _fixed(0.9), {**sgdr, 'schedule': 'cosine'}),
   )
 
@@ -369,8 +369,8 @@ def _ablations(dataset: str) -> Iterator[_Arm]:
     'ablation',
     dataset,
     'coin',
-    f"Ablation, {dataset}: a coin that switches at LCAM's own rate and does"
-    ' not look at the loss.',
+    f"Ablation, {dataset}: random control with LCAM's share of horizontal"
+    ' steps, independent of the loss.',
     coin,
     follows,
     Takes.SHARE,
@@ -379,8 +379,8 @@ def _ablations(dataset: str) -> Iterator[_Arm]:
     'ablation',
     dataset,
     'coin-by-epoch',
-    f"Ablation, {dataset}: a coin that switches at LCAM's own rate in each"
-    ' epoch and does not look at the loss.',
+    f"Ablation, {dataset}: random control with LCAM's share of horizontal steps"
+    ' in each epoch, independent of the loss.',
     coin,
     follows,
     Takes.SHARE_OF_EACH_EPOCH,
@@ -389,7 +389,7 @@ def _ablations(dataset: str) -> Iterator[_Arm]:
     'ablation',
     dataset,
     'time-average',
-    f"Ablation, {dataset}: momentum fixed at the mean of LCAM's own.",
+    f'Ablation, {dataset}: momentum fixed at the mean of LCAM.',
     _make(dataset, _FINAL, {'optimizer': 'sgd'}),
     follows,
     Takes.MEAN_MOMENTUM,
@@ -407,22 +407,22 @@ def _ablations(dataset: str) -> Iterator[_Arm]:
     'ablation',
     dataset,
     'current',
-    f'Ablation, {dataset}: the loss chooses the momentum of its own step.',
+    f'Ablation, {dataset}: the loss selects the momentum of its own step.',
     _make(dataset, _FINAL, lcam, {'reaction': 'current'}),
   )
   yield _Arm(
     'ablation',
     dataset,
     'strict',
-    f'Ablation, {dataset}: < for <= alone.',
+    f'Ablation, {dataset}: < instead of <=, nothing else.',
     _make(dataset, _FINAL, lcam, {'inclusive': False}),
   )
   yield _Arm(
     'ablation',
     dataset,
     'moving-average',
-    f"Ablation, {dataset}: a moving average for the epoch's mean.",
-    # A quarter of an epoch of 391 steps, about.
+    f'Ablation, {dataset}: a moving average instead of the mean of the epoch.',
+    # About a quarter of an epoch of 391 steps.
     _make(dataset, _FINAL, lcam, {'loss_decay': 0.99}),
   )
   for factor, word in ((0.5, 'half'), (2, 'twice')):
@@ -430,7 +430,7 @@ def _ablations(dataset: str) -> Iterator[_Arm]:
     size = {
       'batch_size': int(_PAPER.batch_size * factor),
       'learning_rate': 0.1 * factor,
-      # Per step, so that an epoch decays as much.
+      # Per step, so that the decay per epoch is the same.
       'decay_rate': _FINAL['decay_rate'] ** factor,
     }
     yield _Arm(
@@ -455,8 +455,8 @@ def _others(dataset: str) -> Iterator[_Arm]:
     'authors',
     dataset,
     'lcam',
-    f"The authors' program, {dataset}: < for <=, decay one epoch later,"
-    " ImageNet's normalisation.",
+    f"The authors' program, {dataset}: < instead of <=, decay one epoch later,"
+    ' ImageNet normalization.',
     _make(dataset, _AUTHORS, _lcam(*_PAIRS[dataset])),
   )
   for optimizer in ('adam', 'adamw', 'rmsprop', 'adagrad'):
@@ -487,8 +487,8 @@ def _others(dataset: str) -> Iterator[_Arm]:
       'adaptive',
       dataset,
       f'{optimizer}-coin',
-      f'Section 4.4, {dataset}: {optimizer} whose b1 takes the same two values'
-      ' at random, at the same rate.',
+      f'Section 4.4, {dataset}: random control, {optimizer} whose b1 takes the'
+      ' same two values in the same shares.',
       _make(dataset, _FINAL, {**settings, 'optimizer': f'{optimizer}-coin'}),
       loss_controlled,
       Takes.SHARE,
@@ -503,7 +503,7 @@ def _of_the_paper() -> Iterator[_Arm]:
 
 
 def _shorten(config: Config, factor: int) -> Config:
-  """Part of the epochs, in the same proportions."""
+  """Divides the epochs by a factor, with the same proportions."""
 
   def part(epochs: float | None) -> float | None:
     return None if epochs is None else epochs / factor
@@ -528,7 +528,7 @@ def _small(config: Config) -> Config:
     image_size=16,
     # More steps for the same images: 157 an epoch.
     batch_size=config.batch_size // 4,
-    # Left open, it leads to the same final rate in fewer steps.
+    # The default leads to the same final rate in fewer steps.
     decay_rate=None,
     # Again a quarter of an epoch.
     loss_decay=config.loss_decay and 0.975,
@@ -541,9 +541,9 @@ def _medium(config: Config, reads_off: int | None) -> Config:
     shortened,
     depth=16,
     widen_factor=1,
-    # A run stops where the paper reads off.
+    # A run stops at the epoch that the paper reports.
     epochs=reads_off or shortened.epochs,
-    # The same final rate, in as many steps an epoch as the paper's.
+    # The same final rate, with as many steps per epoch as the paper.
     decay_rate=config.decay_rate and config.decay_rate**_MEDIUM_FACTOR,
   )
 
@@ -584,7 +584,7 @@ def _at_the_papers_size(arm: _Arm) -> Experiment:
     config=arm.config,
     follows=_at_the_papers_size(arm.follows) if arm.follows else None,
     takes=arm.takes,
-    # The authors run 150 epochs; controls of 120 end where the paper reads.
+    # The authors run 150 epochs; controls of 120 end at the reported epoch.
     reads_off=arm.reads_off
     or (_READ_OFF_EPOCH if arm.config.epochs == _PAPER.epochs else None),
   )
@@ -642,14 +642,14 @@ _BY_PLACE = {
 def find(
   scale: Scale, section: str, dataset: str | None, arm: str
 ) -> Experiment:
-  """The experiment of a place. KeyError where there is none."""
+  """Finds an experiment by its place. KeyError if there is none."""
   return _BY_PLACE[scale, section, dataset, arm]
 
 
 def members(
   scale: Scale, section: str, dataset: str | None = None
 ) -> list[Experiment]:
-  """All arms of a section at a scale, of one data set where it has several."""
+  """All arms of a section at a scale, of one data set if it has several."""
   return [
     e
     for e in EXPERIMENTS.values()
@@ -658,7 +658,7 @@ def members(
 
 
 def groups() -> dict[str, list[Experiment]]:
-  """The experiments by what `sweep` accepts for all of them."""
+  """The experiments by group."""
   found: dict[str, list[Experiment]] = {}
   for experiment in EXPERIMENTS.values():
     found.setdefault(experiment.group, []).append(experiment)
@@ -666,7 +666,7 @@ def groups() -> dict[str, list[Experiment]]:
 
 
 def get(name: str) -> Experiment:
-  """The experiment of this name, or UsageError with the nearest one."""
+  """The experiment of this name. UsageError suggests the nearest name."""
   if name in EXPERIMENTS:
     return EXPERIMENTS[name]
   raise errors.UsageError(
@@ -677,11 +677,11 @@ def get(name: str) -> Experiment:
 
 
 def select(name: str) -> list[Experiment]:
-  """The experiments of a name or a group.
+  """Selects experiments by name or group.
 
   Args:
-    name: Of an experiment; of a group, such as `figure2` or `small-figure4`; or
-      of a group and a data set, such as `small-figure4-cifar10`.
+    name: An experiment; a group, such as `figure2` or `small-figure4`; or a
+      group and a data set, such as `small-figure4-cifar10`.
   """
   if name in EXPERIMENTS:
     return [EXPERIMENTS[name]]
@@ -694,7 +694,7 @@ def select(name: str) -> list[Experiment]:
     return found
   names = {*EXPERIMENTS, *groups()}
   raise errors.UsageError(
-    f'There is no experiment and no group {name!r}.'
+    f'There is no experiment or group {name!r}.'
     f'{errors.did_you_mean(name, sorted(names))} `python -m train list` shows'
     ' them all.'
   )
@@ -703,10 +703,10 @@ def select(name: str) -> list[Experiment]:
 def grid(
   experiment: Experiment, axes: Mapping[str, Sequence[Any]]
 ) -> list[Experiment]:
-  """An experiment under every combination of some settings.
+  """An experiment with every combination of some settings.
 
   Args:
-    experiment: Any.
+    experiment: The experiment.
     axes: The values of each setting.
   """
   return [
@@ -716,14 +716,14 @@ def grid(
 
 
 def of_record(settings: Mapping[str, Any]) -> Experiment | None:
-  """The experiment that a run is of, by its settings and not by its name alone.
+  """Identifies the experiment of a run by its settings, not only by its name.
 
   Args:
-    settings: The content of its config.json.
+    settings: The contents of its config.json.
 
   Returns:
-    The registered one; one with changes where the settings are others; ``None``
-    where no such name is registered.
+    The registered experiment, with changes if the settings differ; ``None`` if
+    the name is not registered.
   """
   registered = EXPERIMENTS.get(settings.get('experiment') or '')
   if registered is None:
@@ -736,7 +736,7 @@ def of_record(settings: Mapping[str, Any]) -> Experiment | None:
       settings.get(field.name),
       getattr(registered.config, field.name),
     )
-    # What is left open follows from the rest. Old records lack new settings.
+    # None depends on other settings. Old records lack new settings.
     if field.name not in settings or own is None or given == own:
       continue
     if field.name in _SAME_EXPERIMENT:
@@ -748,8 +748,8 @@ def of_record(settings: Mapping[str, Any]) -> Experiment | None:
   found = registered.change(changed)
   if not found.changes:
     return found
-  # What another one is registered for, such as a run of before an experiment
-  # was defined anew, is of that one.
+  # The settings may be those of another registered experiment, for example in a
+  # run from before an experiment was redefined.
   place = registered.scale, registered.section, registered.dataset
   for other in members(*place):
     if other.takes is None and _same(other.config, found.config):
@@ -758,7 +758,7 @@ def of_record(settings: Mapping[str, Any]) -> Experiment | None:
 
 
 def _same(config: Config, other: Config) -> bool:
-  """Whether two configurations are of one experiment."""
+  """Whether two configurations belong to one experiment."""
   return all(
     getattr(config, field.name) == getattr(other, field.name)
     for field in dataclasses.fields(Config)
@@ -767,19 +767,19 @@ def _same(config: Config, other: Config) -> bool:
 
 
 def _tuple(value: Any) -> Any:
-  """A value of JSON as a setting has it."""
+  """Converts a JSON value to the type of a setting."""
   return tuple(value) if isinstance(value, list) else value
 
 
 def read_off_epoch(experiment: Experiment | None, epochs: int) -> int:
-  """The epoch at which the error of a run is read off.
+  """The epoch whose error is reported.
 
   Args:
-    experiment: What the run is of, if anything.
-    epochs: Of the run.
+    experiment: The experiment of the run, if any.
+    epochs: Number of epochs of the run.
 
   Returns:
-    Epoch 120 of the authors' 150, a tenth of it at the small scale; elsewhere
+    Epoch 120 of the authors' 150, a tenth of it at the small scale; otherwise
     the last.
   """
   reads_off = experiment and experiment.reads_off
@@ -789,16 +789,16 @@ def read_off_epoch(experiment: Experiment | None, epochs: int) -> int:
 def is_tested(
   experiment: Experiment | None, epoch: int, epochs: int, eval_every: int
 ) -> bool:
-  """Whether the figures of tests of an epoch are recorded.
+  """Whether a run is tested after an epoch.
 
   Args:
-    experiment: What the run is of, if anything.
-    epoch: From 1.
-    epochs: Of the run.
+    experiment: The experiment of the run, if any.
+    epoch: The epoch, from 1.
+    epochs: Number of epochs of the run.
     eval_every: The setting.
 
   Returns:
-    Also true for the last epoch, and the one whose error is read off.
+    Also true for the last epoch and the one whose error is reported.
   """
   read_off = read_off_epoch(experiment, epochs)
   return epoch % eval_every == 0 or epoch in (epochs, read_off)

@@ -1,4 +1,4 @@
-"""Text, JSON and pictures on disk, with validation and atomic writes.
+"""Text, JSON and figures on disk, with validation and atomic writes.
 
 Text is UTF-8 with line feeds, independent of locale and system. A file that
 cannot be read raises an error with one sentence that names it.
@@ -156,7 +156,7 @@ def writing(path: pathlib.Path) -> Iterator[None]:
   except OSError as error:
     raise errors.RunError(
       f'{path} cannot be written: {error.strerror}. Once it can be, the same'
-      ' command goes on from the last checkpoint.'
+      ' command resumes from the last checkpoint.'
     ) from error
 
 

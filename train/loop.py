@@ -1,7 +1,7 @@
-"""One run from top to bottom, or several seeds of it in one program.
+"""Trains one run, or several runs in one program.
 
-Settings and data, devices, run directories, optimizer, model, resume,
-compilation, epochs, summaries.
+The sections, in order: settings and data, program, run directories, network,
+resume, compilation, epochs, summaries.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -43,20 +43,20 @@ def run(
   experiment: Experiment | None = None,
   **options: Any,
 ) -> Summary:
-  """Trains one network, or goes on with it, or sees that it is done.
+  """Trains one network, or resumes an unfinished run. Skips a finished one.
 
   Args:
-    config: The settings, as the command line gave them.
-    run_dir: Where the run is written.
-    experiment: What it is a run of, for the records.
+    config: The settings from the command line.
+    run_dir: The run directory.
+    experiment: The experiment of the run, for the records.
     **options: See :func:`run_together`.
 
   Returns:
-    The content of summary.json.
+    The contents of summary.json.
 
   Raises:
-    UsageError: A setting is out of range, the data cannot be had, or the
-      directory holds another run.
+    UsageError: If a setting is out of range, the data cannot be loaded, or the
+      directory contains another run.
   """
   return run_together([config], [run_dir], experiments=[experiment], **options)[
     0
@@ -75,25 +75,25 @@ def run_together(
 ) -> list[Summary]:
   """Trains several networks at once, in one vmapped program.
 
-  Each has a run directory as if it had run alone, and may be gone on with alone
-  or in other company. What it computes is what it would alone, up to rounding.
+  Each run has its own directory. It can be resumed alone or together with other
+  runs, and its results equal those of a separate run up to rounding.
 
   Args:
     configs: The settings of the runs, see :func:`can_run_together`.
-    run_dirs: Where the runs are written.
-    experiments: What they are runs of, for the records.
-    devices: The devices that a batch is spread over. Default: all.
-    title: What the progress line calls the runs. Default: the name of the first
+    run_dirs: The run directories.
+    experiments: The experiments of the runs, for the records.
+    devices: The devices over which a batch is sharded. Default: all.
+    title: Name of the runs in the progress line. Default: the name of the first
       directory.
     console: Where progress is shown. Default: standard error.
-    wandb: Project on Weights & Biases to send the curves to, if any.
+    wandb: Project on Weights & Biases for the curves, if any.
 
   Returns:
-    The content of each summary.json.
+    The contents of each summary.json.
 
   Raises:
-    UsageError: See :func:`run`; or a run belongs to another process.
-    ValueError: The runs cannot be one program.
+    UsageError: See :func:`run`; or if another process owns a run.
+    ValueError: If the runs cannot share one program.
   """
   with contextlib.ExitStack() as owned:
     return _run_together(
@@ -111,11 +111,11 @@ def _run_together(
   console: rich.console.Console | None,
   wandb: str | None,
 ) -> list[Summary]:
-  """See :func:`run_together`; ``owned`` is closed after it."""
+  """See :func:`run_together`, which closes ``owned``."""
   if not can_run_together(configs):
     raise ValueError(
-      'Runs of one program must differ in seeds, schedules and the numbers of'
-      ' their optimizer alone.'
+      'Runs of one program may differ only in seeds, schedules and the'
+      ' hyperparameters of their optimizer.'
     )
   if not processes.is_first():
     console = rich.console.Console(quiet=True)
@@ -136,7 +136,7 @@ def _run_together(
   directories = [run_directory.RunDirectory(path) for path in run_dirs]
   with processes.errors_of_any():
     if processes.is_first():
-      # Before the data are decoded, which may take minutes.
+      # Before decoding the data, which may take minutes.
       for directory in directories:
         directory.check_writable()
       weights_and_biases.check(wandb)
@@ -176,15 +176,15 @@ def _run_together(
     summaries = [d.read_summary() for d in directories]
     for d, summary in zip(directories, summaries, strict=True):
       if summary is None or summary['status'] != 'done':
-        different = d.check_goes_on(
+        different = d.check_resume(
           program.devices,
           compute_dtype=program.dtype,
           convolutions=program.convolutions,
         )
         if different:
           say(
-            f'{d.path} was begun with {", ".join(different)}: its bits will not'
-            ' be those of a run without interruption.'
+            f'{d.path} was started with {", ".join(different)}: its result will'
+            ' differ from that of an uninterrupted run by rounding.'
           )
       for field in dict.fromkeys(d.notes):
         say(f'{d.path}: this version does not know the field {field}.')
@@ -196,7 +196,7 @@ def _run_together(
 
   summaries = processes.from_first(claim)
   if not _any_done(summaries):
-    # Again, as another process may have finished one meanwhile.
+    # Read again, because another process may have finished one meanwhile.
     summaries = processes.from_first(take)
   is_done = [s is not None and s['status'] == 'done' for s in summaries]
   if _any_done(summaries):
@@ -252,7 +252,7 @@ def _run_together(
   steps_done, restored = checkpoint.restore_newest(
     checkpoints, program.shape_member(), say
   )
-  # What each run has measured in this epoch so far.
+  # Metrics of the steps of this epoch so far.
   measured: list[StepMetrics] = []
   if restored:
     states, so_far = zip(*restored, strict=True)
@@ -278,14 +278,14 @@ def _run_together(
   say(f'Compiled in {time.monotonic() - compilation_started:.1f} s.')
 
   # ------------------------------------------------------------------ epochs
-  # First step at which the loss was not finite, of the runs that diverged.
+  # For each run that diverged, the first step with a non-finite loss.
   diverged: dict[int, int] = {}
   saved_at = time.monotonic()
 
   def save(epoch: int, steps_done: int) -> None:
-    """Writes a checkpoint of each run that has not diverged by now."""
+    """Writes a checkpoint of each run that has not diverged."""
     nonlocal saved_at
-    # Orbax fetches arrays in its own ways.
+    # Orbax transfers arrays implicitly.
     with jax.transfer_guard('allow'):
       of_steps = build.each_by_member(jax.device_get(measured))
       for i, finite in enumerate(program.are_finite(state)):
@@ -446,9 +446,9 @@ def _draw(
   title: str,
   say: Callable[[str], Any],
 ) -> None:
-  """Draws the pictures of a run that has ended.
+  """Draws the figures of a run. Errors are only reported.
 
-  Its summary is there: whatever is wrong with a picture is only said.
+  The run itself is complete, and its summary is written.
   """
   try:
     pictures.draw_run(log.rows, directory.picture, title)
@@ -458,14 +458,14 @@ def _draw(
       pictures.draw_phases(steps, settings, directory.phases, title)
   except Exception as error:  # Of many kinds: fonts, memory, a full disk.
     reason = ' '.join(str(error).split()) or type(error).__name__
-    say(f'{directory.path} has a picture less: {reason}')
+    say(f'{directory.path}: a figure cannot be drawn: {reason}')
 
 
 def can_run_together(configs: Sequence[config_lib.Config]) -> bool:
-  """Whether runs can be one program, see :func:`train.program.build.can_share`.
+  """Whether runs can share one program.
 
   Args:
-    configs: The settings, as the command line gave them.
+    configs: Their settings, see :func:`train.program.build.can_share`.
   """
   return build.can_share(configs)
 
@@ -475,7 +475,7 @@ def _any_done(summaries: Sequence[Summary | None]) -> bool:
 
 
 def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-  """What is shown of an epoch of several runs."""
+  """The mean row of an epoch of several runs, for the progress line."""
   newest = max(row['epoch'] for row in rows)
   alive = [row for row in rows if row['epoch'] == newest]
   return {
@@ -483,6 +483,6 @@ def _mean_row(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     if any(row[name] is None for row in alive)
     else sum(row[name] for row in alive) / len(alive)
     for name in alive[0]
-    # Of two, the epoch may be read off in one alone.
+    # Only some of the runs may be tested after this epoch.
     if all(name in row for row in alive)
   } | {'epoch': newest}

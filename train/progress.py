@@ -13,14 +13,14 @@ import rich.text
 
 _REFRESH_SECONDS = 0.2
 
-# Without a terminal, where a line stays.
+# Without a terminal, where every line stays.
 _LINE_SECONDS = 60.0
 
 
 def console() -> rich.console.Console:
-  """Standard error. Only a terminal gets a live line.
+  """A console on standard error, with a live line only in a terminal.
 
-  With FORCE_COLOR rich would treat a pipe as a terminal.
+  With FORCE_COLOR, rich would treat a pipe as a terminal.
   """
   return rich.console.Console(
     stderr=True, force_terminal=bool(sys.stderr and sys.stderr.isatty())

@@ -26,8 +26,8 @@ class Source:
   """Where a data set comes from, and how it is augmented."""
 
   reader: str
-  """Module of train/data/ with the function ``load(name, data_dir)``, which
-  returns :class:`train.data.dataset.Splits`. Imported when it is needed."""
+  """Module in train/data/ with the function ``load(name, data_dir)``, which
+  returns :class:`train.data.dataset.Splits`. Imported on first use."""
   channels: int | None
   """Number of image channels: 1 or 3; ``None``: either, as in the files."""
   crop_padding: int | None
@@ -62,7 +62,7 @@ SOURCES: dict[str, Source] = {
   ),
   'cifar10': _CIFAR,
   'cifar100': _CIFAR,
-  # Digits of house numbers: a mirror image is of no class.
+  # House numbers: a mirrored digit belongs to no class.
   'svhn_cropped': dataclasses.replace(_CIFAR, flip=False),
   'fashion_mnist': Source(
     reader='tfds',
@@ -72,7 +72,7 @@ SOURCES: dict[str, Source] = {
     image_size=28,
     probe=ProbeSize(image_size=14),
   ),
-  # Of the user's files nothing is known.
+  # Nothing is known about the user's files.
   'folder': _OWN_FILES,
   'npz': dataclasses.replace(_OWN_FILES, reader='npz'),
 }

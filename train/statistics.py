@@ -1,15 +1,15 @@
-r"""The one judge of differences: the model, the test, the words.
+r"""Estimates and judges differences between arms: model, tests and verdicts.
 
-**Model.** Runs of one seed share their start and the order of their images, so
-that seeds are blocks: :math:`y_{as} = \alpha_a + \sigma_s + \epsilon_{as}` for
-the error of arm :math:`a` under seed :math:`s` (a randomized block design;
-Montgomery, *Design and Analysis of Experiments*, chapter 4). All arms of a data
-set and scale are fitted together by least squares, with one residual variance.
-Arms may lack seeds. For two arms alone this is the paired t-test.
+**Model.** Runs with one seed share their initialization and the order of their
+images, so seeds are blocks: :math:`y_{as} = \alpha_a + \sigma_s +
+\epsilon_{as}` for the error of arm :math:`a` with seed :math:`s` (a randomized
+block design; Montgomery, *Design and Analysis of Experiments*, chapter 4). All
+arms of a data set and scale are fitted together by least squares, with one
+residual variance. Arms may lack seeds. With two arms this is the paired t-test.
 
-**Contrasts.** What is asked is a weighted sum of arms, such as LCAM − ½ (coin +
-time average), with its standard error and the degrees of freedom of the
-residual.
+**Contrasts.** A contrast is a weighted sum of arms, such as LCAM − ½ (random
+control + time average), with its standard error and the degrees of freedom of
+the residual.
 
 **Family.** Contrasts that are asked together are judged together, at a
 family-wise error of 5 %:
@@ -20,13 +20,13 @@ family-wise error of 5 %:
   a family of m: the probability that any interval of the family misses its true
   difference is at most 5 %. It is the interval of Holm's first step. Holm's
   later steps have no informative two-sided intervals of their own (Guilbaud,
-  *Biometrical Journal* 50, 2008): there p may find a difference whose interval
-  just reaches over zero.
+  *Biometrical Journal* 50, 2008): p may then find a difference whose interval
+  just includes zero.
 * Equivalence is two one-sided tests (Schuirmann, *Journal of Pharmacokinetics
-  and Biopharmaceutics* 15, 1987), read off the same interval: all of it lies
-  within the margin. The margin must be chosen without a look at the results.
+  and Biopharmaceutics* 15, 1987), applied to the same interval, which must lie
+  inside the margin. The margin must be chosen before the results are seen.
 * "Could have found" is the true difference that Holm's first step finds with a
-  probability of 80 %, whatever the others of the family are.
+  probability of 80 %, independent of the rest of the family.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,13 +46,13 @@ FAMILY_ERROR = 0.05
 POWER = 0.8
 
 RELATIVE_MARGIN = 0.02
-"""Of equivalence, as a part of the error of the control, or of what it gets
-right where that is less: about what the paper claims to gain, from 19.58 to
+"""Margin of equivalence, as a fraction of the error of the control, or of its
+accuracy if that is smaller: about the gain that the paper claims, from 19.58 to
 19.22."""
 
 
 class Verdict(enum.StrEnum):
-  """What a comparison says of the first of two."""
+  """The result of a comparison, for the first of two arms."""
 
   BETTER = 'better'
   WORSE = 'worse'
@@ -63,18 +63,19 @@ class Verdict(enum.StrEnum):
 def decide(
   difference: float, p: float, low: float, high: float, margin: float
 ) -> Verdict:
-  """Decides on one comparison. No other place does.
+  """Decides one comparison. All verdicts come from this function.
 
-  A difference that was found is named even where it is smaller than the margin:
-  :attr:`Judgement.is_within_margin` says so.
+  A difference that is found is reported even if it is smaller than the margin,
+  see :attr:`Judgement.is_within_margin`.
 
   Args:
-    difference: First minus second, of what shall be low, such as an error.
-    p: Probability of such a difference where there is none, adjusted for the
-      family. NaN where nothing could be tested, as for the others.
+    difference: First minus second, of a quantity that should be low, such as an
+      error.
+    p: The p-value, adjusted for the family. NaN if nothing could be tested, as
+      for the interval.
     low: Lower end of the simultaneous interval.
     high: Its upper end.
-    margin: Half the width of what counts as equivalent, or NaN.
+    margin: The margin of equivalence, or NaN.
 
   Returns:
     The verdict.
@@ -103,15 +104,15 @@ def _is_within(low: float, high: float, margin: float) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-  """A mean with what is known of its error."""
+  """A mean and its uncertainty."""
 
   n: int
   mean: float
   std: float
   """Standard deviation over the runs (n - 1); NaN for one run."""
   half_width: float
-  """Half of the 95 % confidence interval of the mean (Student's t), taken
-  alone; NaN for one run."""
+  """Half the width of the 95 % confidence interval of the mean (Student's t),
+  not adjusted for a family; NaN for one run."""
 
 
 def describe(values: Sequence[float]) -> Sample:
@@ -130,22 +131,23 @@ class Estimate:
   """A difference before it is judged."""
 
   n: int
-  """Seeds that all of the compared arms have."""
+  """Number of seeds that all compared arms have."""
   difference: float
   error: float
-  """Standard error; NaN without a degree of freedom."""
+  """Standard error; NaN without degrees of freedom."""
   freedom: float
   """Degrees of freedom of the standard error."""
   margin: float
-  """Of equivalence, in the unit of the difference; NaN: none is stated."""
+  """Margin of equivalence, in the unit of the difference; NaN if there is none.
+  """
 
 
 def estimate_mean(sample: Sample, margin: float) -> Estimate:
-  """The estimate of differences that were taken in pairs.
+  """The estimate of a mean of paired differences.
 
   Args:
-    sample: Of the differences.
-    margin: Of equivalence.
+    sample: The differences.
+    margin: The margin of equivalence.
   """
   return Estimate(
     n=sample.n,
@@ -157,11 +159,10 @@ def estimate_mean(sample: Sample, margin: float) -> Estimate:
 
 
 class BlockDesign:
-  """Errors of arms under seeds, fitted as arm + seed with one residual.
+  """Errors of arms and seeds, fitted as arm + seed with one residual.
 
   Args:
-    errors: By arm and seed, finite; one value at least. What tells seeds apart
-      can be sorted.
+    errors: Finite errors by arm and seed, at least one. Seeds must be sortable.
 
   Example:
     The paired t-test is the design of two arms:
@@ -178,8 +179,8 @@ class BlockDesign:
     cells = [
       (arm, seed) for arm, own in self._errors.items() for seed in sorted(own)
     ]
-    # The effect of a seed is relative to that of a first one; arms without any
-    # way over common seeds from one to the other have each a first one.
+    # The effect of a seed is relative to that of a first seed. Each group of
+    # arms that common seeds connect has its own first seed.
     seeds = sorted({seed for _, seed in cells} - _first_seeds(self._errors))
     design = np.array(
       [
@@ -190,13 +191,13 @@ class BlockDesign:
     )
     measured = np.array([self._errors[arm][seed] for arm, seed in cells])
     with np.errstate(divide='ignore', invalid='ignore'):
-      # Without a degree of freedom there is no residual to divide by.
+      # Without degrees of freedom there is no residual to divide by.
       self._fit = linear_model.OLS(measured, design).fit()
     self.freedom = round(self._fit.df_resid)
     """Degrees of freedom of the residual."""
     self._rounding = 1e-9 * max(1.0, float(np.abs(measured).max()))
     self.spread = math.nan
-    """Standard deviation of the residual; NaN without a degree of freedom."""
+    """Standard deviation of the residual; NaN without degrees of freedom."""
     if self.freedom > 0:
       spread = math.sqrt(self._fit.ssr / self.freedom)
       self.spread = spread if spread > self._rounding else 0.0
@@ -209,14 +210,14 @@ class BlockDesign:
     """Estimates a weighted sum of arms.
 
     Args:
-      weights: By arm; they add up to zero. What has a negative one is the
+      weights: By arm, with sum zero. Arms with a negative weight are the
         control.
-      relative_margin: Margin of equivalence as a part of the control's mean
-        error in percent, or of its distance to 100 where that is less.
+      relative_margin: Margin of equivalence as a fraction of the control's mean
+        error in percent, or of its distance to 100 if that is smaller.
 
     Returns:
-      The estimate, or ``None`` where an arm has no error, or no seed is common
-      to the arms.
+      The estimate, or ``None`` if an arm has no error, or the arms have no seed
+      in common.
     """
     if abs(sum(weights.values())) > 1e-9:
       raise ValueError(f'`weights` must add up to zero, got {dict(weights)}.')
@@ -243,10 +244,10 @@ class BlockDesign:
     return Estimate(n, difference, error, self.freedom, margin)
 
   def spreads(self) -> dict[str, float]:
-    """The residual's standard deviation arm by arm, which should be alike.
+    """The standard deviations of the residuals by arm; they should be similar.
 
     Scaled so that the mean of the squares over all runs is that of
-    :attr:`spread`. NaN without a degree of freedom.
+    :attr:`spread`. NaN without degrees of freedom.
     """
     if not self.freedom:
       return dict.fromkeys(self._arms, math.nan)
@@ -274,17 +275,17 @@ def _first_seeds(errors: Mapping[str, Mapping[Any, float]]) -> set[Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-  """An estimate, judged with the others of its family."""
+  """An estimate that was judged together with its family."""
 
   estimate: Estimate
   low: float
   """Lower end of Bonferroni's simultaneous 95 % interval; NaN if untested."""
   high: float
   p: float
-  """Holm's; NaN if untested."""
+  """Adjusted by Holm's method; NaN if untested."""
   verdict: Verdict
   family_size: int
-  """Contrasts that were judged together."""
+  """Number of contrasts that were judged together."""
 
   @property
   def could_have_found(self) -> float:
@@ -298,19 +299,19 @@ class Judgement:
 
   @property
   def is_within_margin(self) -> bool:
-    """Whether the whole interval is, also where a difference was found."""
+    """Whether the whole interval is, even if a difference was found."""
     return _is_within(self.low, self.high, self.estimate.margin)
 
 
 def judge(family: Sequence[Estimate]) -> list[Judgement]:
-  """Judges contrasts together, see the module's text.
+  """Judges contrasts together, see the module's docstring.
 
   Args:
-    family: All that are asked together. One without a degree of freedom is
-      undecided, and no member of the family.
+    family: All contrasts that are asked together. Those without degrees of
+      freedom are undecided, and do not count as members.
 
   Returns:
-    A judgement for each.
+    A judgement for each contrast.
   """
   tested = [i for i, e in enumerate(family) if not math.isnan(e.error)]
   raw = [_p_value(family[i]) for i in tested]
@@ -329,8 +330,8 @@ def judge(family: Sequence[Estimate]) -> list[Judgement]:
 
 
 def _holm(p_values: Sequence[float]) -> list[float]:
-  # statsmodels' multipletests collects all garbage at each call, which took a
-  # third of the time of a report.
+  # multipletests of statsmodels runs the garbage collector at each call, which
+  # took a third of the time of a report.
   order = np.argsort(p_values)
   steps = np.take(p_values, order) * np.arange(len(order), 0, -1)
   adjusted = np.empty(len(order))
@@ -357,12 +358,12 @@ def smallest_detectable(
   Args:
     error: Standard error of the difference.
     freedom: Its degrees of freedom.
-    family_size: Contrasts that are judged together.
+    family_size: Number of contrasts that are judged together.
     power: The probability.
 
   Returns:
-    The size, in the unit of ``error``, from which the first step of Holm's
-    method, a two-sided t-test at the level 5 % / ``family_size``, finds it.
+    The smallest size, in the unit of ``error``, that is found by the first step
+    of Holm's method, a two-sided t-test at the level 5 % / ``family_size``.
 
   Example:
     Two arms of 30 seeds with a residual of 0.71, in a family of six:
@@ -373,7 +374,7 @@ def smallest_detectable(
   critical = _quantile(freedom, family_size)
 
   def missing_power(shift: float) -> float:
-    # SciPy gives NaN instead of 0 for the far tail on the other side.
+    # SciPy returns NaN instead of 0 for the far tail on the other side.
     wrong_side = np.nan_to_num(stats.nct.cdf(-critical, freedom, shift))
     return float(stats.nct.sf(critical, freedom, shift) + wrong_side) - power
 

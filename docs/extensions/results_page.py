@@ -19,7 +19,7 @@ PENDING = (
   ' [preregistration](PREREGISTRATION.md) describes. The earlier runs at the'
   ' small scale do not decide the question.'
 )
-_SECTION = '## What was asked beforehand'
+_SECTION = '## Preregistered questions'
 _MARKERS = re.compile(r'(<!-- results -->\n).*(<!-- /results -->)', re.DOTALL)
 
 

@@ -48,10 +48,15 @@ def model_of(network: golden.Network) -> wide_resnet_torch.WideResNet:
   return model
 
 
-def training_step(network: golden.Network) -> golden.Arrays:
+def training_step(
+  network: golden.Network, dtype: str = 'float32'
+) -> golden.Arrays:
   """See ``wide_resnet_torch.one_training_step``."""
   images, labels = golden.images_and_labels(network)
-  return wide_resnet_torch.one_training_step(model_of(network), images, labels)
+  model = model_of(network).to(getattr(torch, dtype))
+  return wide_resnet_torch.one_training_step(
+    model, images.astype(dtype), labels
+  )
 
 
 def trajectory(run: golden.Run) -> lcam_torch.Trajectory:

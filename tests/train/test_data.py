@@ -366,7 +366,7 @@ class TestFolder:
 
     refused('train cannot be read: No such')
     (tmp_path / 'train').mkdir()
-    refused('no folders, one for each class')
+    refused('no folders. It must have one for each class')
     self._write(tmp_path, _IMAGES)
     damaged = tmp_path / 'train' / 'class 0' / '0.png'
     whole = damaged.read_bytes()
@@ -377,7 +377,7 @@ class TestFolder:
     refused('8 x 32 pixels.*one size|32 x 32 pixels.*8 x 32.*one size')
     damaged.write_bytes(whole)
     (tmp_path / 'test' / 'other').mkdir()
-    refused('other is no class of')
+    refused('other is not a class in')
 
 
 class TestNpz:

@@ -94,7 +94,7 @@ def test_a_run_that_is_asked_to_stop_saves_its_step_and_can_be_resumed(
     rest = process.stderr.read()
   assert process.returncode == code
   assert f'stopped by {number.name}' in rest
-  assert 'goes on' in rest
+  assert 'resumes' in rest
   assert 'Traceback' not in rest
   assert processes.read_summary(directory)['status'] == 'incomplete'
   resumed = processes.train(*flags)
@@ -163,7 +163,7 @@ def test_asked_to_stop_before_training(number, code, tmp_path, monkeypatch):
     rest = process.stderr.read()
   assert process.returncode == code
   assert 'epoch' not in rest
-  assert f'stopped by {number.name}. The same command goes on' in rest
+  assert f'stopped by {number.name}. The same command resumes' in rest
   assert 'Traceback' not in rest
 
 
@@ -414,7 +414,7 @@ def test_a_run_with_only_damaged_checkpoints_is_rejected(run_dir):
   _pretend_it_was_cut_off(run_dir)
   for step in ('8', '12'):
     damage.flip_a_bit(run_dir / 'checkpoints' / step)
-  with pytest.raises(errors.UsageError, match='can be read'):
+  with pytest.raises(errors.UsageError, match='is intact'):
     _run(run_dir)
 
 

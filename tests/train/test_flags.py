@@ -36,7 +36,7 @@ _WRONG = [
   ),
   (
     'sweep digits-lcam --grid horizontal_momentum=0.9,0.9',
-    ['--grid', 'values that differ', '0.9,0.9'],
+    ['--grid', 'distinct values', '0.9,0.9'],
   ),
   (
     'sweep digits-lcam --grid horizontal=0.9',

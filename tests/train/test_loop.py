@@ -341,6 +341,6 @@ def test_which_runs_can_share_one_program(tmp_path):
   ):
     configs = _configs({}, {'seed': 1, **other})
     assert not loop.can_run_together(configs), other
-  with pytest.raises(ValueError, match='seeds, schedules and the numbers'):
+  with pytest.raises(ValueError, match='only in seeds, schedules and the'):
     _run_together([tmp_path / '0', tmp_path / '1'], configs)
   assert list(tmp_path.iterdir()) == []

@@ -361,7 +361,7 @@ class TestGrids:
       for row in [[cell.strip() for cell in line.strip('|').split('|')]]
     }
     # -0.5 + 1 / 2 + 0.02 / 2, and -1 + 0.02, over the seeds.
-    switching = cells['the two momenta in turn − fixed at either']
+    switching = cells['switching momentum − fixed momentum']
     assert switching[1:3] == ['3', '+0.01']
     larger = cells['larger horizontal − larger vertical momentum']
     assert larger[1:3] == ['3', '-0.98']
@@ -517,7 +517,7 @@ class TestThePaper:
     assert ' to ' in wrn[4] and wrn[5] == '4.00'
     # Three random controls with three probabilities are one arm.
     assert lines[f'{prefix}ablation-cifar10-coin'][0] == '3'
-    claim = lines['CIFAR-10: LCAM is better than a coin of its own rate']
+    claim = lines['CIFAR-10: LCAM is better than its random control']
     assert claim[:3] == ['implied', '3', '-1.02']
     # Each difference occurs once and has no verdict.
     written = json.loads((tmp_path / 'out' / 'report.json').read_text())

@@ -26,9 +26,9 @@ Arrays = dict[str, np.ndarray]
 
 _MANIFEST = 'manifest.json'
 
-# Of the folders in which entries are written.
+# Prefix of the folders of unfinished entries.
 _UNFINISHED = 'tmp'
-# Another program writes for some seconds, unless it is stopped.
+# Writing an entry takes seconds, unless the process is suspended.
 _LOCK_SECONDS = 60
 
 
@@ -39,7 +39,7 @@ def load_or_build(
 
   Args:
     key: Name of the entry; it must change with the source of the arrays.
-    names: Those of the arrays.
+    names: The names of the arrays.
     build: Computes the arrays.
 
   Returns:
@@ -71,15 +71,15 @@ def _read(entry: pathlib.Path, names: Collection[str]) -> Arrays | None:
         return None
       arrays[name] = _load(path)
     return arrays
-  # The last two are what the header of a .npy file can raise.
+  # A damaged .npy header can raise the last two.
   except (errors.UsageError, OSError, ValueError, RecursionError, MemoryError):
     return None
 
 
 def _load(path: pathlib.Path) -> np.ndarray:
   """The array of a .npy file, or ValueError."""
-  # NumPy would make room for as much as the header claims, and takes a zip for
-  # several arrays. A map is not longer than the file.
+  # NumPy would allocate the size that the header claims, and reads a zip file
+  # as several arrays. A memory map is not longer than the file.
   mapped = np.load(path, mmap_mode='r', allow_pickle=False)
   if not isinstance(mapped, np.ndarray):
     mapped.close()
@@ -88,7 +88,7 @@ def _load(path: pathlib.Path) -> np.ndarray:
 
 
 def _write(entry: pathlib.Path, arrays: Arrays) -> None:
-  """Keeps an entry if it can be kept; else the next run decodes again."""
+  """Writes an entry. If this fails, the next run decodes the images again."""
   with contextlib.suppress(OSError):
     entry.parent.mkdir(parents=True, exist_ok=True)
     with _lock(_LOCK_SECONDS):
@@ -119,16 +119,16 @@ def _write_alone(entry: pathlib.Path, arrays: Arrays) -> None:
 
 
 def _remove_unfinished() -> None:
-  """Removes what killed programs have left."""
+  """Removes the unfinished entries of killed processes."""
   with contextlib.suppress(OSError):
     if any(root().glob(f'{_UNFINISHED}*')):
-      with _lock(0):  # The one that writes holds it.
+      with _lock(0):  # A writer would hold it.
         for left in [*root().glob(f'{_UNFINISHED}*')]:
           _remove(left)
 
 
 def _lock(seconds: float) -> filelock.BaseFileLock:
-  """Held by the one that writes, freed by its end. Waits, or OSError."""
+  """The lock of the writer. Its acquisition raises OSError after a timeout."""
   return filelock.FileLock(root().with_suffix('.lock'), timeout=seconds)
 
 

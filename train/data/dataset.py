@@ -36,7 +36,7 @@ def check(splits: Splits, channels: int | None) -> None:
 
   Args:
     splits: From a reader.
-    channels: Of the images; ``None``: those of the first one, 1 or 3.
+    channels: Number of channels. ``None`` accepts 1 or 3.
   """
   if channels is None:
     channels = 3 if splits.train.images.shape[-1] == 3 else 1
@@ -114,13 +114,13 @@ class Dataset:
 
 
 def hold_out(whole: Dataset, examples: int) -> Dataset:
-  """The data set with some of the training images as a validation split.
+  """Moves some of the training images to a validation split.
 
-  They are drawn at random, as files may be sorted, and always the same.
+  They are drawn at random, since files may be sorted, with a fixed seed.
 
   Args:
-    whole: A data set of more training images than that.
-    examples: Images to hold out.
+    whole: A data set with more than ``examples`` training images.
+    examples: Number of images to hold out.
   """
   order = np.random.default_rng(_HELD_OUT_SEED).permutation(len(whole.train))
   chosen = np.zeros(len(order), bool)

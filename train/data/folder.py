@@ -13,18 +13,18 @@ _ORDER_SEED = 0
 
 
 def load(name: str, data_dir: pathlib.Path | None) -> dataset.Splits:
-  """Loads the images of a folder, grey ones with one channel.
+  """Loads the images of a folder; gray images have one channel.
 
-  The classes are the folders in train/ by name. Training images are shuffled,
-  always alike: else the first N of them were of one class.
+  The classes are the folders in train/, sorted by name. Training images are
+  shuffled with a fixed seed; otherwise the first N would be of one class.
 
   Args:
-    name: Of the source.
+    name: Name of the data set, for errors.
     data_dir: The folder.
 
   Raises:
-    UsageError: It has another structure, or an image that cannot be read or is
-      of another size.
+    UsageError: If the folder has another structure, an image cannot be read, or
+      the images differ in size.
   """
   if data_dir is None:
     raise errors.UsageError(
@@ -35,7 +35,7 @@ def load(name: str, data_dir: pathlib.Path | None) -> dataset.Splits:
   for path in _folders(data_dir / 'test'):
     if path.name not in classes:
       raise errors.UsageError(
-        f'--data-dir {data_dir}: {path} is no class of {data_dir / "train"}.'
+        f'--data-dir {data_dir}: {path} is not a class in {data_dir / "train"}.'
       )
   files, labels = _list(data_dir / 'train', classes)
   order = np.random.default_rng(_ORDER_SEED).permutation(len(files))
@@ -58,8 +58,8 @@ def _folders(folder: pathlib.Path) -> list[pathlib.Path]:
     ) from error
   if not found:
     raise errors.UsageError(
-      f'--data-dir {folder.parent} cannot be used: {folder} has no folders, one'
-      ' for each class.'
+      f'--data-dir {folder.parent} cannot be used: {folder} has no folders. It'
+      ' must have one for each class.'
     )
   return found
 
@@ -85,14 +85,14 @@ def _list(
 
 
 def _read(files: list[pathlib.Path]) -> np.ndarray:
-  """shape=(examples, height, width, channels): 1 if all are grey, else 3."""
+  """shape=(examples, height, width, channels): 1 if all are gray, else 3."""
   images = [_decode(file) for file in files]
   size = images[0].shape[:2]
   for file, image in zip(files, images, strict=True):
     if image.shape[:2] != size:
       raise errors.UsageError(
         f'{file} has {image.shape[0]} x {image.shape[1]} pixels, and'
-        f' {files[0]} {size[0]} x {size[1]}: all images must be of one size.'
+        f' {files[0]} {size[0]} x {size[1]}: all images must have one size.'
       )
   if all(image.shape[2] == 1 for image in images):
     return np.stack(images)
@@ -108,12 +108,14 @@ def _decode(file: pathlib.Path) -> np.ndarray:
     raise errors.UsageError(
       f'{file} cannot be read: {error.strerror}.'
     ) from error
-  except cv2.error:  # Of no bytes.
+  except cv2.error:  # The file is empty.
     image = None
   if image is None or image.dtype != np.uint8:
-    raise errors.UsageError(f'{file} is not an image of 8 bits a channel.')
+    raise errors.UsageError(f'{file} is not an image with 8 bits per channel.')
   if image.ndim == 2:
     return image[..., None]
   if image.shape[2] == 4:
-    raise errors.UsageError(f'{file} has an alpha channel, as no image may.')
-  return image[..., ::-1]  # OpenCV's is BGR.
+    raise errors.UsageError(
+      f'{file} has an alpha channel, which is not supported.'
+    )
+  return image[..., ::-1]  # OpenCV decodes to BGR.

@@ -21,11 +21,11 @@ def load(
 
   Args:
     name: One of :data:`train.sources.SOURCES`.
-    data_dir: Where the files are, ``None`` for the default of the source.
+    data_dir: Directory of the files, ``None`` for the default of the source.
     train_examples: Keep the first N training examples, ``None`` for all.
     image_size: Shrink the images to this height and width, ``None`` to keep
       them as they are.
-    validation_examples: Hold out so many training images, see
+    validation_examples: Hold out this number of training images, see
       :func:`train.data.dataset.hold_out`.
 
   Returns:
@@ -47,7 +47,7 @@ def prepare(
   image_size: int | None = None,
   validation_examples: int | None = None,
 ) -> dataset.Dataset:
-  """The data set that :func:`load` makes of what a reader gave."""
+  """Builds the data set of :func:`load` from the splits of a reader."""
   source = sources.get(name)
   try:
     dataset.check(splits, source.channels)
@@ -97,7 +97,7 @@ def prepare(
 
 
 def of_run(config: config_lib.Config) -> dataset.Dataset:
-  """Loads the data set of a run, as its settings say."""
+  """Loads the data set of a run from its settings."""
   return load(
     config.dataset,
     config.data_dir,

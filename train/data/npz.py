@@ -9,7 +9,7 @@ from train import errors
 from train import files
 from train.data import dataset
 
-# What the arrays may be called: train and test images and labels.
+# Accepted names of the arrays.
 _NAMES = (
   ('train_images', 'train_labels', 'test_images', 'test_labels'),
   ('x_train', 'y_train', 'x_test', 'y_test'),
@@ -23,11 +23,11 @@ def load(name: str, data_dir: pathlib.Path | None) -> dataset.Splits:
   width, channels), labels whole numbers from 0 with shape=(examples,).
 
   Args:
-    name: Of the source.
+    name: Name of the data set, for errors.
     data_dir: The file.
 
   Raises:
-    UsageError: It is no such file.
+    UsageError: If it is not such a file.
   """
   wanted = ', '.join(_NAMES[0])
   if data_dir is None:
@@ -35,7 +35,7 @@ def load(name: str, data_dir: pathlib.Path | None) -> dataset.Splits:
       f'--data-dir must be an .npz file with {wanted} for --dataset {name}, got'
       ' none.'
     )
-  files.read_bytes(data_dir)  # Says what is wrong with a path.
+  files.read_bytes(data_dir)  # Raises UsageError for an invalid path.
   try:
     with np.load(data_dir, allow_pickle=False) as file:
       arrays = dict(file)
@@ -46,7 +46,7 @@ def load(name: str, data_dir: pathlib.Path | None) -> dataset.Splits:
     TypeError,
     zipfile.BadZipFile,
   ) as error:
-    reason = str(error).splitlines()[0] if str(error) else 'it ends too early'
+    reason = str(error).splitlines()[0] if str(error) else 'it is truncated'
     raise errors.UsageError(
       f'--data-dir {data_dir} is not an .npz file of arrays: {reason}.'
     ) from error
@@ -82,7 +82,7 @@ def _as_images(images: np.ndarray, file: pathlib.Path) -> np.ndarray:
 
 
 def _as_labels(labels: np.ndarray, file: pathlib.Path) -> np.ndarray:
-  """Labels of any integer type, in a column too, as CIFAR's of Keras are."""
+  """Converts labels of any integer type, flat or in a column as in Keras."""
   if labels.ndim == 2 and labels.shape[1] == 1:
     labels = labels[:, 0]
   small = labels.size == 0 or (

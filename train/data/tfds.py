@@ -70,9 +70,9 @@ def _prepared_builder(name: str, data_dir: pathlib.Path | None) -> Any:
   directory = data_dir or pathlib.Path(builder.data_dir).parents[1]
   if importlib.util.find_spec('tensorflow') is None:
     raise errors.UsageError(
-      f'{name} is not prepared in {directory}, and preparing it takes'
+      f'{name} is not prepared in {directory}, and preparing it requires'
       ' TensorFlow: run `pip install tensorflow` and repeat the command, or'
-      ' name a directory that holds it with --data-dir.'
+      ' pass a directory that contains it as --data-dir.'
     )
   try:
     builder.download_and_prepare()

@@ -1,1 +1,1 @@
-"""Where a run computes: JAX's environment, several processes, signals."""
+"""The environment of a run: settings of JAX, processes, signals."""

@@ -1,9 +1,9 @@
-"""Being asked to stop: SIGINT (Ctrl-C) and SIGTERM (preemption).
+"""Stops the program on SIGINT (Ctrl-C) and SIGTERM (preemption).
 
-A run finishes its step and writes a checkpoint first. Who asks twice does not
-want to wait, and before and after the training there is nothing to save. A
-signal that was ignored when the program began, as nohup and `trap ''` have it,
-stays ignored.
+In training, the first signal lets the run finish its step and write a
+checkpoint. A second signal stops at once, and so does any signal before or
+after training, where there is nothing to save. A signal that was ignored when
+the program started, as under nohup or `trap ''`, stays ignored.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,13 +15,13 @@ from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
-# Asked to stop, and not yet stopped. Python drops an exception that a signal
-# raises within a destructor or a callback of the garbage collector.
+# The last signal, until the program stops. Python drops an exception that a
+# signal handler raises within a destructor or a garbage collector callback.
 _asked: signal.Signals | None = None
 
 
 class Interrupted(KeyboardInterrupt):
-  """The program stops, as it was asked to."""
+  """A signal stops the program."""
 
   def __init__(self, by: signal.Signals, saved: bool = False):
     super().__init__(by.name)
@@ -35,9 +35,10 @@ class Interrupted(KeyboardInterrupt):
 
 
 class Interruption:
-  """Notes the signals that ask to stop. Use it as a context manager.
+  """Records SIGINT and SIGTERM. A context manager.
 
-  Only the main thread can: elsewhere it notes nothing.
+  Python delivers signals to the main thread only; in other threads it records
+  nothing.
   """
 
   def __init__(self) -> None:
@@ -55,7 +56,7 @@ class Interruption:
   def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
     global _asked
     if kind is None and self.by and self._before[self.by] is _raise:
-      _asked = self.by  # This run is done. There may be others.
+      _asked = self.by  # This run is done, but others may follow.
     for number, handler in self._before.items():
       signal.signal(number, handler)
 
@@ -66,26 +67,25 @@ class Interruption:
 
 
 def raise_at_once() -> None:
-  """From now on a signal that asks to stop raises Interrupted.
+  """Makes SIGINT and SIGTERM raise Interrupted.
 
-  Python alone would raise a KeyboardInterrupt for one of them, and end without
-  a word at the other.
+  By default, SIGINT raises KeyboardInterrupt, and SIGTERM ends Python silently.
   """
   _handle_with(_raise)
 
 
 def end_at_once() -> None:
-  """From now on such a signal ends the program on the spot, with a sentence.
+  """Makes SIGINT and SIGTERM end the process immediately, with a message.
 
-  For imports: an exception in the middle of one ends in the C++ of a library,
-  which aborts. And for when all is done.
+  For imports, where an exception can abort in the C++ code of a library, and
+  for the end of the program.
   """
   _handle_with(_end)
 
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-  """Within it :func:`end_at_once` holds in place of :func:`raise_at_once`."""
+  """A context with :func:`end_at_once` instead of :func:`raise_at_once`."""
   raised = signal.getsignal(signal.SIGTERM) is _raise
   if raised:
     end_at_once()
@@ -116,18 +116,18 @@ def _end(number: int, _: Any) -> None:
 
 
 def stop_if_asked() -> None:
-  """Raises Interrupted for a signal that has not stopped the program so far."""
+  """Raises Interrupted if a signal has not stopped the program yet."""
   if _asked is not None:
     raise Interrupted(_asked)
 
 
 def stopped() -> None:
-  """Says that the program stops, as it was asked to."""
+  """Resets the recorded signal, because the program stops."""
   global _asked
   _asked = None
 
 
 def stop_if(by: signal.Signals | None) -> None:
-  """Raises Interrupted, after a checkpoint, if there was a signal."""
+  """Raises Interrupted if there was a signal. Requires a checkpoint."""
   if by is not None:
     raise Interrupted(by, saved=True)

@@ -1,7 +1,7 @@
-"""What must be set before JAX starts: its environment, and the allocator.
+"""Configures the environment and the allocator before JAX starts.
 
-What the user has set stays, but for what would change the numbers of a run or
-end it.
+Settings of the user are kept, except those that would change the results of a
+run or make it fail.
 """
 
 from collections.abc import Mapping
@@ -20,19 +20,18 @@ try:
 except ImportError:  # Windows.
   resource = None  # type: ignore[assignment]
 
-# These versions give convolutions on a CPU to a library that is slower than
-# their own code: without it, training steps of small Wide ResNets are 1.1 to
-# 1.45 times as fast with jaxlib 0.10.2, and 1.01 to 1.14 times with 0.12.0.1.
-# Other versions need no flag or may not know it, and XLA does not start with a
-# flag that it does not know.
+# These versions of jaxlib compute CPU convolutions with a library that is
+# slower than XLA's own code: without it, training steps of small Wide ResNets
+# are 1.1 to 1.45 times as fast with jaxlib 0.10.2, and 1.01 to 1.14 times with
+# 0.12.0.1. Other versions need no flag or may not know it, and XLA does not
+# start with an unknown flag.
 _CONVOLUTION_FLAG = '--xla_cpu_experimental_ynn_fusion_type'
 _CONVOLUTION_VALUE = '-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION'
 _CONVOLUTION_VERSIONS = ('0.10.2', '0.12.0.1')
 
-# The defaults of JAX that a run relies on. The first ones decide which numbers
-# it computes under one and the same config.json. The others find errors in
-# programs: they refuse what this one does on purpose (NaN stands for a figure
-# that an optimizer does not have) or keep it from being compiled.
+# The defaults of JAX that a run relies on. The first ones affect the results.
+# The others are debugging tools: they reject what this program does on purpose
+# (NaN marks a quantity that an optimizer does not have) or disable compilation.
 _PINNED: Mapping[str, str] = {
   'JAX_ENABLE_X64': 'false',
   'JAX_DEFAULT_PRNG_IMPL': 'threefry2x32',
@@ -51,12 +50,12 @@ _PINNED: Mapping[str, str] = {
   'JAX_TRANSFER_GUARD_DEVICE_TO_HOST': 'allow',
 }
 
-# What JAX reads as true and false.
+# The words that JAX reads as true and false.
 _TRUTHS = dict.fromkeys(('y', 'yes', 't', 'true', 'on', '1'), 'true')
 _TRUTHS |= dict.fromkeys(('n', 'no', 'f', 'false', 'off', '0'), 'false')
 
-# What a run records of JAX's configuration, as a program that imports this one
-# may have set it: what decides on its numbers.
+# The settings of JAX that affect the results of a run. They are recorded,
+# because a program that imports this one may have changed them.
 _RECORDED = (
   'jax_enable_x64',
   'jax_default_prng_impl',
@@ -66,20 +65,20 @@ _RECORDED = (
   'jax_disable_most_optimizations',
 )
 
-# The mean that lcam compares with is exact by compensated sums, which
-# reassociation destroys.
+# lcam computes an exact mean by compensated summation, which is wrong if
+# additions are reassociated.
 _FAST_MATH = '--xla_cpu_enable_fast_math'
 
-# A run of the smallest network needs 2.2 GB on two cores, most of it stacks of
-# threads and libraries that are mapped and hardly used.
+# A run of the smallest network needs 2.2 GB on two cores, most of it thread
+# stacks and mapped libraries.
 _LEAST_ADDRESS_SPACE = 2.5e9
 
-# glibc maps every block above this anew and unmaps it when it is freed; smaller
-# ones it learns to keep (DEFAULT_MMAP_THRESHOLD_MAX, mallopt(3)).
+# glibc always maps blocks above this size and unmaps them when they are freed;
+# it learns to keep smaller ones (DEFAULT_MMAP_THRESHOLD_MAX, mallopt(3)).
 _ALWAYS_MAPPED = 32 * 2**20
 
-# Parameters of mallopt(3) and their values: blocks come from the heap alone,
-# which never shrinks, and all threads share the one that can grow.
+# Parameters of mallopt(3) and their values: all threads allocate from one heap,
+# which never shrinks, and nothing is mapped separately.
 _M_TRIM_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -4, -8
 _KEEP_EVERYTHING = (
   (_M_ARENA_MAX, 1),
@@ -89,7 +88,7 @@ _KEEP_EVERYTHING = (
 
 _SWITCH = 'OPTAX_LCAM_KEEP_MEMORY'
 _SWITCHES = {'0': False, '1': True}
-# What glibc itself reads, ld.so(8) and mallopt(3).
+# The variables that glibc reads, see ld.so(8) and mallopt(3).
 _GLIBC_SETTINGS = (
   'GLIBC_TUNABLES',
   'MALLOC_ARENA_MAX',
@@ -100,15 +99,16 @@ _GLIBC_SETTINGS = (
   'MALLOC_TOP_PAD_',
 )
 
-# Arrays in the shape of a block's activation: counted in XLA's own figures.
+# Numbers of arrays with the shape of a block's activation, from XLA's memory
+# analysis.
 _KEPT_OF_A_BLOCK = 6
 _MADE_FOR_GRADIENTS = 3
 
 
 def check_address_space() -> None:
-  """Raises RunError where a limit (ulimit -v) lets JAX not even start.
+  """Raises RunError if a limit (ulimit -v) is too low for JAX to start.
 
-  It would abort somewhere in C++, or wait for a thread that could not begin.
+  JAX would abort in C++, or wait for a thread that could not start.
   """
   if resource is None:
     return
@@ -116,29 +116,29 @@ def check_address_space() -> None:
   if 0 <= limit < _LEAST_ADDRESS_SPACE:
     raise errors.RunError(
       f'The limit of {limit / 1e9:.1f} GB of address space (ulimit -v) is too'
-      f' low for JAX: it takes {_LEAST_ADDRESS_SPACE / 1e9:.1f} GB to start.'
+      f' low for JAX: it needs {_LEAST_ADDRESS_SPACE / 1e9:.1f} GB to start.'
     )
 
 
 def prepare() -> list[str]:
-  """Sets JAX's environment: before JAX is imported.
+  """Sets the environment variables of JAX. Call it before JAX is imported.
 
-  Compiled programs are kept for the next start, convolutions are fast on CPUs,
-  and what decides on the numbers of a run is JAX's default.
+  It enables the compilation cache and fast convolutions on CPUs, and resets
+  settings that affect the results of a run to JAX's defaults.
 
   Returns:
-    A sentence for each variable of the user's that was set back.
+    A sentence for each variable of the user that was reset.
 
   Raises:
-    UsageError: ``XLA_FLAGS`` asks for fast math.
+    UsageError: If ``XLA_FLAGS`` enables fast math.
   """
   told = []
   for name, pinned in _PINNED.items():
     given = os.environ.get(name, pinned)
     if _normal(given) != _normal(pinned):
       told.append(
-        f'{name}={given} is set back to {pinned}: what a run computes depends'
-        ' on its settings alone.'
+        f'{name}={given} is set back to {pinned}: the results of a run must'
+        ' depend only on its own settings.'
       )
       os.environ[name] = pinned
 
@@ -147,14 +147,14 @@ def prepare() -> list[str]:
   os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.2')
 
   flags = os.environ.get('XLA_FLAGS', '').strip()
-  # XLA takes what does not begin with a dash for the name of a file of flags.
+  # XLA reads a value without a leading dash as the name of a file of flags.
   is_file = bool(flags) and not flags.startswith('-')
   fast = [f for f in flags.split() if f.partition('=')[0] == _FAST_MATH]
-  # XLA takes the last, and a flag without a value as true.
+  # XLA uses the last one, and reads a flag without a value as true.
   if fast and fast[-1].partition('=')[2].lower() not in ('0', 'f', 'false'):
     raise errors.UsageError(
-      f'XLA_FLAGS must not have {fast[-1]}: with it, lcam compares losses with'
-      ' a wrong mean.'
+      f'XLA_FLAGS must not have {fast[-1]}: with it, lcam would compare losses'
+      ' with a wrong mean.'
     )
   version = importlib.metadata.version('jaxlib')
   if (
@@ -172,36 +172,36 @@ def _normal(value: str) -> str:
 
 
 def in_force() -> dict[str, Any]:
-  """What decides on the numbers of a run in JAX's configuration, by name."""
+  """The settings of JAX that affect the results of a run, by name."""
   import jax
 
   return {name: getattr(jax.config, name, None) for name in _RECORDED}
 
 
 def keep_freed_memory(temporary_bytes: int) -> bool:
-  """Lets the C library keep the memory of a training step for the next one.
+  """Makes the C library reuse the memory of a training step for the next one.
 
-  XLA allocates the temporaries of a program anew at each call on a CPU. Where
-  they are above 32 MiB, glibc maps and unmaps them each time, and the kernel
-  clears every page: 50,000 page faults and 100 ms of its time in a step of
-  WRN-16-1 with 128 images. With what this sets there are none. In exchange,
-  memory is not given back to the system: the peak of WRN-16-4 with 64 images
-  grew from 780 to 1,240 MB. Smaller temporaries gain nothing.
+  On a CPU, XLA allocates the temporaries of a program at each call. If they
+  exceed 32 MiB, glibc maps and unmaps them each time, and the kernel clears
+  every page: 50,000 page faults and 100 ms of kernel time in a step of WRN-16-1
+  with 128 images. These settings avoid all of them. In exchange, memory is not
+  returned to the system: the peak of WRN-16-4 with 64 images grew from 780 to
+  1,240 MB. Smaller temporaries gain nothing.
 
-  Nothing is set where there is another C library than glibc, where the user has
-  set ``GLIBC_TUNABLES``, ``MALLOC_ARENA_MAX`` or another of glibc's variables,
-  and where JAX is imported already: its threads have heaps of their own by
-  then, and the page faults would stay.
+  Nothing is set if the C library is not glibc, if the user has set
+  ``GLIBC_TUNABLES``, ``MALLOC_ARENA_MAX`` or another variable of glibc, or if
+  JAX is already imported: its threads then have their own heaps, and the page
+  faults would remain.
 
-  ``OPTAX_LCAM_KEEP_MEMORY=0`` in the environment switches this off, and ``=1``
-  on for any size.
+  ``OPTAX_LCAM_KEEP_MEMORY=0`` in the environment disables this, and ``=1``
+  enables it for any size.
 
   Args:
     temporary_bytes: Size of the largest program's temporaries, see
       :func:`activation_bytes`.
 
   Returns:
-    Whether it was set.
+    Whether the settings were made.
   """
   wanted = _SWITCHES.get(
     os.environ.get(_SWITCH, ''), temporary_bytes > _ALWAYS_MAPPED
@@ -216,23 +216,23 @@ def keep_freed_memory(temporary_bytes: int) -> bool:
     mallopt = library.mallopt
   except (AttributeError, OSError, TypeError):  # TypeError: Windows.
     return False
-  # All are needed: two of them leave the faults as they are.
+  # All three are needed: with two of them, the page faults remain.
   return all([mallopt(name, value) for name, value in _KEEP_EVERYTHING])
 
 
 def activation_bytes(
   *, depth: int, widen_factor: int, image_size: int, batch_size: int
 ) -> int:
-  """About how large the temporaries of a training step are on a CPU.
+  """Estimates the size of the temporaries of a training step on a CPU.
 
-  Counts the gradients, and what a Wide ResNet keeps of each block for them, in
-  float32: XLA computes in it on a CPU, whatever the dtype.
+  Counts the gradients and the activations that each block of a Wide ResNet
+  keeps for them, in float32, which XLA uses on a CPU for any dtype.
 
   Args:
-    depth: Of the network, 6n + 4.
-    widen_factor: Of the network.
+    depth: Depth of the network, 6n + 4.
+    widen_factor: Widen factor of the network.
     image_size: Height and width, in pixels.
-    batch_size: Images a step.
+    batch_size: Images per step.
 
   Examples:
     >>> activation_bytes(

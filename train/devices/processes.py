@@ -1,11 +1,11 @@
-"""Several processes that make one run, one a machine or one a device.
+"""Several processes of one run, one per machine or one per device.
 
 Each runs the same program with the same settings, loads the data itself and
-trains on its share of every batch. The state is the same on all of them, so the
-first process alone reads and writes the run directory and shows progress. What
-it has read, and what any of them has to say, the others are told here.
+trains on its share of every batch. The state is replicated, so only the first
+process reads and writes the run directory and shows progress. This module
+distributes what it has read, and the errors and signals of any process.
 
-With a single process everything here does nothing.
+With a single process, nothing here has an effect.
 """
 
 import atexit
@@ -28,14 +28,14 @@ from train.devices import rendezvous
 
 _T = TypeVar('_T')
 
-# A process that ends closes its connections, which the others see at once. One
-# that is stopped, or whose machine is gone, is found by its missing heartbeats.
+# A process that ends closes its connections, which the others notice at once.
+# Missing heartbeats reveal a suspended process or a lost machine.
 HEARTBEAT_SECONDS = 60
 
 _CONNECT_SECONDS = 120
 
-# The first process holds the connections by which the others learn what has
-# happened: after an error it ends last.
+# The others learn of an error over connections to the first process, which
+# therefore ends last.
 _LAST_WORDS_SECONDS = 3
 
 
@@ -45,19 +45,20 @@ def group(
   process_id: int | None = None,
   process_count: int | None = None,
 ) -> Iterator[None]:
-  """Connects the processes of a run for as long as the program lives.
+  """Connects the processes of a run until the program ends.
 
   Args:
     coordinator: HOST:PORT at which the first process listens.
-    process_id: Which of them this is, from 0.
-    process_count: How many there are. All three are ``None`` where the cluster
-      knows them: SLURM, Open MPI, Kubernetes, TPU pods.
+    process_id: Index of this process, from 0.
+    process_count: Number of processes. All three are ``None`` if JAX detects
+      the cluster: SLURM, Open MPI, Kubernetes, TPU pods.
 
   Raises:
-    UsageError: They cannot be connected.
-    RunError: One of the others has ended.
+    UsageError: If the processes cannot be connected.
+    RunError: If another process has ended.
   """
-  # JAX's own handler of SIGTERM would hide it from train.devices.interruption.
+  # JAX's SIGTERM handler would hide the signal from
+  # train.devices.interruption.
   jax.config.update('jax_enable_preemption_service', False)
   try:
     found = _Group(coordinator, process_id, process_count)
@@ -74,7 +75,7 @@ def group(
         found.process_id,
         found.process_count,
         seconds=_CONNECT_SECONDS,
-        # A cluster does not tell where to listen.
+        # A cluster does not define where to listen.
         everywhere=coordinator is None,
       )
     jax.distributed.initialize(
@@ -91,7 +92,7 @@ def group(
   except Exception as error:
     reason = str(error).splitlines()[0]
     raise errors.UsageError(
-      f'--distributed finds no cluster: {reason} Name the processes with'
+      f'--distributed finds no cluster: {reason} Specify the processes with'
       ' --coordinator, --process-id and --process-count.'
       if coordinator is None
       else f'--coordinator {coordinator} cannot be reached: {reason}'
@@ -102,21 +103,21 @@ def group(
     code = 2 if isinstance(error, errors.UsageError) else 1
     if isinstance(error, interruption.Interrupted):
       if error.saved:
-        raise  # All of them have stopped at the same step.
+        raise  # All processes have stopped at the same step.
       code = error.exit_code
-    # JAX would wait minutes for the others, and they for this one.
+    # JAX would wait minutes for the others, and they for this process.
     atexit.register(_end_at_once, code)
     if not _is_of_the_group(error):
       raise
     raise errors.RunError(
-      f'Process {jax.process_index()} has lost another one, which has ended or'
-      f' cannot be reached ({str(error).splitlines()[0]}). The same commands on'
-      ' all of them go on from the last checkpoint.'
+      f'Process {jax.process_index()} has lost another process, which has ended'
+      f' or cannot be reached ({str(error).splitlines()[0]}). The same commands'
+      ' in all processes resume from the last checkpoint.'
     ) from error
 
 
 class _Group(NamedTuple):
-  """What JAX is told, or has found out, of the processes."""
+  """Arguments of ``jax.distributed.initialize``."""
 
   coordinator: str | None = None
   process_id: int | None = None
@@ -125,14 +126,14 @@ class _Group(NamedTuple):
 
 
 def _of_cluster() -> _Group:
-  """What JAX finds out from the cluster, or nothing."""
+  """The arguments that JAX detects from the cluster, if any."""
   try:
-    # There is no public way, and JAX has to be asked before it connects.
+    # There is no public API, and they are needed before JAX connects.
     from jax._src import clusters
 
     detect = clusters.ClusterEnv.auto_detect_unset_distributed_params
   except (ImportError, AttributeError):
-    return _Group()  # Another version of JAX: it will find out itself.
+    return _Group()  # Another version of JAX, which detects them itself.
   coordinator, count, process, local = detect(
     os.environ.get('JAX_COORDINATOR_ADDRESS'),
     None,
@@ -157,9 +158,9 @@ def several() -> bool:
 
 @contextlib.contextmanager
 def errors_of_any() -> Iterator[None]:
-  """Raises in all processes what one of them raises in this block.
+  """Raises an error of one process in all processes.
 
-  So that none goes on alone, to wait for the others for ever.
+  Otherwise the others would wait for it forever.
   """
   own = None
   try:
@@ -178,7 +179,7 @@ def errors_of_any() -> Iterator[None]:
 
 
 def exchange(mine: Any) -> list[Any]:
-  """What each process has to say: JSON values, in the order of processes."""
+  """Gathers a JSON value of each process, in the order of the processes."""
   if not several():
     return [mine]
   text = np.frombuffer(json.dumps(mine).encode(), np.uint8)
@@ -193,10 +194,10 @@ def exchange(mine: Any) -> list[Any]:
 
 
 def from_first(make: Callable[[], _T]) -> _T:
-  """The JSON value that the first process makes, or the error that it raises.
+  """Returns a JSON value of the first process, or raises its error.
 
   Args:
-    make: Called by the first process alone.
+    make: Returns the value. Called only in the first process.
   """
   made = None
   with errors_of_any():
@@ -206,7 +207,7 @@ def from_first(make: Callable[[], _T]) -> _T:
 
 
 def gather(mine: Any) -> np.ndarray:
-  """Arrays of one shape from all processes, stacked in their order."""
+  """Stacks arrays of one shape from all processes, in their order."""
   if not several():
     return np.asarray(mine)[None]
   with jax.transfer_guard('allow'):
@@ -216,14 +217,15 @@ def gather(mine: Any) -> np.ndarray:
 def agree(
   first_says: bool, by: signal.Signals | None
 ) -> tuple[bool, signal.Signals | None]:
-  """What all processes do at this step, the same in each.
+  """Agrees on what all processes do at this step.
 
   Args:
-    first_says: Counts in the first process, whose clock is everyone's.
-    by: A signal that this process got.
+    first_says: A decision. That of the first process counts, so that all use
+      one clock.
+    by: A signal that this process received.
 
   Returns:
-    What the first process says, and a signal that any of them got.
+    The decision of the first process, and a signal that any process received.
   """
   if not several():
     return first_says, by
@@ -233,16 +235,15 @@ def agree(
 
 
 def arrays_from_first(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-  """The arrays of the first process, bit for bit.
+  """Broadcasts the arrays of the first process, bit for bit.
 
   Args:
-    arrays: By name; the other processes give arrays of the same shapes and
-      dtypes.
+    arrays: By name; those of other processes need the same shapes and dtypes.
   """
   if not several():
     return arrays
-  # JAX sums over the processes, all but the first giving zeros. Of floating
-  # point numbers that would not keep the sign of -0.0.
+  # JAX broadcasts by a sum to which the other processes contribute zeros. For
+  # floating-point numbers this loses the sign of -0.0.
   words = {
     name: np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     for name, array in arrays.items()
@@ -258,8 +259,8 @@ def replicate(tree: Any, sharding: jax.sharding.Sharding) -> Any:
   """Puts arrays that are the same in all processes on all devices.
 
   Args:
-    tree: Arrays or numbers. In several processes, no PRNG keys.
-    sharding: A replicated one.
+    tree: Arrays or numbers. With several processes, no PRNG keys.
+    sharding: A replicated sharding.
   """
   if not several():
     return jax.device_put(tree, sharding)
@@ -275,10 +276,10 @@ def replicate(tree: Any, sharding: jax.sharding.Sharding) -> Any:
 
 
 def check_equal(what: str, facts: dict[str, Any]) -> None:
-  """Raises UsageError unless all processes have the same facts.
+  """Raises UsageError unless all processes have the same values.
 
   Args:
-    what: What they are, for the message.
+    what: What the values are, for the message.
     facts: JSON values by name.
   """
   first, *others = exchange(facts)
@@ -293,7 +294,7 @@ def check_equal(what: str, facts: dict[str, Any]) -> None:
 
 
 def _is_of_the_group(error: BaseException) -> bool:
-  """Whether it is what JAX raises when another process is gone."""
+  """Whether JAX raised the error because another process is gone."""
   return isinstance(error, (jax.errors.JaxRuntimeError, ValueError)) and any(
     sign in str(error) for sign in ('Gloo', 'NCCL', 'UNAVAILABLE')
   )

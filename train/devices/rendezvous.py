@@ -1,10 +1,10 @@
-"""The processes of a run find each other before JAX connects them.
+"""Checks that the processes of a run are complete before JAX connects them.
 
-JAX aborts in C++, after minutes, where a process is missing, an id is there
-twice or a port is taken. Here process 0 listens at the coordinator's address
-first, and the others report to it. All of them hear the same: that the group is
-complete, or one sentence that says what is wrong with it. The port is free
-again by the time JAX listens there.
+JAX aborts in C++, after minutes, if a process is missing, two processes have
+one id, or the port is in use. Here process 0 first listens at the coordinator's
+address, and the others report to it. All receive the same answer: the group is
+complete, or one sentence that describes the error. The port is free again
+before JAX listens there.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from typing import Any
 
 from train import errors
 
-# What process 0 says first: no other program that may listen there does.
+# The first message of process 0, which identifies it.
 _GREETING = b'optax-lcam\n'
 _GREETING_SECONDS = 10
 _RETRY_SECONDS = 0.2
-# How long process 0 waits until the others have heard its answer, also those
-# that come a little later.
+# How long process 0 waits for the others to receive its answer, including those
+# that connect a little later.
 _FAREWELL_SECONDS = 5
 
 # Errors of a bind to an address that this machine does not have.
@@ -40,21 +40,22 @@ def meet(
   seconds: float,
   everywhere: bool = False,
 ) -> str | None:
-  """Returns once all processes of a group are there.
+  """Waits until all processes of a group have connected.
 
   Args:
     coordinator: HOST:PORT at which process 0 listens.
-    process_id: Which of them this is, from 0.
-    process_count: How many there are.
+    process_id: Index of this process, from 0.
+    process_count: Number of processes.
     seconds: How long to wait for the others.
-    everywhere: Whether process 0 listens on all interfaces, whatever the host.
+    everywhere: Whether process 0 listens on all interfaces, independent of the
+      host.
 
   Returns:
-    HOST:PORT for JAX to listen at, in process 0; ``None`` for all interfaces,
-    which is JAX's default.
+    In process 0, HOST:PORT for JAX to listen at; ``None`` for all interfaces,
+    the default of JAX.
 
   Raises:
-    UsageError: The group is not complete after this time, or cannot be.
+    UsageError: If the group is not complete after this time, or is invalid.
   """
   deadline = time.monotonic() + seconds
   own = {
@@ -70,7 +71,7 @@ def meet(
       sockets, bind = _listen(coordinator, everywhere)
     except OSError as error:
       if error.errno == errno.EADDRINUSE:
-        # By another process 0, which should hear of this one?
+        # If another process 0 listens there, it should learn of this one.
         told = _ask(coordinator, own, _GREETING_SECONDS)
         if told:
           raise errors.UsageError(told) from error
@@ -78,8 +79,8 @@ def meet(
       if not isinstance(error, socket.gaierror):
         reason = os.strerror(error.errno or 0)  # Python adds the address.
       raise errors.UsageError(
-        f'--coordinator {coordinator} cannot be listened at: {reason}.'
-        ' Process 0 needs a free port of its machine.'
+        f'Process 0 cannot listen at --coordinator {coordinator}: {reason}. It'
+        ' needs a free port of its machine.'
       ) from error
     wrong = asyncio.run(_lead(sockets, own, seconds))
   if wrong:
@@ -95,20 +96,20 @@ def meet(
 def _listen(
   coordinator: str, everywhere: bool
 ) -> tuple[list[socket.socket], str | None]:
-  """Sockets that listen where they are told to, and what to tell JAX.
+  """Opens the listening sockets; also returns the address for JAX.
 
-  All interfaces are listened at where the host is no address of this machine,
-  as behind a NAT, and where it is the machine's own name and /etc/hosts gives
-  it a loopback address, which the others do not see.
+  They listen on all interfaces if the host is not an address of this machine,
+  as behind a NAT, or if it is the machine's name and /etc/hosts maps that to a
+  loopback address, which other machines cannot reach.
   """
-  # JAX's variable to listen elsewhere than where the others connect to.
+  # JAX's variable for listening at another address than the coordinator's.
   told = os.environ.get('JAX_COORDINATOR_BIND_ADDRESS', coordinator)
   host, port = _split(told)
   bind: str | None = told
   addresses: list[tuple[Any, str]] = []
   if not everywhere:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    # A dict, as each may be there twice.
+    # A dict removes duplicates.
     addresses = list({(a[0], str(a[4][0])): None for a in found})
     if not _is_literal(host) and host != 'localhost':
       seen = [ipaddress.ip_address(a.partition('%')[0]) for _, a in addresses]
@@ -132,14 +133,14 @@ def _listen(
       ]
     opened.pop_all()
   if 'JAX_COORDINATOR_BIND_ADDRESS' in os.environ:
-    bind = None  # JAX reads it too.
+    bind = None  # JAX reads the variable itself.
   return sockets, bind
 
 
 async def _lead(
   sockets: Sequence[socket.socket], own: dict[str, Any], seconds: float
 ) -> str:
-  """Answers the others once all are there; returns what is wrong, or ''."""
+  """Answers the others once all have connected; returns the error, or ''."""
   count = own['count']
   there = {0: own}
   verdict: asyncio.Future[str] = asyncio.get_running_loop().create_future()
@@ -176,7 +177,7 @@ async def _lead(
         other = json.loads(await reader.readline())
         wrong = judge(other)
       except (ValueError, KeyError, TypeError, RecursionError):
-        return  # Somebody else, such as a scan of ports.
+        return  # Another program, such as a port scanner.
       conclude(wrong)
       task = asyncio.current_task()
       assert task is not None
@@ -186,9 +187,9 @@ async def _lead(
         await closed.wait()
       writer.write(f'{json.dumps({"wrong": told})}\n'.encode())
       await writer.drain()
-      await reader.read()  # The other one closes first: the port stays free.
+      await reader.read()  # The other closes first, so that the port is free.
     except OSError:
-      pass  # It has ended. JAX, or the time, will tell.
+      pass  # The process has ended, which JAX or the timeout will report.
     finally:
       writer.close()
 
@@ -221,28 +222,28 @@ async def _lead(
 def _report(
   coordinator: str, own: dict[str, Any], seconds: float, deadline: float
 ) -> str:
-  """Says to process 0 that this one is there; returns what is wrong, or ''."""
+  """Reports this process to process 0; returns the error, or ''."""
   while True:
     try:
       wrong = _ask(coordinator, own, seconds + _GREETING_SECONDS)
       if wrong is not None:
         return wrong
-      reason = 'what listens there is not process 0 of a run'
+      reason = 'another program listens there, not process 0 of a run'
     except OSError as error:
       reason = error.strerror or str(error)
     if time.monotonic() > deadline:
       return (
-        f'--coordinator {coordinator} cannot be reached in {seconds:.0f}'
+        f'--coordinator {coordinator} cannot be reached within {seconds:.0f}'
         f' seconds: {reason}.'
       )
     time.sleep(_RETRY_SECONDS)
 
 
 def _ask(coordinator: str, own: dict[str, Any], seconds: float) -> str | None:
-  """What process 0 says is wrong, or ''; ``None`` where it is not process 0.
+  """The error from process 0, or ''; ``None`` if another program listens.
 
   Raises:
-    OSError: Nobody listens.
+    OSError: If nothing listens.
   """
   with socket.create_connection(
     _split(coordinator), timeout=_GREETING_SECONDS
@@ -255,14 +256,14 @@ def _ask(coordinator: str, own: dict[str, Any], seconds: float) -> str | None:
       connection.settimeout(seconds)
       answer = file.readline()
       if not answer:
-        return 'Process 0 has ended before all processes were there.'
+        return 'Process 0 has ended before all processes had connected.'
       return str(json.loads(answer)['wrong'])
     except (OSError, ValueError, KeyError, TypeError):
       return None
 
 
 def _wait_for_jax(coordinator: str, seconds: float) -> None:
-  """Until JAX listens in process 0. It would end this one without a word."""
+  """Waits until JAX listens in process 0; else JAX would end this process."""
   deadline = time.monotonic() + seconds
   while True:
     try:
@@ -271,7 +272,7 @@ def _wait_for_jax(coordinator: str, seconds: float) -> None:
     except OSError as error:
       if time.monotonic() > deadline:
         raise errors.UsageError(
-          f'Process 0 does not start JAX at --coordinator {coordinator} in'
+          f'Process 0 did not start JAX at --coordinator {coordinator} within'
           f' {seconds:.0f} seconds: {error}.'
         ) from error
       time.sleep(_RETRY_SECONDS)

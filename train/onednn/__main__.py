@@ -9,9 +9,9 @@ from train.onednn import library
 _USAGE = """\
 usage: python -m train.onednn build    compiles the kernels
 
-Convolutions by oneDNN, and batch norm with ReLU, for training on a CPU. They
-need a C++ compiler and `pip install -e '.[cpu]'`, take seconds to compile, and
-are used by `python -m train` wherever they are built.
+Convolutions, computed by oneDNN, and batch norm with ReLU for training on a
+CPU. They require a C++ compiler and `pip install -e '.[cpu]'`, and compile in
+seconds. `python -m train` uses them once they are built.
 
 """
 
@@ -23,7 +23,7 @@ def main(argv: list[str]) -> int:
   if not argv or argv in (['-h'], ['--help']):
     print(_USAGE + _state())
     return 0
-  return _refuse(f'The command is build, got {" ".join(argv)!r}.')
+  return _refuse(f'The only command is build, got {" ".join(argv)!r}.')
 
 
 def _build() -> int:

@@ -63,13 +63,13 @@ def _arguments(onednn: library.Onednn) -> list[str]:
   if not (headers / 'oneapi' / 'dnnl' / 'dnnl.hpp').is_file():
     raise Unavailable(
       f'The headers of oneDNN {onednn.version} are not in {headers}; `pip'
-      " install -e '.[cpu]'` brings them."
+      " install -e '.[cpu]'` installs them."
     )
   runtime = library.threading_runtime(headers)
   if runtime not in _THREADING:
     raise Unavailable(
-      f'oneDNN in {onednn.prefix} runs its threads by {runtime}; allowed are'
-      f' {", ".join(_THREADING)}.'
+      f'oneDNN in {onednn.prefix} uses the threading runtime {runtime}; allowed'
+      f' are {", ".join(_THREADING)}.'
     )
   return [
     '-std=c++17',
@@ -91,6 +91,6 @@ def _compile(command: list[str]) -> None:
   finished = subprocess.run(command, capture_output=True, text=True)
   if finished.returncode == 0:
     return
-  lines = finished.stderr.strip().splitlines() or ['it says nothing']
+  lines = finished.stderr.strip().splitlines() or ['it printed no error']
   told = next((line for line in lines if 'error' in line), lines[-1])
   raise Unavailable(f'{command[0]} cannot compile the kernels: {told.strip()}')

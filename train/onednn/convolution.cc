@@ -1,13 +1,13 @@
 // Convolutions for XLA's CPU programs by oneDNN 3: forward, gradient of the
 // images, gradient of the kernel. NHWC and HWIO, float32 and bfloat16.
 //
-// A batch is cut into parts. The calling thread and helpers on XLA's own pool
-// take them from a counter and run each as a single-threaded oneDNN primitive:
-// there is no second pool of threads, and no deadlock where XLA runs several
-// handlers at once, since a helper that comes late finds nothing left to do.
-// How a batch is cut follows from the shapes alone, and kernel gradients of the
-// parts are summed in their order. So the bits of a result depend neither on
-// the load nor on the number of threads.
+// A batch is divided into parts. The calling thread and helpers on XLA's own
+// thread pool take them from a counter and run each as a single-threaded oneDNN
+// primitive: there is no second thread pool, and no deadlock if XLA runs several
+// handlers at once, since a late helper finds nothing left to do. The division
+// depends only on the shapes, and kernel gradients of the parts are summed in
+// order. Results are therefore deterministic bit for bit, independent of the
+// load and the number of threads.
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
@@ -28,7 +28,7 @@
 #include "xla/ffi/api/ffi.h"
 
 #if DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_OMP
-// Those of the library that oneDNN itself runs on.
+// From the OpenMP library that oneDNN uses.
 extern "C" int omp_get_max_threads();
 extern "C" void omp_set_num_threads(int);
 #endif
@@ -40,8 +40,8 @@ namespace {
 
 enum class Kind : int64_t { kForward, kInputGradient, kKernelGradient };
 
-// A part should be worth the start of a primitive (about 2 us), and a kernel
-// gradient of its own what it costs to add it to the others.
+// A part must be worth the start of a primitive (about 2 us), and for a kernel
+// gradient also the cost of adding it to the others.
 constexpr double kFlopsOfAPart = 8e6;
 constexpr int64_t kMostParts = 32;
 constexpr int64_t kPixelsOfAGradient = 1024;
@@ -62,7 +62,7 @@ struct Shape {
   }
 };
 
-// In single-threaded oneDNN from here to the end of the block.
+// Makes oneDNN single-threaded until the end of the block.
 class SingleThreaded {
 #if DNNL_CPU_THREADING_RUNTIME == DNNL_RUNTIME_OMP
  public:
@@ -77,7 +77,7 @@ class SingleThreaded {
 #endif
 };
 
-// Threads of XLA's may outlive the destructors of static objects.
+// Not destroyed, because threads of XLA may outlive static objects.
 dnnl::engine& Engine() {
   static auto* engine = new dnnl::engine(dnnl::engine::kind::cpu, 0);
   return *engine;
@@ -88,8 +88,9 @@ dnnl::stream& Stream() {
   return stream;
 }
 
-// Memory that is kept for later calls: new pages each time would cost more than
-// a small convolution. There are as many blocks as were ever in use at once.
+// Memory that is kept for later calls: new pages in each call would cost more
+// than a small convolution. Blocks are never freed; their number is the largest
+// number in use at once.
 class Workspace {
  public:
   explicit Workspace(size_t size) {
@@ -136,8 +137,8 @@ class Workspace {
   size_t size_ = 0;
 };
 
-// A primitive with what oneDNN wants to know of its arguments. Scratch memory
-// is the caller's, so that any number of threads may run it at once.
+// A primitive and the layout of its scratch memory, which each caller provides,
+// so that any number of threads can run it at once.
 struct Primitive {
   dnnl::primitive primitive;
   memory::desc scratch;
@@ -153,7 +154,7 @@ struct Primitive {
 // How oneDNN convolves one part of a batch.
 struct Plan {
   Primitive convolution;
-  Primitive reorder;  // Of the kernel, between HWIO and what oneDNN prefers.
+  Primitive reorder;  // Between the kernel in HWIO and in oneDNN's layout.
   memory::desc images, kernel, out, hwio;
   bool reorders;
 
@@ -275,7 +276,7 @@ void Parallel(ffi::ThreadPool& pool, int64_t parts, const F& f) {
       }
     }
   };
-  // f is not touched by a helper that starts after the end of this call.
+  // A helper that starts after the end of this call does not access f.
   auto shared = std::make_shared<Shared>();
   shared->f = &f;
   shared->parts = parts;
@@ -301,7 +302,7 @@ int64_t CountParts(Kind kind, const Shape& s) {
   return std::clamp<int64_t>(parts, 1, s.images);
 }
 
-// Equal parts of the batch, and the kernel or its gradients as oneDNN wants it.
+// Equal parts of the batch, and their kernel or gradients in oneDNN's layout.
 struct Group {
   const Plan* plan;
   int64_t parts;
@@ -332,7 +333,7 @@ void Convolve(Kind kind, ffi::ThreadPool& pool, const Shape& shape,
   const int64_t out_size =
       size * shape.out_height * shape.out_width * shape.out_channels;
 
-  SingleThreaded single_threaded;  // Where plans are made, too.
+  SingleThreaded single_threaded;  // Also while plans are made.
   std::vector<Group> groups;
   size_t kernels = 0;
   const auto add_group = [&](int64_t images_of_a_part, int64_t count) {
@@ -458,8 +459,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(OnednnForward, Forward, Bind());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(OnednnInputGradient, InputGradient, Bind());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(OnednnKernelGradient, KernelGradient, Bind());
 
-// The instructions that oneDNN uses here, for what they decide: whether bfloat16
-// is multiplied, and whether vectors are of 512 bits.
+// Whether oneDNN uses an instruction set on this processor.
 static int Has(dnnl::cpu_isa wanted) {
   const int isa = static_cast<int>(dnnl::get_effective_cpu_isa());
   return (isa & static_cast<int>(wanted)) == static_cast<int>(wanted);

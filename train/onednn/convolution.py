@@ -37,7 +37,7 @@ def conv_general_dilated(
   preferred_element_type: Any = None,
   out_sharding: Any = None,
 ) -> jax.Array:
-  """``jax.lax.conv_general_dilated`` by oneDNN, for programs of one CPU.
+  """``jax.lax.conv_general_dilated`` by oneDNN, for programs on one CPU.
 
   oneDNN computes convolutions with two spatial dimensions in NHWC and HWIO,
   without dilation or groups, in float32 or, on processors that support it,
@@ -291,7 +291,7 @@ _kernel_gradient.defvjp(_keep(_kernel_gradient), _kernel_gradient_back)
 def _call(
   kind: Kind, a: jax.Array, b: jax.Array, shape: _Shape, geometry: Geometry
 ) -> jax.Array:
-  """One of the three, with the faster implementation."""
+  """Computes one of the three with the faster implementation."""
   if xla_is_faster(kind, b.shape, shape, geometry):
     return call_xla(kind, a, b, shape, geometry)
   return call_onednn(kind, a, b, shape, geometry)

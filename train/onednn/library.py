@@ -58,7 +58,7 @@ def find_onednn() -> Onednn:
     Unavailable: If there is none, or it cannot be loaded.
   """
   if sys.platform != 'linux':
-    raise Unavailable(f'The kernels are for Linux alone, not {sys.platform}.')
+    raise Unavailable(f'The kernels require Linux, got {sys.platform}.')
   found = []
   for prefix, library in _candidates():
     if not library.exists():
@@ -75,7 +75,7 @@ def find_onednn() -> Onednn:
       return Onednn(prefix, library, version)
     found.append(f'{library} is {version}')
   raise Unavailable(
-    "oneDNN 3 is not installed; `pip install -e '.[cpu]'` brings it"
+    "oneDNN 3 is not installed; `pip install -e '.[cpu]'` installs it"
     f'{" (" + ", ".join(found) + ")" if found else ""}.'
   )
 

@@ -212,9 +212,9 @@ class Program:
     """Transfers the images of one split to the devices.
 
     Args:
-      split: Any of the data set.
-      dataset: Whose training images the normalization is of. Default: the
-        program's own.
+      split: A split of the data set.
+      dataset: The data set whose training images define the normalization.
+        Default: that of the program.
     """
     mean, std = self.normalization(dataset)
     images = Images(_as_rows(split.images), split.labels, mean, std)
@@ -223,7 +223,7 @@ class Program:
   def normalization(
     self, dataset: dataset_lib.Dataset | None = None
   ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation per channel, of pixels in 0 to 1."""
+    """Mean and standard deviation per channel, of pixels in [0, 1]."""
     if self.configs[0].normalization == 'imagenet':
       return (
         np.asarray(augmentation.IMAGENET_MEAN, np.float32),
@@ -321,12 +321,12 @@ class Program:
       yield last, 1
 
   def _most_steps(self) -> int:
-    """Steps in a dispatch where the settings leave it open."""
+    """The default number of steps per dispatch."""
     platform = self.devices[0].platform
-    # In a loop XLA computes the gradients of all kernels last on several GPUs,
-    # so that what remat does not keep is kept for them after all.
-    loses = platform == 'gpu' and len(self.devices) > 1
-    if platform == 'cpu' or (loses and self.configs[0].remat):
+    # In a loop on several GPUs, XLA computes the gradients of all kernels last,
+    # and keeps the activations that remat should save until then.
+    is_several = platform == 'gpu' and len(self.devices) > 1
+    if platform == 'cpu' or (is_several and self.configs[0].remat):
       return 1
     return _MOST_STEPS_PER_DISPATCH
 
@@ -428,7 +428,7 @@ class Program:
     return processes.replicate(stacked, self.replicated)
 
   def write_weights(self, state: TrainState, path: pathlib.Path) -> None:
-    """Writes what of a member is tested, for :func:`models.load`.
+    """Writes the evaluated weights of a member, for :func:`models.load`.
 
     Args:
       state: From :meth:`fetch`.
@@ -483,7 +483,7 @@ class Program:
     """The compiled evaluation step ``(params, batch_stats, data, start)``.
 
     Args:
-      examples: Of the split. Default: those of the test split.
+      examples: Images of the split. Default: those of the test split.
     """
     examples = examples or len(self.dataset.test)
     key = ('eval', examples)

@@ -1,4 +1,4 @@
-"""The register of optimizers: how each is built, and what it logs.
+"""The registry of optimizers: how each is built, and what it logs.
 
 To add one, write a function that builds it and add an entry to
 :data:`OPTIMIZERS`. `--optimizer`, its default learning rate and the records
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
   import optax
 
 # JAX and Optax are imported inside functions: the command line reads the
-# register for its flags before JAX is configured.
+# registry for its flags before JAX is configured.
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizer:
-  """An entry of the register."""
+  """An entry of the registry."""
 
   build: Callable[..., optax.GradientTransformation]
   """``build(learning_rate, *, steps_per_epoch, coin_key, **settings)``: the
@@ -262,7 +262,7 @@ def _log_coin(
   return used, horizontal.astype(jnp.float32)
 
 
-# -------------------------------------------------------------------- register
+# -------------------------------------------------------------------- registry
 
 
 def _as_lcam(settings: dict[str, Any]) -> dict[str, Any]:

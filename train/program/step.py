@@ -34,7 +34,7 @@ class TrainState(NamedTuple):
 
   @property
   def evaluated(self) -> tuple[Any, Any]:
-    """The parameters and statistics that count."""
+    """The parameters and statistics to evaluate."""
     return self.average or (self.params, self.batch_stats)
 
 
@@ -159,7 +159,7 @@ class Rule(NamedTuple):
   def log(
     self, before: Any, after: Any, numbers: dict[str, Any]
   ) -> tuple[jax.Array, jax.Array]:
-    """The momentum of a step, and 1 where it is the horizontal one, else 0.
+    """The momentum of a step, and 1 if it is the horizontal one, else 0.
 
     Returns:
       shape=(), dtype=float32 each; NaN if the optimizer has no phases.
@@ -193,7 +193,7 @@ def make_train_step(
     flip: See :func:`augmentation.crop_and_flip`.
     reflect: See :func:`augmentation.crop_and_flip`.
     batch_sharding: The sharding of a batch.
-    label_smoothing: Part of each label that is spread over all classes.
+    label_smoothing: Fraction of each label that is spread over all classes.
     ema_decay: Decay per step of the moving average of the weights.
 
   Returns:
@@ -278,8 +278,8 @@ def _cross_entropy(
 def _average(average: Any, newest: Any, decay: float, step: jax.Array) -> Any:
   """The moving average after a step, counted from 1.
 
-  In the first steps it forgets faster, as TensorFlow's does, so that little of
-  the initial weights is left.
+  As in TensorFlow, the decay is smaller in the first steps, so that little of
+  the initial weights remains.
   """
   now = step.astype(jnp.float32)
   decay_now = jnp.minimum(decay, (1 + now) / (10 + now))
@@ -295,7 +295,7 @@ def _average(average: Any, newest: Any, decay: float, step: jax.Array) -> Any:
 def repeat(
   train_step: Callable[..., tuple[TrainState, StepMetrics]],
 ) -> Callable[..., tuple[TrainState, StepMetrics]]:
-  """Several training steps in one program.
+  """Repeats a training step in one program.
 
   Args:
     train_step: From :func:`make_train_step`.
@@ -336,7 +336,7 @@ def make_eval_step(
 
   Args:
     network: The network.
-    batch_size: Images of a step.
+    batch_size: Images per step.
     image_shape: Height, width and channels.
     batch_sharding: The sharding of a batch.
 

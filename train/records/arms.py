@@ -16,8 +16,7 @@ class Arm:
   name: str
   runs: list[Run]
   experiment: experiments.Experiment | None = None
-  """The registered experiment that it is of, of whose arms it has the most
-  runs."""
+  """The registered experiment, for its arm with the most runs."""
 
   @property
   def label(self) -> str:
@@ -76,7 +75,7 @@ def group_into_arms(runs: Iterable[Run]) -> list[Arm]:
     ]
     experiment = experiments.of_record(members[0].config)
     is_registered = experiment is not None and not experiment.changes
-    # The first of several with as many runs.
+    # On a tie, the first one.
     is_largest = max(namesakes, key=len) is members
     arms.append(
       Arm(

@@ -1,17 +1,17 @@
-"""Saving and restoring the state of a run, with Orbax.
+"""Saves and restores the state of a run with Orbax.
 
-The state is the same on all devices. Of several processes the first alone
-writes and reads it, and tells the others, which need no common file system.
+The state is replicated on all devices. With several processes, only the first
+one writes and reads it and sends it to the others, which need no shared file
+system.
 
-Orbax writes a checkpoint elsewhere and renames it into place, so that one is
-complete or absent. It holds one array of bytes: a SHA-256, and what it is of,
-the arrays by name in the safetensors format. Of several arrays, Orbax stops at
-the first that fails, and TensorStore reports the others to nobody.
+Orbax writes a checkpoint to a temporary folder and renames it, so that it is
+complete or absent. A checkpoint contains one array of bytes: a SHA-256,
+followed by the arrays by name in the safetensors format. With several arrays,
+Orbax stops at the first that fails, and errors of the others are lost.
 
-What a disk or a person does to a checkpoint later is found by the SHA-256, and
-by the step, which its folder is named after. One that is not what was saved is
-set aside under another name. One that cannot be read at the moment stays, and
-the run stops.
+Later damage is detected by the SHA-256 and by the step, after which the folder
+is named. A damaged checkpoint is renamed and no longer used. If a checkpoint
+cannot be read at the moment, it stays, and the run stops.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -47,13 +47,13 @@ _DIGEST_SIZE = hashlib.sha256().digest_size
 
 _STEP = re.compile('0|[1-9][0-9]*')
 
-# What the folder of a checkpoint is called that is not to be used any more, and
-# of one that is about to be removed. Orbax marks what it has not finished.
+# Suffixes of checkpoints that are no longer used or are being removed, and
+# Orbax's mark of unfinished ones.
 _SET_ASIDE = '.set-aside'
 _REMOVED = '.removed'
 _UNFINISHED = '.orbax-checkpoint-tmp'
 
-# Why a checkpoint that may be whole cannot be read at the moment.
+# Errors that do not show that a checkpoint is damaged.
 _NOT_NOW = frozenset(
   {
     errno.EACCES,
@@ -74,7 +74,7 @@ _NOT_NOW = frozenset(
 
 
 class DamagedError(Exception):
-  """A checkpoint is not what was saved, as far as can be read."""
+  """A checkpoint differs from what was saved."""
 
 
 class Checkpoints:
@@ -85,14 +85,14 @@ class Checkpoints:
     self._steps_per_epoch = steps_per_epoch
     if not processes.is_first():
       return
-    # Orbax and its libraries also show the traces of their threads. What is
-    # wrong is said below.
+    # Orbax and its libraries also log the tracebacks of their threads. Errors
+    # are reported below.
     for name in ('absl', 'asyncio'):
       logging.getLogger(name).setLevel(logging.CRITICAL)
     with files.writing(self.directory):
       self.directory.mkdir(exist_ok=True)
-    # Not Orbax's CheckpointManager: it asks for the owners of files, who may
-    # have no name, and stumbles over what else lies in the directory.
+    # Not Orbax's CheckpointManager, which fails if the owner of a file has no
+    # name, or if there are other files in the directory.
     alone = ocp.options.MultiprocessingOptions(
       primary_host=0, active_processes={0}
     )
@@ -106,16 +106,16 @@ class Checkpoints:
   def save(
     self, step: int, state: TrainState, measured: Sequence[StepMetrics]
   ) -> None:
-    """Writes the state after a step; older checkpoints go.
+    """Saves the state after a step, and removes old checkpoints.
 
     Args:
       step: Steps done since the start of the run.
-      state: The state after them.
+      state: The state after these steps.
       measured: Metrics of the steps of this epoch, each field of
         shape=(steps,).
 
     Raises:
-      RunError: It cannot be written. Older ones are as they were.
+      RunError: If it cannot be written. Older checkpoints are then unchanged.
     """
     if not processes.is_first():
       return
@@ -125,7 +125,7 @@ class Checkpoints:
     try:
       self._reserve(content.nbytes)
       if os.path.lexists(self._path(step)):
-        self.set_aside(step)  # No checkpoint: those of later steps are gone.
+        self.set_aside(step)  # Later checkpoints were set aside at the start.
       self._orbax.save(
         self._path(step),
         args=ocp.args.Composite(state=ocp.args.StandardSave([content])),
@@ -133,29 +133,29 @@ class Checkpoints:
     except Exception as error:
       raise errors.RunError(
         f'The checkpoint of step {step} cannot be written to {self.directory}:'
-        f' {_first_line(error)}. Once it can be, the same command goes on from'
-        ' the one before.'
+        f' {_first_line(error)}. Once it can be, the same command resumes from'
+        ' the previous checkpoint.'
       ) from error
     for old in sorted(self.steps())[:-_KEEP]:
       self._rename(old, _REMOVED)
     self.clean_up()
 
   def steps(self) -> set[int]:
-    """The numbers of finished steps of which there are checkpoints.
+    """The numbers of finished steps that have a checkpoint.
 
     Raises:
-      RunError: The directory cannot be read.
+      RunError: If the directory cannot be read.
     """
     return {int(p.name) for p in self._list() if _STEP.fullmatch(p.name)}
 
   def clean_up(self) -> None:
-    """Removes what was not finished, and what was to be removed."""
+    """Removes unfinished checkpoints and those marked for removal."""
     for path in self._list():
       if _UNFINISHED in path.name or path.name.endswith(_REMOVED):
         shutil.rmtree(path, ignore_errors=True)
 
   def blank(self, like: TrainState) -> dict[str, np.ndarray]:
-    """Arrays by name, of the shapes and dtypes of those in a checkpoint.
+    """Zeros with the names, shapes and dtypes of the arrays of a checkpoint.
 
     Args:
       like: A state of the run.
@@ -167,21 +167,21 @@ class Checkpoints:
     return {**of_state, **self._pad([])}
 
   def read(self, step: int, like: TrainState) -> dict[str, np.ndarray]:
-    """The arrays of a checkpoint by name, bit for bit as they were saved.
+    """Reads the arrays of a checkpoint by name, bit for bit.
 
     Args:
       step: One of :meth:`steps`.
       like: A state of the same structure, shapes and dtypes.
 
     Raises:
-      DamagedError: They are not what was saved.
-      RunError: They cannot be read at the moment.
+      DamagedError: If they differ from what was saved.
+      RunError: If they cannot be read at the moment.
     """
     path = self._path(step)
-    if os.path.isdir(path / 'checksums'):  # Not where it cannot be read.
+    if os.path.isdir(path / 'checksums'):  # False if it cannot be read.
       raise errors.UsageError(
-        f'The checkpoint {path} is of an earlier version, which can go on from'
-        ' it; this one cannot.'
+        f'The checkpoint {path} is of an earlier version. Only that version can'
+        ' resume from it.'
       )
     blank = self.blank(like)
     expected = _to_bytes(blank)
@@ -197,11 +197,11 @@ class Checkpoints:
         raise DamagedError(_first_line(error)) from error
       raise errors.RunError(
         f'The checkpoint {path} cannot be read: {reason}. Nothing was changed;'
-        ' once it can be, the same command goes on.'
+        ' once it can be read, the same command resumes.'
       ) from error
     content = restored['state'][0]
     if _digest(content) != content[:_DIGEST_SIZE].tobytes():
-      raise DamagedError('its SHA-256 is another one')
+      raise DamagedError('its SHA-256 differs')
     if _head(content) != _head(expected):
       raise DamagedError('it holds other arrays')
     leaves = {
@@ -219,10 +219,10 @@ class Checkpoints:
   def unpack(
     self, step: int, leaves: dict[str, np.ndarray], like: TrainState
   ) -> tuple[TrainState, StepMetrics]:
-    """The state after a step, and what its epoch had measured by then.
+    """Converts arrays to the state after a step and the metrics of its epoch.
 
     Args:
-      step: Where the arrays are from.
+      step: The step of the checkpoint.
       leaves: From :meth:`read`.
       like: A state of the same structure.
 
@@ -242,11 +242,11 @@ class Checkpoints:
   def restore(
     self, step: int, like: TrainState
   ) -> tuple[TrainState, StepMetrics]:
-    """What :meth:`unpack` makes of what :meth:`read` gives. In one process."""
+    """:meth:`read` and :meth:`unpack`, for a single process."""
     return self.unpack(step, self.read(step, like), like)
 
   def set_aside(self, step: int) -> pathlib.Path:
-    """Gives a checkpoint a name under which it is not used; returns that."""
+    """Renames a checkpoint so that it is not used; returns its new path."""
     return self._rename(step, _SET_ASIDE)
 
   def close(self) -> None:
@@ -263,7 +263,7 @@ class Checkpoints:
     except OSError as error:
       raise errors.RunError(
         f'{self.directory} cannot be read: {error.strerror}. Nothing was'
-        ' changed; once it can be, the same command goes on.'
+        ' changed; once it can be read, the same command resumes.'
       ) from error
 
   def _rename(self, step: int, suffix: str) -> pathlib.Path:
@@ -276,16 +276,16 @@ class Checkpoints:
       return self._path(step).rename(self.directory / name)
 
   def _reserve(self, size: int) -> None:
-    """Raises OSError if there is no directory, or no room for so many bytes.
+    """Raises OSError if there is no directory, or no space for this size.
 
-    Orbax would notice too, after it has written a part, and say so at length.
+    Orbax notices this only after writing a part, and its messages are long.
     """
     with tempfile.TemporaryFile(dir=self.directory) as file:
       if hasattr(os, 'posix_fallocate'):
         os.posix_fallocate(file.fileno(), 0, size + _ROOM_FOR_THE_REST)
 
   def _pad(self, measured: Sequence[StepMetrics]) -> dict[str, np.ndarray]:
-    """Metrics of an epoch by name, of one shape however many there are."""
+    """Metrics of an epoch by name, padded to the length of an epoch."""
     padded = {}
     for i, name in enumerate(StepMetrics._fields):
       dtype = np.int32 if name == 'correct' else np.float32
@@ -302,20 +302,21 @@ def restore_one(
   like: TrainState,
   step: int | None = None,
 ) -> tuple[int, TrainState] | None:
-  """The state of one run, in a single process, to look at and not to resume.
+  """Restores the state of one run for evaluation, in a single process.
 
   Args:
-    directory: The checkpoints of the run.
-    steps_per_epoch: Of the run.
+    directory: The directory of the checkpoints.
+    steps_per_epoch: Training steps of one epoch.
     like: A state, or its shapes and dtypes.
-    step: Finished steps. Default: the most that there are.
+    step: The number of finished steps. Default: that of the last checkpoint.
 
   Returns:
-    Finished steps and the state; ``None`` where there is no such checkpoint.
+    The number of finished steps and the state; ``None`` if there is no such
+    checkpoint.
 
   Raises:
-    UsageError: The checkpoint is damaged.
-    RunError: It cannot be read at the moment.
+    UsageError: If the checkpoint is damaged.
+    RunError: If it cannot be read at the moment.
   """
   saved = Checkpoints(directory, steps_per_epoch)
   try:
@@ -338,20 +339,20 @@ def restore_newest(
   like: TrainState,
   say: Callable[[str], Any],
 ) -> tuple[int, list[tuple[TrainState, StepMetrics]]]:
-  """The newest state that all of some runs have.
+  """Restores the newest state that several runs have in common.
 
   Args:
-    of_runs: The checkpoints of each.
-    like: A state of any, or its shapes and dtypes.
-    say: Told of each checkpoint that is damaged, and therefore set aside.
+    of_runs: The checkpoints of each run.
+    like: A state of a run, or its shapes and dtypes.
+    say: Called with a message for each damaged checkpoint, which is set aside.
 
   Returns:
-    Finished steps, and what :meth:`Checkpoints.unpack` gives of each run; 0
-    and nothing where there are no checkpoints.
+    The number of finished steps, and the result of :meth:`Checkpoints.unpack`
+    for each run; 0 and an empty list if there are no checkpoints.
 
   Raises:
-    UsageError: There are checkpoints, and none of them can be used.
-    RunError: One cannot be read at the moment.
+    UsageError: If there are checkpoints, but none of them can be used.
+    RunError: If one cannot be read at the moment.
   """
   found: list[dict[str, np.ndarray]] = []
   step = processes.from_first(lambda: _find_newest(of_runs, like, say, found))
@@ -391,13 +392,13 @@ def _find_newest(
   else:
     if common:
       raise errors.UsageError(
-        f'No checkpoint in {of_runs[0].directory} can be read as it was saved'
-        f' ({reason}). To start from the beginning, rename this folder.'
+        f'No checkpoint in {of_runs[0].directory} is intact ({reason}). To'
+        ' start from the beginning, rename this folder.'
       )
     step = 0
   for saved in of_runs:
     saved.clean_up()
-    # The run comes by their steps again.
+    # The run will repeat their steps.
     for newer in saved.steps():
       if newer > step:
         saved.set_aside(newer)
@@ -407,7 +408,7 @@ def _find_newest(
 def _read_all(folder: pathlib.Path) -> None:
   """Raises OSError unless all files of a folder can be read.
 
-  Orbax says of some that they are absent, and of others nothing at all.
+  Orbax reports some of them as absent, and others not at all.
   """
 
   def raise_(error: OSError) -> None:
@@ -416,7 +417,7 @@ def _read_all(folder: pathlib.Path) -> None:
   for place, _, names in os.walk(folder, onerror=raise_):
     for name in names:
       path = pathlib.Path(place, name)
-      if not stat.S_ISREG(path.stat().st_mode):  # A pipe would be waited for.
+      if not stat.S_ISREG(path.stat().st_mode):  # A pipe would block.
         raise DamagedError(f'{path} is not a file')
       with path.open('rb') as file:
         while file.read(2**20):
@@ -424,9 +425,9 @@ def _read_all(folder: pathlib.Path) -> None:
 
 
 def _why_not_now(error: BaseException) -> str | None:
-  """Why a checkpoint cannot be read; ``None`` where it can, and is damaged.
+  """Why a checkpoint cannot be read at the moment; ``None`` if it is damaged.
 
-  Orbax passes errors on within others, and TensorStore as text.
+  Orbax wraps errors in others, and TensorStore converts them to text.
   """
   for part in _parts(error):
     if isinstance(part, MemoryError):
@@ -440,7 +441,7 @@ def _why_not_now(error: BaseException) -> str | None:
 
 
 def _parts(error: BaseException | None) -> Iterator[BaseException]:
-  """An error, and all that it was made of."""
+  """An error, and all errors that it wraps."""
   while error is not None:
     yield error
     for inner in getattr(error, 'exceptions', ()):
@@ -455,7 +456,7 @@ def _first_line(error: BaseException) -> str:
 def _by_name(state: TrainState) -> dict[str, jax.Array]:
   """The leaves by their path.
 
-  A checkpoint then knows nothing of the classes that hold them, and can be read
+  A checkpoint thus does not depend on the classes of the state, and can be read
   without this program.
   """
   return {
@@ -465,7 +466,7 @@ def _by_name(state: TrainState) -> dict[str, jax.Array]:
 
 
 def _to_bytes(leaves: dict[str, np.ndarray]) -> np.ndarray:
-  """Arrays by name as bytes: their SHA-256, and what it is of."""
+  """Serializes arrays by name: a SHA-256, then the safetensors content."""
   content = safetensors_numpy.save(
     {name: np.asarray(leaf, order='C') for name, leaf in leaves.items()}
   )
@@ -473,12 +474,12 @@ def _to_bytes(leaves: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def _digest(content: np.ndarray) -> bytes:
-  """The SHA-256 of what :func:`_to_bytes` has put behind one."""
+  """The SHA-256 of the safetensors content in a result of `_to_bytes`."""
   return hashlib.sha256(content[_DIGEST_SIZE:].data).digest()
 
 
 def _head(content: np.ndarray) -> bytes:
-  """The names, shapes and dtypes in what :func:`_to_bytes` has made."""
+  """The names, shapes and dtypes in a result of `_to_bytes`."""
   content = content[_DIGEST_SIZE:]
   size = int.from_bytes(content[:8].tobytes(), 'little')
   return content[: 8 + size].tobytes()

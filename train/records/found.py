@@ -144,17 +144,15 @@ def _once(
     if any(run.results != candidates[0].results for run in candidates[1:]):
       paths = ', '.join(str(run.path) for run in candidates)
       left_out.append(
-        f'{paths} have the same settings and seeds and different results, so'
-        ' that none of them counts.'
+        f'{paths} have the same settings and seeds, but different results; none'
+        ' of them is used.'
       )
       continue
     copies += len(own) - 1
     kept.append(candidates[0])
   if copies:
-    notes.append(
-      f'{copies} {"runs are" if copies > 1 else "run is"} there once more under'
-      ' another path, and counted once.'
-    )
+    what = 'runs are duplicates' if copies > 1 else 'run is a duplicate'
+    notes.append(f'{copies} {what} under another path, and not counted again.')
   return kept
 
 

@@ -75,7 +75,7 @@ _LAYOUT = {
   },
   'course': {
     'learning rate': ['Multiline', ['learning_rate']],
-    'images a second': ['Multiline', ['images_per_second']],
+    'images per second': ['Multiline', ['images_per_second']],
   },
 }
 
@@ -128,7 +128,7 @@ def summarize_test(
   Args:
     steps: Metrics of the evaluation steps.
     examples: Images of the split.
-    split: What the figures are called after.
+    split: Prefix of the names of the results.
 
   Returns:
     ``test_loss``, the mean, and ``test_error`` in percent.
@@ -145,7 +145,7 @@ def steps_row(epoch: int, steps: Sequence[StepMetrics]) -> StepsRow:
   """The record of the steps of an epoch, as JSON values.
 
   Args:
-    epoch: From 1.
+    epoch: The epoch, from 1.
     steps: Metrics of the dispatches in order, each field of shape=(steps,).
 
   Returns:
@@ -276,7 +276,7 @@ class MetricsLog:
 
 
 def _write(events: Any, content: Any, epoch: int) -> None:
-  """Writes an event, and has it on the disk."""
+  """Writes an event and flushes it to the disk."""
   events.write_event(_Event(wall_time=time.time(), step=epoch, summary=content))
   events.flush()
 

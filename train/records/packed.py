@@ -309,7 +309,7 @@ class _Tables:
       value = line.values(['value'] if 'value' in line.cells else [])
       if 'value' not in value or line.name in self._common:
         raise errors.UsageError(
-          f'{line.place} must be a setting that is not there before, and its'
+          f'{line.place} must be a setting, which occurs only once, and its'
           ' value.'
         )
       self._common[line.name] = value['value']
@@ -368,7 +368,7 @@ class _Tables:
     return run
 
   def unused(self) -> str | None:
-    """One sentence for each line of a run that is not in the table of runs."""
+    """A sentence if the table of runs lacks the run of a line, else None."""
     for grouped in (self._epochs, self._steps):
       for name, lines in grouped.items():
         if name not in self._runs:
@@ -408,7 +408,7 @@ def _by_name(lines: Iterable[_Line]) -> dict[str, _Line]:
   named: dict[str, _Line] = {}
   for line in lines:
     if line.name in named:
-      line.wrong = f'is {_text(line.name)} once more'
+      line.wrong = f'repeats {_text(line.name)}'
     named[line.name] = line
   return named
 
@@ -453,6 +453,6 @@ def _split(cell: str, place: str) -> list[Any] | None:
     token, _, times = part.partition('*')
     count = _value(times, place) if times else 1
     if not isinstance(count, int) or not 0 < count <= _MOST_STEPS - len(values):
-      raise errors.UsageError(f'{place}: {part} is no number of steps.')
+      raise errors.UsageError(f'{place}: {part} is not a number of steps.')
     values += [_value(token, place)] * count
   return values

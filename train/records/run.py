@@ -46,7 +46,7 @@ class Run:
 
   @property
   def test_errors(self) -> dict[int, float]:
-    """In percent, by the epochs after which there was a test."""
+    """Test error in percent, by tested epoch."""
     return {
       row['epoch']: row['test_error']
       for row in self.rows

@@ -133,7 +133,7 @@ class RunDirectory:
       },
     )
 
-  def check_goes_on(
+  def check_resume(
     self, devices: Sequence[jax.Device] | None = None, **facts: Any
   ) -> list[str]:
     """Compares an unfinished run with the environment of its resume.
@@ -153,8 +153,8 @@ class RunDirectory:
     unknown = sorted(saved.keys() - schema.CONFIG_FIELDS)
     if unknown:
       raise errors.UsageError(
-        f'--run-dir {self.path} was begun by another version: this one does not'
-        f' know {", ".join(unknown)} in its config.json. Go on with that'
+        f'--run-dir {self.path} was started by another version: this one does'
+        f' not know {", ".join(unknown)} in its config.json. Resume with that'
         ' version, or choose another directory.'
       )
     now = {**facts, **environment(devices)}
@@ -176,8 +176,8 @@ class RunDirectory:
     ]
     if decides:
       raise errors.UsageError(
-        f'--run-dir {self.path} was begun with {", ".join(decides)}. Go on as'
-        ' it was begun, or choose another directory.'
+        f'--run-dir {self.path} was started with {", ".join(decides)}. Resume'
+        ' in the same environment, or choose another directory.'
       )
     rounding = {name: now[name] for name in _ROUNDING}
     if saved['convolutions'] == 'auto':  # Not recorded before.

@@ -62,7 +62,7 @@ _NotNegative = Annotated[float, Range((0, math.inf))]
 class EpochRow(TypedDict):
   """A line of metrics.jsonl. ``None`` means not finite or not available.
 
-  Epochs without an evaluation lack the figures of tests.
+  Epochs without a test lack its results.
   """
 
   epoch: _Count
@@ -418,7 +418,9 @@ def check_summary(
   if summary['status'] == 'done':
     for name in ('final_test_error', 'best_test_error', 'params_sha256'):
       if summary.get(name) is None:
-        raise errors.UsageError(f'{where} lacks {name}, though it says done.')
+        raise errors.UsageError(
+          f'{where} lacks {name}, although its status is done.'
+        )
   return summary
 
 
@@ -445,7 +447,7 @@ def check_epochs(
     if row['step'] != (i + 1) * checked[0]['step']:
       raise errors.UsageError(
         f'{where(i)}: step must be {(i + 1) * checked[0]["step"]},'
-        f' {checked[0]["step"]} an epoch, got {row["step"]}.'
+        f' {checked[0]["step"]} per epoch, got {row["step"]}.'
       )
   return checked
 
@@ -550,7 +552,7 @@ def check_agreement(
     if rows and row['loss'] is not None:
       require(
         len(row['loss']) == rows[0]['step'],
-        f'steps.jsonl has {len(row["loss"])} steps an epoch, and'
+        f'steps.jsonl has {len(row["loss"])} steps per epoch, and'
         f' metrics.jsonl {rows[0]["step"]}',
       )
 
@@ -558,7 +560,7 @@ def check_agreement(
 def check_tests(
   config: Mapping[str, Any], rows: Sequence[EpochRow], where: str
 ) -> None:
-  """Raises UsageError if an epoch lacks the figures of its test.
+  """Raises UsageError if an epoch lacks the results of its test.
 
   Args:
     config: From :func:`check_config`.
@@ -617,7 +619,7 @@ _WORDS: Mapping[Any, str] = {
   float: 'a finite number',
   int: 'a whole number',
   bool: 'true or false',
-  str: 'a text',
+  str: 'a string',
 }
 _LARGEST_INT = 2**63 - 1
 

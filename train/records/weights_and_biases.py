@@ -79,7 +79,7 @@ class Runs:
     if self._project is None:
       return self
     for i, directory in enumerate(self._directories):
-      with self._going_on_without(i):
+      with self._reporting_errors(i):
         self._runs[i] = _Run(self._project, directory)
         self._say(f'{directory.path}: {self._runs[i].where}')
       self.log(i)
@@ -88,13 +88,13 @@ class Runs:
   def log(self, i: int) -> None:
     """Sends the rows of the log of a run that were not sent yet."""
     if i in self._runs:
-      with self._going_on_without(i):
+      with self._reporting_errors(i):
         self._runs[i].log(self._logs[i].rows)
 
   def finish(self, i: int, summary: Mapping[str, Any]) -> None:
     """Closes a run with the contents of its summary.json."""
     if i in self._runs:
-      with self._going_on_without(i):
+      with self._reporting_errors(i):
         self._runs.pop(i).finish(summary)
 
   def __exit__(self, kind: type[BaseException] | None, *_: Any) -> None:
@@ -103,15 +103,15 @@ class Runs:
         self.finish(i, {'status': 'incomplete'})
 
   @contextlib.contextmanager
-  def _going_on_without(self, i: int) -> Iterator[None]:
+  def _reporting_errors(self, i: int) -> Iterator[None]:
     try:
       yield
     except Exception as error:  # Of any kind: none may stop the run.
       self._runs.pop(i, None)
       reason = ' '.join(str(error).split()) or type(error).__name__
       self._say(
-        f'{self._directories[i].path}: Weights & Biases failed, the run goes on'
-        f' without it: {reason}'
+        f'{self._directories[i].path}: Weights & Biases failed, the run'
+        f' continues without it: {reason}'
       )
 
 

@@ -1,4 +1,4 @@
-"""From the records of runs to tables, figures and verdicts."""
+"""Makes tables, figures and verdicts from the records of runs."""
 
 from train.report.write import write
 from train.report.write import write_found

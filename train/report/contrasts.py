@@ -1,7 +1,7 @@
-"""Differences between arms, each estimated and judged in one place.
+"""Differences between arms, with their verdicts and records.
 
-A table of a report is a family: what stands in it is judged together. A
-difference stands in one table alone.
+The differences in one table of a report are a family and are judged together.
+Each difference is in one table only.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,23 +18,23 @@ from train.records import Seeds
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """A weighted sum of arms, before anything is known of it."""
+  """A weighted sum of arms, to be estimated."""
 
   name: str
   weights: Mapping[str, float]
-  """By the name of the arm, with the sum zero."""
+  """By name of the arm, with sum zero."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Contrast:
-  """A question, answered."""
+  """The answer to a question."""
 
   name: str
   dataset: str
   scale: str
   judgement: statistics.Judgement
   instead: str | None = None
-  """What it is called where it bears no verdict: :data:`EXPLORATORY`."""
+  """Replaces the verdict: :data:`EXPLORATORY`, or ``None``."""
 
   def record(self) -> dict[str, Any]:
     """Its entry in report.json: percentage points, ``None`` if untested."""
@@ -55,11 +55,11 @@ class Contrast:
 
 
 EXPLORATORY = 'exploratory'
-"""Nobody asked before the runs were looked at."""
+"""The question was not asked before the results were seen."""
 
 
 def to_json(contrasts: Iterable[Contrast]) -> str:
-  """The text of report.json, a line a contrast."""
+  """The text of report.json, one line per contrast."""
   lines = ',\n'.join(
     '    ' + json.dumps(c.record(), ensure_ascii=False, allow_nan=False)
     for c in contrasts
@@ -69,7 +69,7 @@ def to_json(contrasts: Iterable[Contrast]) -> str:
 
 
 def _number(value: float) -> float | None:
-  # As many digits as the test error of 10,000 images has, and two more.
+  # Two digits more than the test error of 10,000 images has.
   return None if math.isnan(value) else round(value, 4)
 
 
@@ -89,15 +89,14 @@ def difference(first: Arm, second: Arm) -> Question:
 
 
 class Models:
-  """The arms of a scale: of each data set one model, one residual.
+  """The arms of a scale, with one model and one residual per data set.
 
   Args:
-    scale: What report.json calls it.
-    arms: All arms, whether anything is asked of them or not: each tells of the
-      residual.
-    relative_margin: Margin of equivalence as a part of the control's error.
-    errors: Test error of an arm by seed. Default: at the epoch at which the
-      paper reads it off.
+    scale: The name of the scale in report.json.
+    arms: All arms. Those of no question contribute to the residual.
+    relative_margin: Margin of equivalence as a fraction of the control's error.
+    errors: Test error of an arm by seed. Default: at the epoch that the paper
+      reports.
   """
 
   def __init__(
@@ -125,11 +124,11 @@ class Models:
     """Answers questions that are asked together.
 
     Args:
-      family: The questions, each of arms of one data set.
+      family: The questions, each about arms of one data set.
 
     Returns:
-      An answer for each; ``None`` where an arm has no finished run, or no seed
-      is common to the arms.
+      An answer for each; ``None`` if an arm has no finished run, or the arms
+      have no seed in common.
     """
     estimates = [self._estimate(question) for question in family]
     judged = iter(statistics.judge([e for e in estimates if e is not None]))

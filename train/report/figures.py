@@ -1,4 +1,4 @@
-"""Pictures, with colours that the colour-blind can tell apart."""
+"""The figures of a report, in colors that are safe for color blindness."""
 
 from collections.abc import Mapping, Sequence
 import pathlib
@@ -59,7 +59,7 @@ def draw_heat_map(
   Args:
     cells: Arms by horizontal and vertical momentum, one for each pair.
     path: The PNG file to write.
-    title: Above the figure.
+    title: Title of the figure.
   """
   horizontal, vertical = (sorted(set(x)) for x in zip(*cells, strict=True))
   errors = np.full((len(horizontal), len(vertical)), np.nan)
@@ -82,7 +82,7 @@ def draw_heat_map(
     )
     figure.suptitle(safe.label(title))
     axis = figure.subplots()
-    # Of one hue order in any eye, and of one lightness order in print.
+    # Perceptually uniform, also with color blindness and in grayscale.
     image = axis.imshow(errors, cmap='cividis_r', origin='lower', aspect='auto')
     for (i, j), text in words.items():
       red, green, blue, _ = image.cmap(image.norm(errors[i, j]))
@@ -100,7 +100,7 @@ def draw_heat_map(
     axis.set_yticks(range(len(horizontal)), [f'{h:g}' for h in horizontal])
     axis.set_xlabel(
       'vertical momentum (after a loss above the mean)\n'
-      'framed: both are the same, which is fixed momentum'
+      'framed: both are equal, which is fixed momentum'
     )
     axis.set_ylabel('horizontal momentum')
     figure.colorbar(image, label='final test error (%), mean')
@@ -108,12 +108,12 @@ def draw_heat_map(
 
 
 def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
-  """Draws arms beside each other, each a mean with a band over its seeds.
+  """Draws the curves of arms, each a mean with a band over its seeds.
 
   Args:
     arms: The arms.
     path: The PNG file to write.
-    title: Above the figure.
+    title: Title of the figure.
   """
   panels = [
     ('test_error', 'test error (%)'),
@@ -148,14 +148,14 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
 def draw_errors(
   panels: Mapping[str, tuple[Sequence[Arm], Arm | None]], path: pathlib.Path
 ) -> None:
-  """Draws test error over the epochs, as Figures 2 to 4 of the paper do.
+  """Draws test error over the epochs, as in Figures 2 to 4 of the paper.
 
-  Below the curves, a line an arm: its differences to a control, seed by seed,
-  at the epoch at which the paper reads off.
+  Below the curves, one line per arm shows its differences from a control, seed
+  by seed, at the epoch that the paper reports.
 
   Args:
-    panels: Arms and control by the title of the part that shows them: the whole
-      run on the left, its last two fifths on the right.
+    panels: Arms and control by title. The left panel shows the whole run, the
+      right panel its last two fifths.
     path: The PNG file to write.
   """
   compared = [
@@ -190,8 +190,8 @@ def draw_errors(
       axis = figure.add_subplot(grid[2 * row + 1, :])
       _draw_differences(axis, of_panel)
       axis.set_xlabel(
-        f'test error − that of {control.label} (points), at the epoch that is'
-        ' read; small: seeds; large: mean, with its own 95 % interval from'
+        f'test error − that of {control.label} (points), at the reported epoch;'
+        ' small: seeds; large: mean, with its own 95 % interval from'
         f' {_FEW + 1} seeds on'
       )
     pictures.save(figure, path)
@@ -225,7 +225,7 @@ def _draw_curves(
 
 
 def _differences(arm: Arm, control: Arm) -> list[float]:
-  """Of the errors under the seeds that both have."""
+  """The differences of the errors, for the seeds that both arms have."""
   ours, theirs = arm.read_off_errors(), control.read_off_errors()
   return [ours[seeds] - theirs[seeds] for seeds in ours if seeds in theirs]
 
@@ -251,7 +251,7 @@ def _draw_differences(
 def _draw_seeds(
   axis: mpl_axes.Axes, row: int, values: Sequence[float], color: str
 ) -> None:
-  """The values of the seeds in a row, and their mean with its interval."""
+  """Draws the values of the seeds in a row, and their mean with interval."""
   sample = statistics.describe(values)
   axis.plot(
     values,
@@ -288,7 +288,7 @@ def draw_points(
     most = max(len(arms) for arms in panels.values())
     figure = mpl_figure.Figure(
       figsize=(6.5 * len(panels), 2 + 0.25 * most),
-      # The line at the bottom has a place of its own.
+      # Leaves room for the line at the bottom.
       layout=layout_engine.ConstrainedLayoutEngine(rect=(0, 0.03, 1, 0.97)),
     )
     grid = figure.subplots(1, len(panels), squeeze=False)[0]
@@ -304,7 +304,7 @@ def draw_points(
       )
       axis.set_ylim(0.6 - most, 0.6)
       axis.set_title(title, loc='left')
-      axis.set_xlabel('test error (%) at the epoch that is read')
+      axis.set_xlabel('test error (%) at the reported epoch')
     figure.text(
       0.995,
       0.002,
@@ -329,7 +329,7 @@ def draw_preregistered(
   """Draws the six contrasts of every stage with their simultaneous intervals.
 
   Args:
-    answers: Of the stages that there are.
+    answers: The answers of each stage.
     path: The PNG file to write.
   """
   rows = [
@@ -347,7 +347,7 @@ def draw_preregistered(
       if not of_stage.is_complete:
         seeds = f'{min(of_stage.done.values())} of {seeds}, no verdict yet'
       label = f'{of_stage.stage.scale.title}, n = {seeds}'
-      # Has its place in the legend from the first seed on.
+      # Adds the stage to the legend even without answers.
       axis.errorbar([], [], xerr=[], color=color, marker=marker, label=label)
       for row, (question, dataset) in enumerate(rows):
         contrast = of_stage.contrasts.get((question.name, dataset))
@@ -388,7 +388,7 @@ def draw_preregistered(
         [-row - 0.42, -row + 0.42],
         color='black',
         lw=2,
-        label="the gap in the paper's Table 1, to what it calls cosine",
+        label="gap in the paper's Table 1 to what it calls cosine annealing",
       )
     axis.axvline(0, color='0.3', lw=1)
     axis.margins(x=0.1)
@@ -405,7 +405,7 @@ def draw_preregistered(
     )
     axis.set_xlabel(
       'difference in test error (points) with simultaneous 95 % intervals;'
-      ' below zero favours LCAM'
+      ' below zero favors LCAM'
     )
     handles, labels = axis.get_legend_handles_labels()
     unique = dict(zip(labels, handles, strict=True))

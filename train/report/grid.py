@@ -20,14 +20,14 @@ class Grid:
 
   @property
   def is_of(self) -> str:
-    """The experiment, or what the runs are called without one."""
+    """The name of the experiment, or of the runs without one."""
     return _title(next(iter(self.cells.values())))
 
 
 def find(arms: Iterable[Arm]) -> list[Grid]:
-  """The grids among arms of LCAM that are no experiments of their own.
+  """Finds the grids among the arms of LCAM that are not registered experiments.
 
-  Arms that do not fill a grid of at least two momenta each way are left out.
+  Arms outside a full grid of at least two momenta in each phase are left out.
   """
   groups: dict[tuple[str, str], dict[tuple[float, float], Arm]] = {}
   for arm in arms:
@@ -54,7 +54,7 @@ def _title(arm: Arm) -> str:
 def _fill(
   cells: dict[tuple[float, float], Arm],
 ) -> dict[tuple[float, float], Arm]:
-  """A full grid in the cells: the emptiest row or column goes first."""
+  """Reduces cells to a full grid, removing the emptiest rows and columns."""
   while cells:
     lines = [
       (axis, value)
@@ -77,11 +77,11 @@ def _fill(
 
 
 def questions(grid: Grid) -> list[contrasts.Question]:
-  """What a grid can say about the momenta, each a mean over its pairs.
+  """The questions that a grid can answer, each a mean over its pairs.
 
   Returns:
-    Switching against fixed momentum, and which of two momenta is the horizontal
-    one; nothing where no two momenta stand both ways round.
+    Switching minus fixed momentum, and larger horizontal minus larger vertical
+    momentum; empty if no two momenta are in the grid in both orders.
   """
   cells = grid.cells
   higher = [
@@ -107,6 +107,6 @@ def questions(grid: Grid) -> list[contrasts.Question]:
     return contrasts.Question(words, weights)
 
   return [
-    ask('the two momenta in turn − fixed at either', [*higher, *lower], fixed),
+    ask('switching momentum − fixed momentum', [*higher, *lower], fixed),
     ask('larger horizontal − larger vertical momentum', higher, lower),
   ]

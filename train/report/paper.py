@@ -1,6 +1,6 @@
-"""What the paper shows and claims, in terms of the experiments.
+"""The figures, tables and claims of the paper, in terms of the experiments.
 
-The order of a report on the paper's experiments, at any scale.
+Defines the order of a report on the paper's experiments at any scale.
 """
 
 from collections.abc import Iterator
@@ -25,29 +25,29 @@ _PUBLISHED = {
 }
 
 CLAIMED_GAP = {'cifar10': 3.98 - 4.03, 'cifar100': 19.22 - 19.58}
-"""What LCAM gains over what Table 1 calls cosine annealing, in points."""
+"""The gain of LCAM over what Table 1 calls cosine annealing, in points."""
 
 PUBLISHED = """\
-"published" is the test error of WRN-28-10 that the arm has in the paper that it
-is of, and no target for another network. The paper's Table 1 has three: LCAM
+"published" is the test error of WRN-28-10 in the paper that introduced the arm.
+It is not a target for another network. The LCAM paper's Table 1 has three: LCAM
 3.98 / 19.22 %, "WRN original" 4.00 / 19.25 % and "Cosine Annealing" 4.03 /
-19.58 %. It leaves out that
+19.58 %. It omits that
 
-- 3.98 and 19.22 are the "peak average" around epoch 120: the test error chose
-  the epoch at which it is read. Neither the number of runs nor their spread is
+- 3.98 and 19.22 are the "peak average" around epoch 120: the epoch was selected
+  by test error. Neither the number of runs nor their standard deviation is
   given;
-- 4.00 / 19.25 is with Nesterov's momentum, and with crops that are padded with
-  reflections (the median of 5 runs);
+- 4.00 / 19.25 uses Nesterov momentum, and crops padded with reflections (the
+  median of 5 runs);
 - 4.03 / 19.58 is not cosine annealing over 200 epochs. It is SGDR: warm
-  restarts after 10, 30, 70 and 150 epochs, rate 0.05, momentum without
-  Nesterov, the median of 5, read at epoch 150, where a cycle ends;
-- the same paper's cosine annealing over 200 epochs has 3.86 / 19.98 %, below
-  LCAM on CIFAR-10, and its own rerun of WRN, without Nesterov's momentum,
-  4.24 / 20.33 %."""
+  restarts after 10, 30, 70 and 150 epochs, learning rate 0.05, no Nesterov
+  momentum, the median of 5 runs, at epoch 150, the end of a cycle;
+- cosine annealing over 200 epochs in the SGDR paper has 3.86 / 19.98 %, below
+  LCAM on CIFAR-10, and its rerun of WRN without Nesterov momentum 4.24 /
+  20.33 %."""
 
 
 def published(experiment: Experiment | None) -> float | None:
-  """The test error in percent that was published of an arm, at any scale."""
+  """The published test error of an arm in percent, for any scale."""
   if experiment is None or experiment.dataset not in DATASETS:
     return None
   pair = _PUBLISHED.get((experiment.section, experiment.arm))
@@ -56,12 +56,12 @@ def published(experiment: Experiment | None) -> float | None:
 
 @dataclasses.dataclass(frozen=True)
 class Family:
-  """Experiments that belong into one figure or table."""
+  """Experiments in one figure or table."""
 
   title: str
   members: tuple[Experiment, ...]
   against: Experiment | None = None
-  """The one to compare the others with. None: every pair."""
+  """The experiment to compare the others with; ``None``: every pair."""
 
 
 def _final(scale: Scale, dataset: str) -> Experiment:
@@ -69,12 +69,12 @@ def _final(scale: Scale, dataset: str) -> Experiment:
 
 
 def control(scale: Scale, dataset: str) -> Experiment:
-  """The fixed momentum that LCAM is to be better than."""
+  """The experiment with fixed momentum that LCAM should improve on."""
   return experiments.find(scale, 'figure4', dataset, 'fixed-0.9')
 
 
 def figures(scale: Scale) -> list[tuple[Family, Experiment]]:
-  """What the paper draws, each with the control that it is compared with."""
+  """The figures of the paper, each with its control."""
 
   def steps(figure: str, name: str) -> tuple[Family, Experiment]:
     title = f'Figure {figure[-1]}: {name}, steps at 1/5, 2/5 and 3/5 of the run'
@@ -86,7 +86,7 @@ def figures(scale: Scale) -> list[tuple[Family, Experiment]]:
   found = [steps('figure2', 'CIFAR-10'), steps('figure3', 'CIFAR-100')]
   for dataset, name in DATASETS.items():
     final = _final(scale, dataset)
-    # The curve of the paper, and the controls that it lacks.
+    # The curve of the paper, and further controls.
     same_schedule = tuple(
       experiment
       for experiment in experiments.members(scale, final.section, dataset)
@@ -100,7 +100,7 @@ def figures(scale: Scale) -> list[tuple[Family, Experiment]]:
 def families(scale: Scale) -> Iterator[Family]:
   """Every experiment of the paper at a scale, in the order of the report.
 
-  What is registered under a section has its place by that alone.
+  The section of an experiment determines its place.
   """
   for family, _ in figures(scale)[:2]:
     yield family
@@ -130,7 +130,7 @@ def families(scale: Scale) -> Iterator[Family]:
 
 
 def _ablations(scale: Scale, dataset: str, name: str) -> Iterator[Family]:
-  """What is changed of the final run; by batch size, whose arms are pairs."""
+  """Ablations of the final run, with a family for each other batch size."""
   final = _final(scale, dataset)
   by_size: dict[int, list[Experiment]] = {}
   for experiment in experiments.members(scale, 'ablation', dataset):
@@ -151,10 +151,10 @@ def _ablations(scale: Scale, dataset: str, name: str) -> Iterator[Family]:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-  """That one experiment has a lower error than another, or the same."""
+  """The claim that an experiment is better than another, or the same."""
 
   dataset: str
-  """As people write it."""
+  """The display name."""
   subject: str
   other: str
   source: str
@@ -169,7 +169,7 @@ class Claim:
     return f'{self.dataset}: {self.subject} and {self.other} are very close'
 
 
-# Of Figures 2 and 3: the one that shall be better, and the other.
+# Figures 2 and 3: the arm that is claimed to be better, and the other.
 _CLAIMED = {
   'figure2': (
     ('vertical-0.95', 'fixed-0.9'),
@@ -190,20 +190,20 @@ _CLAIMED = {
 }
 _VERY_CLOSE = ('horizontal-0.93', 'vertical-0.93')
 
-# Of LCAM's final run: what it shall be better than.
+# What LCAM's final run is claimed to be better than.
 _CLAIMED_OF_THE_FINAL_RUN = (
   ('WRN as published, over 5/3 of the epochs', 'table1', 'wrn'),
   ('cosine annealing over 5/3 of the epochs', 'table1', 'cosine'),
   ('SGDR as published', 'table1', 'sgdr'),
 )
-_IMPLIED = (('a coin of its own rate', 'ablation', 'coin'),)
+_IMPLIED = (('its random control', 'ablation', 'coin'),)
 
 
 def claims(scale: Scale) -> list[Claim]:
-  """What the paper says, beside what is preregistered.
+  """The claims of the paper that are not preregistered.
 
-  The last claim for each data set is not in the paper's own words: it is what
-  must hold if the loss is to be the reason for its results.
+  The last claim for each data set is implied: it must hold if the loss is the
+  reason for the results of the paper.
   """
   listed = []
   for (figure, pairs), (dataset, section) in zip(
@@ -237,30 +237,30 @@ def claims(scale: Scale) -> list[Claim]:
 
 SCALES = {
   experiments.PAPER: """\
-WRN-28-10 on all images, as the paper has it. The settings are the paper's and
-those of its authors' program; they were chosen there, by test error.""",
+WRN-28-10 on all images, as in the paper. The settings are those of the paper
+and of its authors' program, where they were chosen by test error.""",
   experiments.MEDIUM: """\
-All training images at their own size, a fifth of the paper's epochs, a network
-that is narrower and shallower. Momenta, learning rate, batch size, weight decay
-and the shape of the schedule are the paper's. Network and epochs were chosen by
-a pilot of the fixed momentum of 0.9 alone, its test error included, as the
-preregistration has it.""",
+All training images at full size, a fifth of the paper's epochs, and a narrower
+and shallower network. Momenta, learning rate, batch size, weight decay and the
+shape of the schedule are the paper's. Network and epochs were chosen in a pilot
+with fixed momentum 0.9 only, including its test error, as described in the
+preregistration.""",
   experiments.SMALL: """\
 WRN-10-1 (some 80,000 parameters instead of 36 million), the first 5,000
 training images shrunk to 16x16, all 10,000 test images, batches of 32, a tenth
 of the epochs. Momenta, learning rate and weight decay are the paper's, and the
 decay is at the same shares of the run with the same final rate.
 
-**What it can tell:** whether the rule itself, momentum that follows the loss,
-changes the outcome of a short training by more than the seeds do, in which
-direction, and whether a coin that does not look at the loss does the same.
+**What it can show:** whether the rule itself, momentum that follows the loss,
+changes the result of a short training by more than the seeds do, in which
+direction, and whether a random control does the same.
 
-**What it cannot tell:** whether WRN-28-10 reaches the paper's figures. This
-network never comes near to fitting its training images, so its error says more
-about how fast it learns than about how well it generalises; a momentum that
-amounts to a higher learning rate has another worth here than in a run of 25
-times as many steps. The paper's "over L2 regularization" needs those steps
-too: learning rate times weight decay, summed over the run, is 1/25 of the
+**What it cannot show:** whether WRN-28-10 reaches the figures of the paper.
+This network never comes close to fitting its training images, so its error
+depends more on how fast it learns than on how well it generalizes. A momentum
+that acts like a higher learning rate has another effect here than in a run with
+25 times as many steps. The paper's "over L2 regularization" also requires those
+steps: learning rate times weight decay, summed over the run, is 1/25 of the
 paper's.""",
 }
-"""What each of the paper's scales is, in the order of the report."""
+"""Descriptions of the scales, in the order of the report."""

@@ -1,9 +1,8 @@
-"""The questions that were asked before the runs: results/PREREGISTRATION.md.
+"""The preregistered questions, see results/PREREGISTRATION.md.
 
 Three contrasts for each data set are judged as one family of six, once for each
-stage. A stage is a scale with seeds of its own; its other seeds and all other
-arms take no part. All else that the report says of the paper's experiments is
-exploratory.
+stage. A stage is a scale with its own seeds; other seeds and other arms are not
+used. Everything else in the report on the paper's experiments is exploratory.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +30,7 @@ ARMS = (LCAM, FIXED, COIN, AVERAGE, SWAPPED)
 """Section and arm of the experiments."""
 
 POSITIVE_CONTROL = ('figure4', 'cosine-120')
-"""Is known to differ from :data:`FIXED`, and is in no family."""
+"""Known to differ from :data:`FIXED`; not in a family."""
 
 _HALF = fractions.Fraction(1, 2)
 
@@ -78,7 +77,7 @@ class Stage:
   scale: Scale
   first_seed: int
   planned: int | None
-  """How many seeds; ``None``: set by the spread, see :func:`plan`."""
+  """Number of seeds; ``None``: determined by the residual, see :func:`plan`."""
 
 
 STAGES = (
@@ -86,7 +85,7 @@ STAGES = (
   Stage(1, experiments.MEDIUM, first_seed=0, planned=None),
 )
 
-# The only look before the end, and what it may lead to.
+# The only interim look, and the numbers of seeds that it may lead to.
 LOOK_AFTER = 3
 FEWEST, MOST, OTHERWISE = 5, 12, 8
 
@@ -97,7 +96,7 @@ def arm(scale: Scale, dataset: str, place: tuple[str, str]) -> Experiment:
 
 
 def pairs(scale: Scale) -> list[tuple[Experiment, Experiment]]:
-  """The differences of two arms that are asked, with LCAM first."""
+  """The preregistered differences of two arms, LCAM first."""
   return [
     (arm(scale, dataset, first), arm(scale, dataset, second))
     for question in QUESTIONS
@@ -113,23 +112,23 @@ Errors = dict[str, dict[tuple[str, str], dict[int, float]]]
 
 @dataclasses.dataclass(frozen=True)
 class Answers:
-  """What the runs of a stage say."""
+  """The results of a stage."""
 
   stage: Stage
   planned: int
-  """Seeds that are needed before there is a verdict."""
+  """Number of seeds that are required for a verdict."""
   done: dict[str, int]
-  """How many of them are complete, by data set."""
+  """Number of complete seeds, by data set."""
   spreads: dict[str, float]
-  """Residual standard deviation of the five arms, by data set: before the stage
-  is complete after the first three seeds, which is all that is looked at."""
+  """Residual standard deviation of the five arms, by data set. Before the stage
+  is complete, it is that of the first three seeds, the only interim look."""
   diverged: list[str]
-  """Runs that have no error."""
+  """Runs without an error."""
   contrasts: dict[tuple[str, str], contrasts.Contrast]
-  """By question and data set; those that nothing can be said of are left
-  out. None before the stage is complete."""
+  """By question and data set, without those that cannot be estimated. Empty
+  before the stage is complete."""
   positive_control: dict[str, statistics.Judgement]
-  """By data set. Likewise."""
+  """By data set. Empty before the stage is complete."""
 
   @property
   def is_complete(self) -> bool:
@@ -137,16 +136,16 @@ class Answers:
 
 
 def answer(stage: Stage, arms: Iterable[Arm]) -> Answers | None:
-  """Answers the questions by the runs of a stage.
+  """Answers the questions from the runs of a stage.
 
   Args:
-    stage: Which.
-    arms: All arms that there are.
+    stage: The stage.
+    arms: All arms.
 
   Returns:
-    The answers, or ``None`` where there is none of the five arms at the scale.
-    Before all planned seeds are there they are but counted: differences that
-    are not looked at cannot end the runs.
+    The answers, or ``None`` if there is none of the five arms at the scale.
+    Before all planned seeds are complete, they are only counted, so that
+    interim results cannot stop the runs.
   """
   by_experiment = {a.experiment.name: a for a in arms if a.experiment}
   ended: dict[str, dict[tuple[str, str], dict[int, float]]] = {}
@@ -209,7 +208,7 @@ def _errors(found: Arm, stage: Stage) -> dict[int, float]:
   """The error of each run of the stage that has ended; NaN if it diverged."""
   errors = {}
   for run in found.runs:
-    # A run whose seeds differ among themselves is of no stage.
+    # A run with different seeds belongs to no stage.
     if run.seed < stage.first_seed or set(run.seeds) != {run.seed}:
       continue
     if run.is_done:
@@ -250,8 +249,8 @@ def judge(
   """The six contrasts as one family.
 
   Args:
-    errors: Of the five arms of each data set, NaN where a run diverged.
-    scale: Theirs.
+    errors: Errors of the five arms of each data set, NaN for diverged runs.
+    scale: Their scale.
 
   Returns:
     By question and data set, in the order of the report.
@@ -278,7 +277,7 @@ def judge(
 def _estimate(
   question: Question, errors: Mapping[tuple[str, str], Mapping[int, float]]
 ) -> statistics.Estimate | None:
-  """Of all five arms under the seeds that have what is asked for."""
+  """Fits all five arms, with the seeds that all arms of the question have."""
   seeds = set.intersection(
     *(
       {seed for seed, error in errors[place].items() if not math.isnan(error)}
@@ -301,7 +300,7 @@ def _estimate(
 
 
 def plan(stage: Stage, ended: Errors) -> int:
-  """How many seeds a stage needs, by the spread after its first three.
+  """The number of seeds of a stage, from the residual of its first three.
 
   Args:
     stage: The stage.
@@ -309,8 +308,8 @@ def plan(stage: Stage, ended: Errors) -> int:
 
   Returns:
     The smallest number from 5 to 12 for which a true difference of the size of
-    the margin is found with 80 % on both data sets; 8 where there is none, or
-    the look is still to come.
+    the margin is found with 80 % on both data sets; 8 if there is none, or
+    before the interim look.
   """
   looked_at = _at_the_look(stage, ended)
   if looked_at.keys() != DATASETS.keys():
@@ -328,7 +327,7 @@ def plan(stage: Stage, ended: Errors) -> int:
 
 
 def seeds_needed(spread: float, margin: float) -> int:
-  """The seeds that find a difference of the margin; 0: more than 12."""
+  """The number of seeds that finds a difference of the margin; 0: above 12."""
   for n in range(FEWEST, MOST + 1):
     freedom = (len(ARMS) - 1) * (n - 1)
     error = spread * math.sqrt(2 / n)
@@ -361,7 +360,7 @@ def _positive_control(
 
 
 def conclusion(answers: Sequence[Answers]) -> str:
-  """What is decided, in a sentence for each stage, the last stage first."""
+  """The conclusion, in a sentence for each stage, the last stage first."""
   return ' '.join(_sentence(of_stage) for of_stage in reversed(answers))
 
 
@@ -402,7 +401,7 @@ def _sentence(answers: Answers) -> str:
 
 
 def notes(answers: Answers) -> list[str]:
-  """What else must be known of a stage, a sentence or two each."""
+  """Further facts on a stage, a sentence or two each."""
   stage = answers.stage
   lcam = arm(stage.scale, next(iter(DATASETS)), LCAM)
   read_at = experiments.read_off_epoch(lcam, lcam.config.epochs)

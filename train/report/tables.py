@@ -37,10 +37,10 @@ def errors_table(arms: Sequence[Arm]) -> str:
 
 
 def paper_errors_table(arms: Sequence[Arm]) -> str:
-  """The same for experiments of the paper, beside what was published of them.
+  """The same for experiments of the paper, with the published errors.
 
-  Mean, deviation and interval are those of the epoch at which the paper reads
-  the error off.
+  Mean, standard deviation and interval are those of the epoch that the paper
+  reports.
   """
   has_figures = any(paper.published(arm.experiment) for arm in arms)
   rows = []
@@ -82,8 +82,8 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
     [
       'arm',
       'n',
-      'read at epoch',
-      'test error % then',
+      'reported epoch',
+      'test error %',
       'sd',
       '95 % interval or values',
       *(['published %'] if has_figures else []),
@@ -96,7 +96,7 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
 
 
 FEW = 3
-"""Runs of which all values are shown: an interval would be of little use."""
+"""Up to this number of runs, all values are shown instead of an interval."""
 
 
 def _values(errors: Sequence[float]) -> str:
@@ -104,7 +104,7 @@ def _values(errors: Sequence[float]) -> str:
 
 
 def preregistered_table(answers: Sequence[preregistered.Answers]) -> str:
-  """The six contrasts, a line each, of all stages side by side."""
+  """The six contrasts, one per line, with all stages side by side."""
   rows = []
   for question in preregistered.QUESTIONS:
     for dataset, name in preregistered.DATASETS.items():
@@ -112,7 +112,7 @@ def preregistered_table(answers: Sequence[preregistered.Answers]) -> str:
       for of_stage in answers:
         row += _answer(of_stage, question.name, dataset)
       rows.append(row)
-  head = ['asked beforehand']
+  head = ['preregistered']
   for of_stage in answers:
     head += [f'{of_stage.stage.scale.name}: n', *_ANSWER]
   return _markdown(head, rows)
@@ -129,7 +129,7 @@ def _answer(
     n = f'{of_stage.done[dataset]} of {of_stage.planned}'
     return [n, *['–'] * len(_ANSWER)]
   cells = _cells(contrast.judgement)
-  # The plan says what can be found.
+  # The preregistration states what can be found.
   del cells[_JUDGED.index('could have found')]
   return cells
 
@@ -148,7 +148,7 @@ _JUDGED = [
 def contrasts_table(
   judged: Sequence[tuple[str, statistics.Judgement]],
 ) -> str:
-  """Judged differences by what they are of."""
+  """Judged differences, by name."""
   return _markdown(
     ['difference', *_JUDGED],
     [[safe.markdown(words), *_cells(judgement)] for words, judgement in judged],
@@ -161,7 +161,7 @@ _EXPLORED = ['n', 'points', 'interval']
 def exploratory_table(
   explored: Sequence[tuple[str, statistics.Judgement]],
 ) -> str:
-  """Differences by what they are of, without a verdict."""
+  """Differences without verdicts, by name."""
   return _markdown(
     ['difference, exploratory', *_EXPLORED],
     [
@@ -174,7 +174,7 @@ def exploratory_table(
 def claims_table(
   explored: Sequence[tuple[paper.Claim, statistics.Judgement]],
 ) -> str:
-  """The paper's claims, each with what the runs say."""
+  """The paper's claims, each with its difference."""
   return _markdown(
     ['claim, exploratory', 'where', *_EXPLORED],
     [
@@ -185,7 +185,7 @@ def claims_table(
 
 
 def show_verdict(judgement: statistics.Judgement) -> str:
-  """The verdict, and whether a difference that was found is a small one."""
+  """The verdict, and whether a found difference is within the margin."""
   verdict = judgement.verdict
   is_found = verdict in (statistics.Verdict.BETTER, statistics.Verdict.WORSE)
   if is_found and judgement.is_within_margin:
@@ -239,7 +239,7 @@ def _markdown(head: list[str], rows: Iterable[list[str]]) -> str:
 
   def line(cells: list[str]) -> str:
     padded = [
-      # Words to the left, figures to the right.
+      # Names are left-aligned, numbers right-aligned.
       cell.ljust(width) if i == 0 else cell.rjust(width)
       for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
     ]

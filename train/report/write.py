@@ -1,4 +1,4 @@
-"""The report on a set of runs: a Markdown file and its pictures."""
+"""Writes the report on a set of runs: a Markdown file and its figures."""
 
 from collections.abc import Iterable, Sequence
 import dataclasses
@@ -26,17 +26,17 @@ from train.report import tables
 
 @dataclasses.dataclass
 class _Sheet:
-  """What the sections of a report share."""
+  """State that the sections of a report share."""
 
   out: pathlib.Path
   relative_margin: float
   judged: list[contrasts.Contrast] = dataclasses.field(default_factory=list)
-  """All that was judged so far, in the order of the report."""
+  """All contrasts so far, in the order of the report."""
 
   def judge(
     self, models: contrasts.Models, family: Sequence[contrasts.Question]
   ) -> list[str]:
-    """The table of a family of questions of the user's, with verdicts."""
+    """Answers a family of the user's questions with verdicts, as a table."""
     found = [answer for answer in models.judge(family) if answer is not None]
     self.judged += found
     if not found:
@@ -46,7 +46,7 @@ class _Sheet:
   def explore(
     self, models: contrasts.Models, family: Sequence[contrasts.Question]
   ) -> list[contrasts.Contrast | None]:
-    """Answers to questions that nobody asked before, without verdicts."""
+    """Answers exploratory questions, without verdicts."""
     answers = [
       answer and dataclasses.replace(answer, instead=contrasts.EXPLORATORY)
       for answer in models.judge(family)
@@ -57,7 +57,7 @@ class _Sheet:
   def explored(
     self, models: contrasts.Models, family: Sequence[contrasts.Question]
   ) -> list[str]:
-    """Their table, nothing where no question has an answer."""
+    """The table of :meth:`explore`; empty if no question has an answer."""
     answers = self.explore(models, family)
     found = [(a.name, a.judgement) for a in answers if a is not None]
     return [tables.exploratory_table(found)] if found else []
@@ -69,19 +69,19 @@ def write(
   name: str = 'report.md',
   margin: float = 100 * statistics.RELATIVE_MARGIN,
 ) -> str:
-  """Writes the report, its pictures, and report.json.
+  """Writes the report, its figures, and report.json.
 
   Args:
-    directories: Where the runs are, at any depth.
-    out: Folder to write into; made if absent.
-    name: Of the Markdown file.
-    margin: Of equivalence, in percent of the error of the control.
+    directories: Directories that contain the runs, at any depth.
+    out: Output folder, created if absent.
+    name: Name of the Markdown file.
+    margin: Margin of equivalence, in percent of the error of the control.
 
   Returns:
     The text of the report.
 
   Raises:
-    UsageError: There is no finished run and no study, ``out`` cannot be
+    UsageError: If there is no finished run and no study, ``out`` cannot be
       written, or ``margin`` is out of range.
   """
   return write_found(records.find(directories), out, name, margin)
@@ -93,16 +93,16 @@ def write_found(
   name: str = 'report.md',
   margin: float = 100 * statistics.RELATIVE_MARGIN,
 ) -> str:
-  """Writes the report on what :func:`train.records.find` has found.
+  """Writes the report on the result of :func:`train.records.find`.
 
-  What that has left out is said at the top of the report. A study that cannot
-  be drawn is left out too, and added to it.
+  Records that were left out are listed at the top of the report. Studies that
+  cannot be drawn are added to them.
 
   Args:
     found: The records.
-    out: Folder to write into; made if absent.
-    name: Of the Markdown file.
-    margin: Of equivalence, in percent of the error of the control.
+    out: Output folder, created if absent.
+    name: Name of the Markdown file.
+    margin: Margin of equivalence, in percent of the error of the control.
 
   Returns:
     The text of the report.
@@ -117,7 +117,7 @@ def write_found(
   arms = records.group_into_arms(found.runs)
   if not found.studies and not any(arm.finished for arm in arms):
     raise errors.UsageError(
-      'There is no finished run: a report is made of finished runs alone.'
+      'There is no finished run, which a report requires.'
     )
   sheet = _Sheet(out, margin / 100)
   try:
@@ -126,7 +126,7 @@ def write_found(
     answers = _answers(arms)
     sheet.judged += [c for a in answers for c in a.contrasts.values()]
     paragraphs = [
-      *studies_of.section(_OF_THE_PHASE, '## Whose is the phase?'),
+      *studies_of.section(_OF_THE_PHASE, '## The phase: weights or batch?'),
     ]
     appendix: list[str] = []
     of_the_paper: set[str] = set()
@@ -147,10 +147,10 @@ def write_found(
     paragraphs += _phases_section(arms, out)
     explanations = [kind for kind in studies.STUDIES if kind != _OF_THE_PHASE]
     paragraphs += studies_of.section(
-      explanations, '## The explanations', _QUICK_AND_SLOW
+      explanations, "## The paper's explanations", _QUICK_AND_SLOW
     )
     if appendix:
-      paragraphs += ['## Appendix: every arm', _APPENDIX, *appendix]
+      paragraphs += ['## Appendix: all arms', _APPENDIX, *appendix]
     if not paragraphs:
       raise errors.UsageError(f'No record can be shown. {found.left_out[0]}')
     has_phases = bool(found.studies) or any(arm.has_phases for arm in arms)
@@ -174,24 +174,27 @@ def write_found(
 
 
 _HORIZONTAL = """\
-A step is *horizontal* where the loss of the step before is at or below the
-mean of its epoch so far, else *vertical*. LCAM has a momentum for each."""
+A step is *horizontal* if the loss of the previous step is at or below the mean
+of its epoch so far, else *vertical*. LCAM uses a separate momentum for each
+phase. A *random control* ("coin" in the names of arms) uses the same two
+momenta in the same shares of steps, but chooses between them at random,
+independent of the loss."""
 
 _QUICK_AND_SLOW = """\
 The paper divides the weights of a network into quick ones, W_Q, which oscillate
-across a valley of the loss, and slow ones, W_S, which drift along it, and says
-that a move of one group pulls the other. It calls a data set horizontal or
-vertical by the phase that is to have the larger momentum, and neutral where
-neither is. Each study below is judged by itself, with the margin that it
+across a valley of the loss, and slow ones, W_S, which drift along it. It says
+that moving one group pulls the other. It calls a data set horizontal or
+vertical after the phase that should have the larger momentum, and neutral if
+neither should. Each study below is judged separately, with the margin that it
 states."""
 
 _APPENDIX = """\
-All of this is exploratory: differences with their intervals, and no verdicts. A
-table of differences is a family, whose intervals are simultaneous. "interval"
-of an arm is that of its own runs alone; of three runs or fewer all values are
-shown in its place. "final" is the test error after the last epoch. "best
-epoch" is the lowest of any epoch, which the test set itself chose: it is no
-estimate of anything."""
+This appendix is exploratory: it shows differences and intervals, and no
+verdicts. The differences in one table are a family with simultaneous intervals.
+The interval of an arm is that of its own runs only; for three runs or fewer,
+all values are shown instead. "test error %" is that of the reported epoch, and
+"final" that of the last epoch. "best epoch" is the lowest test error of any
+epoch, which is selected on the test set and therefore biased."""
 
 
 def _how_to_read(
@@ -200,48 +203,48 @@ def _how_to_read(
   others: Sequence[Arm],
   margin: float,
 ) -> str:
-  """The last section: of what the report has, and of nothing else."""
+  """The last section, which explains only what the report contains."""
   said = [
-    'Runs of the same seed share their start, the order of their images and'
-    ' their crops, in every arm. Arms of a data set and scale are fitted'
-    ' together as arm + seed with one residual; "points" is the fitted'
-    ' difference in percentage points, for two arms the mean over their pairs'
-    ' of runs.',
-    "Differences that are judged or shown together are a family. p is Holm's:"
-    ' among equal arms a whole family has a false difference in one of twenty'
-    ' cases. "interval" is Bonferroni\'s: in nineteen of twenty cases all'
-    ' intervals of a family hold their true differences. (Of several'
-    " differences that are found, Holm's method may find one whose interval"
-    ' just reaches over zero.)',
-    'The verdict is of the first of the two: *better* or *worse* where p is'
-    ' below 0.05; *equivalent* where all of the interval lies within the'
-    ' margin; else *undecided*, which is not *equivalent*. A difference that is'
-    ' found and still smaller than the margin is said to be within it.',
+    'Runs with the same seed share their initialization, the order of their'
+    ' images and their crops in every arm. All arms of a data set and scale are'
+    ' fitted together as arm + seed with one residual. "points" is the fitted'
+    ' difference in percentage points; for two arms it is the mean over their'
+    ' pairs of runs.',
+    'Differences that are judged or shown together are a family. p is adjusted'
+    " by Holm's method: if all arms are equal, a family contains a false"
+    ' difference in one of twenty cases. "interval" is adjusted by'
+    " Bonferroni's method: in nineteen of twenty cases, all intervals of a"
+    ' family contain their true differences. (If several differences are found,'
+    ' the interval of one of them may just include zero.)',
+    'The verdict applies to the first arm: *better* or *worse* if p is below'
+    ' 0.05; *equivalent* if the whole interval is inside the margin; otherwise'
+    ' *undecided*, which does not mean *equivalent*. If a difference is found'
+    ' and its whole interval is inside the margin, the verdict says so.',
   ]
   if answers:
     said.append(
-      'The margin of what was preregistered is'
+      'The margin of the preregistered questions is'
       f' {100 * statistics.RELATIVE_MARGIN:g} % of the error of the control, or'
-      ' of what it gets right where that is less. Seeds, arms and questions'
-      ' are those of [the preregistration](PREREGISTRATION.md); only seeds'
-      ' that all five arms have count.'
+      ' of its accuracy if that is smaller. Seeds, arms and questions are those'
+      ' of [the preregistration](PREREGISTRATION.md); only seeds that all five'
+      ' arms have are used.'
     )
   if others:
     said.append(
-      f'The margin of your own arms is {margin:g} % of the error of the other,'
-      ' or of what it gets right where that is less. "could have found" is the'
+      f'The margin for your own arms is {margin:g} % of the error of the second'
+      ' arm, or of its accuracy if that is smaller. "could have found" is the'
       ' true difference that this test, in this family, finds with a'
-      ' probability of 80 %. Of the arms, "final" is the test error after the'
-      ' last epoch, "95 % interval" that of its own runs alone, and "best'
-      ' epoch" the lowest of any epoch, which the test set itself chose: it is'
-      ' no estimate of anything.'
+      ' probability of 80 %. "final" is the test error after the last epoch,'
+      ' "95 % interval" that of the runs of the arm only, and "best epoch" the'
+      ' lowest test error of any epoch, which is selected on the test set and'
+      ' therefore biased.'
     )
   if has_explored:
     said.append(
-      'What is called exploratory bears no verdict: nobody asked before the'
-      ' runs were looked at.'
+      'Exploratory differences have no verdict, because the questions were not'
+      ' asked before the results were seen.'
     )
-  said.append('[report.json](report.json) holds the differences for programs.')
+  said.append('[report.json](report.json) contains the differences as JSON.')
   lines = '\n'.join(
     textwrap.fill(
       f'- {sentence}', 80, subsequent_indent='  ', break_on_hyphens=False
@@ -252,7 +255,7 @@ def _how_to_read(
 
 
 def _answers(arms: Sequence[Arm]) -> list[preregistered.Answers]:
-  """Of each stage that has runs."""
+  """The answers of each stage that has runs."""
   found = [preregistered.answer(stage, arms) for stage in preregistered.STAGES]
   return [answers for answers in found if answers is not None]
 
@@ -260,7 +263,7 @@ def _answers(arms: Sequence[Arm]) -> list[preregistered.Answers]:
 def _preregistered_section(
   answers: Sequence[preregistered.Answers], out: pathlib.Path
 ) -> list[str]:
-  """What settles it: a picture, a table, a sentence, and their terms."""
+  """The figure, table and conclusion of the preregistered questions."""
   if not answers:
     return []
   file = 'preregistered.png'
@@ -271,22 +274,23 @@ def _preregistered_section(
   )
   notes = [note for a in answers for note in preregistered.notes(a)]
   return [
-    '## What was asked beforehand',
+    '## Preregistered questions',
     f'![The six contrasts with simultaneous 95 % intervals]({file})',
     tables.preregistered_table(answers),
     preregistered.conclusion(answers),
-    f'{questions} "Its coin and its mean" is the mean of two arms: a coin that'
-    ' takes the two momenta without a look at the loss, in each epoch at the'
-    " rate of the run of LCAM, and that run's mean momentum, fixed. The gaps"
-    " of the paper's Table 1 are 0.02 to 0.36 points of a WRN-28-10: a verdict"
-    ' of *undecided* does not say that there is no such effect. Before all'
-    ' planned seeds are there, nothing but the residual spread is looked at.',
+    f'{questions} "Its coin and its mean" is the mean of two controls: a random'
+    ' control, which uses the two momenta in each epoch in the shares of the'
+    ' run of LCAM but independent of the loss, and the mean momentum of that'
+    " run, fixed. The gaps in the paper's Table 1 are 0.02 to 0.36 points for a"
+    ' WRN-28-10: *undecided* does not mean that there is no such effect. Until'
+    ' all planned seeds are complete, only the residual standard deviation is'
+    ' examined.',
     '\n'.join(f'- {note}' for note in notes),
   ]
 
 
 def _told(found: records.Found) -> list[str]:
-  """What the reader must know of the records before anything else."""
+  """Notes on the records, for the top of the report."""
   paragraphs = []
   if found.left_out:
     count = len(found.left_out)
@@ -299,7 +303,7 @@ def _told(found: records.Found) -> list[str]:
 
 _UNFIT = (ArithmeticError, AssertionError, LookupError, TypeError, ValueError)
 
-# The study that has a section of its own.
+# The study with a separate section.
 _OF_THE_PHASE = 'batches'
 
 
@@ -307,8 +311,8 @@ class _Studies:
   """The studies of a report.
 
   Args:
-    found: Holds them; what cannot be drawn is added to what it left out.
-    out: The folder that pictures are drawn into.
+    found: The records. Studies that cannot be drawn are added to ``left_out``.
+    out: Output folder of the figures.
   """
 
   def __init__(self, found: records.Found, out: pathlib.Path):
@@ -319,7 +323,7 @@ class _Studies:
   def section(
     self, kinds: str | Sequence[str], heading: str, intro: str | None = None
   ) -> list[str]:
-    """The paragraphs on some kinds of studies, nothing where there are none."""
+    """The paragraphs on some kinds of studies; empty if there are none."""
     paragraphs: list[str] = []
     of_kinds = [kinds] if isinstance(kinds, str) else kinds
     for study in self._found.studies:
@@ -327,8 +331,7 @@ class _Studies:
         continue
       try:
         paragraphs += _study_section(study, self._out, self._taken)
-      # What else a record must be for its figures to be judged and drawn is
-      # known to the study alone.
+      # Only the study itself knows what else its record must satisfy.
       except _UNFIT as error:
         reason = ' '.join(str(error).split()) or 'its figures do not fit'
         self._found.left_out.append(
@@ -345,7 +348,7 @@ class _Studies:
     try:
       said = studies.STUDIES[kind].load().together(found) if found else []
     except _UNFIT:
-      # The record that does not fit is left out above, with its reason.
+      # The invalid record is reported above.
       return []
     return [safe.markdown(sentence) for sentence in said]
 
@@ -353,12 +356,12 @@ class _Studies:
 def _study_section(
   study: records.Study, out: pathlib.Path, taken: set[str]
 ) -> list[str]:
-  """The paragraphs on a study. Its picture is drawn into ``out``.
+  """The paragraphs on a study. Draws its figure.
 
   Args:
     study: The study.
-    out: The folder.
-    taken: Names of pictures that there are; gets that of this one.
+    out: Output folder of the figure.
+    taken: Names of existing figures. The name of this one is added.
   """
   module, record = studies.STUDIES[study.kind].load(), study.record
   stem = picture = safe.file_name(module.picture(record))
@@ -386,7 +389,7 @@ def _unfinished(arms: Sequence[Arm]) -> list[str]:
     for run in arm.runs
     if run.summary['status'] != 'done'
   ]
-  return [f'Left out of the figures: {"; ".join(listed)}.'] if listed else []
+  return [f'Runs without results: {"; ".join(listed)}.'] if listed else []
 
 
 def _other_section(arms: Sequence[Arm], sheet: _Sheet) -> list[str]:
@@ -407,7 +410,7 @@ def _other_section(arms: Sequence[Arm], sheet: _Sheet) -> list[str]:
 
 def _grid_section(of_grid: grid.Grid, sheet: _Sheet, picture: str) -> list[str]:
   cells = of_grid.cells
-  title = f'{of_grid.is_of} under {len(cells)} pairs of momenta'
+  title = f'{of_grid.is_of} with {len(cells)} pairs of momenta'
   figures.draw_heat_map(cells, sheet.out / picture, title)
   models = contrasts.Models(
     of_grid.is_of, cells.values(), sheet.relative_margin, Arm.final_errors
@@ -417,9 +420,9 @@ def _grid_section(of_grid: grid.Grid, sheet: _Sheet, picture: str) -> list[str]:
   return [
     f'## {safe.markdown(title)}',
     f'{_networks(list(cells.values()))}: {_machines(cells.values())}, n ='
-    f' {seeds} seeds a pair. Where both momenta are the same the momentum is'
-    ' fixed. The lowest of so many figures is low by chance too, and the test'
-    ' set must not choose: the table averages over the pairs instead, seed by'
+    f' {seeds} seeds per pair. If both momenta are equal, the momentum is'
+    ' fixed. The lowest of so many errors is partly low by chance, and the test'
+    ' set must not select: the table averages over the pairs instead, seed by'
     ' seed.',
     *sheet.explored(models, grid.questions(of_grid)),
     f'![Final test error by horizontal and vertical momentum]({picture})',
@@ -427,19 +430,19 @@ def _grid_section(of_grid: grid.Grid, sheet: _Sheet, picture: str) -> list[str]:
 
 
 def _phases_section(arms: Sequence[Arm], out: pathlib.Path) -> list[str]:
-  """One run, whatever the number of runs: each has its own picture already."""
+  """Shows one run only. Every run directory has its own figure."""
   for arm in arms:
     for run in arm.finished:
-      steps = run.steps  # From its file.
+      steps = run.steps  # Reads the file.
       if not any(row['horizontal'] for row in steps):
         continue
       title = f'{arm.name}, seed {run.seed}'
       pictures.draw_phases(steps, run.config, out / 'phases.png', title)
       return [
         '## Loss and running mean',
-        f'The steps of one run, {safe.markdown(title)}. Below the line, which'
-        ' begins anew with each epoch, a loss makes the next step one with the'
-        ' horizontal momentum.',
+        f'The steps of one run, {safe.markdown(title)}. If a loss is at or'
+        ' below the running mean, which is reset at the end of each epoch, the'
+        ' next step uses the horizontal momentum.',
         '![Losses against their running mean, by phase](phases.png)',
       ]
   return []
@@ -449,10 +452,10 @@ class _Scale:
   """The experiments of the paper at one scale.
 
   Args:
-    scale: Which.
-    arms: All arms that there are.
+    scale: The scale.
+    arms: All arms.
     sheet: The report.
-    answers: What was preregistered, and is not asked again.
+    answers: The preregistered questions, which are not asked again.
   """
 
   def __init__(
@@ -491,7 +494,7 @@ class _Scale:
     return [self._arms[e.name] for e in members if e.name in self._arms]
 
   def figures_section(self) -> list[str]:
-    """The curves as the paper draws them."""
+    """The curves as in the figures of the paper."""
     prefix, out = self._scale.prefix, self._sheet.out
     panels: dict[str, dict[str, tuple[list[Arm], Arm | None]]] = {}
     shares: dict[str, list[Arm]] = {}
@@ -524,7 +527,7 @@ class _Scale:
     return paragraphs
 
   def appendix(self) -> list[str]:
-    """Every arm."""
+    """The tables of all arms."""
     if not any(arm.finished for arm in self._arms.values()):
       return []
     prefix, out = self._scale.prefix, self._sheet.out
@@ -552,7 +555,7 @@ class _Scale:
     shown: set[str] = set()
     for family in self._families:
       arms = self._of(family.members)
-      # A family that is only what it is compared with says nothing new.
+      # A family without new arms shows nothing new.
       if not {arm.name for arm in arms} - shown:
         continue
       shown |= {arm.name for arm in arms}
@@ -587,11 +590,11 @@ class _Scale:
     file = f'{self._scale.prefix}claims.png'
     figures.draw_claims(found, self._sheet.out / file)
     return [
-      f'#### What the paper claims, at {self._scale.title}',
-      'The first minus the second: below zero is what the paper claims, but for'
-      ' "very close". "implied" is what the paper does not say, and what must'
-      ' hold if the loss is the reason for its results. What was asked'
-      ' beforehand is not here.',
+      f'#### Claims of the paper at {self._scale.title}',
+      'Differences are first minus second: the paper claims a value below zero,'
+      ' except for "very close". "implied" marks what the paper does not state,'
+      ' but what must hold if the loss is the reason for its results.'
+      ' Preregistered questions are not repeated here.',
       tables.claims_table(found),
       f'![The claims, with simultaneous 95 % intervals]({file})',
     ]
@@ -604,7 +607,7 @@ class _Scale:
   def _new_questions(
     self, family: paper.Family, arms: Sequence[Arm]
   ) -> list[contrasts.Question]:
-    """The differences in a family that stand nowhere else."""
+    """The differences in a family that are in no other table."""
     there = [arm.experiment for arm in arms if arm.experiment is not None]
     pairs = (
       [(family.against, other) for other in there if other != family.against]
@@ -621,7 +624,7 @@ class _Scale:
 
 
 def _residuals(models: contrasts.Models) -> str:
-  """What is known of the one residual of each data set."""
+  """The residual standard deviation of each data set."""
   lines = []
   for dataset, design in models.designs.items():
     spreads = design.spreads()
@@ -629,10 +632,10 @@ def _residuals(models: contrasts.Models) -> str:
       continue
     low, high = (pick(spreads, key=spreads.__getitem__) for pick in (min, max))
     lines.append(
-      f'- {paper.DATASETS[dataset]}: the residual spread of {len(spreads)} arms'
-      f' is {design.spread:.2f} points, with {design.freedom} degrees of'
-      f' freedom; arm by arm from {spreads[low]:.2f} ({low}) to'
-      f' {spreads[high]:.2f} ({high}).'
+      f'- {paper.DATASETS[dataset]}: the residual standard deviation of'
+      f' {len(spreads)} arms is {design.spread:.2f} points, with'
+      f' {design.freedom} degrees of freedom; for single arms it ranges from'
+      f' {spreads[low]:.2f} ({low}) to {spreads[high]:.2f} ({high}).'
     )
   return '\n'.join(lines)
 

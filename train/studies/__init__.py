@@ -1,11 +1,10 @@
-"""Studies beside the runs: of the paper's explanations, and of data sets.
+"""Studies of the paper's explanations, and of data sets.
 
-A study measures something and writes it down; what it says and shows is made of
-that record alone, now or later. :data:`STUDIES` is the register: the command
-line and the report know of studies only what stands there and what
-:class:`Module` asks of their files. To add one, write a file with these seven
-functions, an entry, and what its record holds in
-:data:`train.records.schema.STUDIES`.
+A study measures something and writes a record. Its sentences and its figure are
+made from that record alone, now or later. :data:`STUDIES` is the registry: the
+command line and the report use only its entries and the functions of
+:class:`Module`. To add a study, write a file with these seven functions, an
+entry, and the type of its record in :data:`train.records.schema.STUDIES`.
 """
 
 from collections.abc import Sequence
@@ -22,11 +21,11 @@ from train import config as config_lib
 from train import sources
 
 Record = dict[str, Any]
-"""Plain JSON values: settings, and what was measured."""
+"""Plain JSON values: settings and measurements."""
 
 
 class Module(Protocol):
-  """What the file of a study has."""
+  """The functions in the file of a study."""
 
   def measure(
     self, *, console: rich.console.Console | None, **settings: Any
@@ -37,47 +36,48 @@ class Module(Protocol):
     """The heading in a report."""
 
   def summary(self, record: Record) -> str:
-    """What was measured, and how much of it. Markdown: names are escaped."""
+    """What was measured, and how much. Markdown with escaped names."""
 
   def sentences(self, record: Record) -> list[str]:
-    """What the record says, each with a :class:`~train.statistics.Verdict`."""
+    """The results, with a :class:`~train.statistics.Verdict` if judged."""
 
   def together(self, records: Sequence[Record]) -> list[str]:
-    """What several records say as one family; none where each is its own."""
+    """The results of several records as one family; empty if there is none."""
 
   def picture(self, record: Record) -> str:
-    """Name of the picture in a report, without its suffix."""
+    """The name of the figure in a report, without suffix."""
 
   def draw(self, record: Record, path: pathlib.Path) -> None:
-    """Draws the picture as a PNG file."""
+    """Draws the figure as a PNG file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Study:
-  """An entry of the register."""
+  """An entry of the registry."""
 
   name: str
-  """The command, the name of its file here and of its record's file."""
+  """The name of the command, of its file here, and of the file of its record.
+  """
   usage: str
-  """What the command is followed by."""
+  """The arguments of the command, for the usage."""
   summary: str
-  """In a few words."""
+  """A few words."""
   flags: type
-  """Of the command: the settings of ``measure``, and ``out``."""
+  """The flags of the command: the settings of ``measure``, and ``out``."""
 
   def load(self) -> Module:
-    """The file of the study. It starts JAX: see :mod:`jax_environment`."""
+    """Imports the study, and with it JAX: see :mod:`jax_environment`."""
     return cast(Module, importlib.import_module(f'{__name__}.{self.name}'))
 
   def write(self, record: Record, out: pathlib.Path) -> None:
-    """Writes the record and its picture.
+    """Writes the record and its figure.
 
     Args:
       record: From ``measure``.
-      out: Folder to write into; made if absent.
+      out: Output folder, created if absent.
 
     Raises:
-      UsageError: ``out`` cannot be written.
+      UsageError: If ``out`` cannot be written.
     """
     from train.studies import verdicts
 
@@ -90,18 +90,16 @@ class Study:
 
 @dataclasses.dataclass(frozen=True)
 class TractionFlags:
-  """Simulate Figure 1: two weights that pull each other, under LCAM and under
-  coins.
-  """
+  """Simulate Figure 1: two coupled weights, with LCAM and random controls."""
 
   seeds: int = 1000
-  """Repetitions."""
+  """Number of repetitions."""
   steps: int = 2400
-  """Steps of each."""
+  """Steps per repetition."""
   seed: int = 0
   """Seed of the noise."""
   out: pathlib.Path = pathlib.Path('runs/traction')
-  """Where traction.json and traction.png are written."""
+  """Output folder of traction.json and traction.png."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +113,7 @@ class MovementFlags:
   ] = ()
   """Directories of finished runs."""
   epochs: int = 3
-  """Measured epochs."""
+  """Number of measured epochs."""
   learning_rate: Annotated[
     float | None, command_line.default("a tenth of each run's initial one")
   ] = None
@@ -125,11 +123,11 @@ class MovementFlags:
   ] = None
   """Directory of the data set's files."""
   out: pathlib.Path = pathlib.Path('runs/movement')
-  """Where movement.json and movement.png are written."""
+  """Output folder of movement.json and movement.png."""
 
 
 def _probes_default(size: str) -> Any:
-  """Says in the help what each data set's own default is."""
+  """Lists the default of each data set in the help."""
   return command_line.default(
     ', '.join(
       f'{name} {getattr(source.probe, size)}'
@@ -140,78 +138,78 @@ def _probes_default(size: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class ProbeFlags:
-  """Find out whether a data set is vertical, horizontal or neutral in the sense
-  of section 4.4, by short runs under several momenta.
+  """Classify a data set as vertical, horizontal or neutral (section 4.4), by
+  short runs with several momenta.
   """
 
   dataset: config_lib.Dataset = 'digits'
-  """The images."""
+  """Data set."""
   data_dir: config_lib.DataDir = None
   """Directory of the data set's files."""
   seeds: int = 5
-  """Runs of each pair of momenta."""
+  """Number of runs of each pair of momenta."""
   accelerated: tuple[float, ...] = (0.95,)
-  """The larger momenta to try, beside 0.9."""
+  """Larger momenta to compare with 0.9."""
   epochs: Annotated[int | None, _probes_default('epochs')] = None
   """Passes over the training images."""
   train_examples: Annotated[int | None, _probes_default('train_examples')] = (
     None
   )
-  """Images to train on."""
+  """Number of training images."""
   validation_examples: Annotated[
     int | None, _probes_default('validation_examples')
   ] = None
-  """Training images held out."""
+  """Number of training images to hold out."""
   image_size: Annotated[int | None, _probes_default('image_size')] = None
   """Shrink the images to N x N."""
   out: Annotated[
     pathlib.Path | None, command_line.default('runs/probe-DATASET')
   ] = None
-  """Where probe.json and probe.png are written."""
+  """Output folder of probe.json and probe.png."""
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchesFlags:
-  """Find out whether a phase says where the weights are, or how hard the batch
-  is: pairs of networks are trained on the same batches.
+  """Measure whether the phase depends on the weights or on the batch: pairs of
+  networks are trained on the same batches.
   """
 
   dataset: config_lib.Dataset = 'cifar10'
-  """The images: a data set of the paper."""
+  """Data set of the paper."""
   data_dir: config_lib.DataDir = None
   """Directory of the data set's files."""
   scale: Literal['small', 'medium'] = 'small'
-  """Network and images, as the experiments have them."""
+  """Network and images, as in the experiments."""
   batch_sizes: tuple[int, ...] = (32, 128)
-  """Images a step."""
+  """Images per step."""
   repeats: int = 3
   """Pairs of networks for each batch size."""
   epochs: Annotated[
-    int | None, command_line.default('up to where the paper reads off')
+    int | None, command_line.default('up to the epoch that the paper reports')
   ] = None
-  """Train for the first N epochs of the run only."""
+  """Train only for the first N epochs of the run."""
   train_examples: Annotated[
     int | None, command_line.default('those of the scale')
   ] = None
-  """Train on the first N images only."""
+  """Train only on the first N images."""
   out: Annotated[
     pathlib.Path | None, command_line.default('runs/batches-DATASET')
   ] = None
-  """Where batches.json and batches.png are written."""
+  """Output folder of batches.json and batches.png."""
 
 
-# ------------------------------------------------------------------- register
+# ------------------------------------------------------------------- registry
 
 STUDIES = {
   study.name: study
   for study in (
     Study('traction', '', 'Figure 1 as a simulation', TractionFlags),
     Study('movement', 'RUN...', 'the same in trained networks', MovementFlags),
-    Study('probe', '--dataset NAME', 'what kind of data set it is', ProbeFlags),
+    Study('probe', '--dataset NAME', 'classify a data set', ProbeFlags),
     Study(
       'batches',
       '--dataset NAME',
-      'whether a phase is of the weights or of the batch',
+      'is the phase of the weights or the batch?',
       BatchesFlags,
     ),
   )

@@ -1,4 +1,4 @@
-"""How a study draws its means, intervals and differences."""
+"""Draws the means, intervals and differences of studies."""
 
 from collections.abc import Sequence
 import re
@@ -11,7 +11,7 @@ from train import pictures
 
 
 def typeset(claim: str) -> str:
-  """W_Q and W_S as Matplotlib sets them."""
+  """Typesets W_Q and W_S as Matplotlib mathematics."""
   return re.sub(r'W_[QS]', lambda name: f'${name[0]}$', claim)
 
 
@@ -25,15 +25,15 @@ def draw_intervals(
   *,
   sideways: bool = False,
 ) -> None:
-  """Means with their 95 % intervals.
+  """Draws means with their 95 % intervals.
 
   Args:
-    axis: Where to draw.
-    x: Places along the axis, of the length of ``values``.
-    values: From :func:`summarize`.
-    label: For the legend.
-    i: Number of the colour.
-    marker: Matplotlib's marker.
+    axis: The axes to draw on.
+    x: Positions along the axis, one per value.
+    values: From :func:`~train.studies.verdicts.summarize`.
+    label: Label in the legend.
+    i: Index of the color.
+    marker: The Matplotlib marker.
     sideways: Whether the values lie along the horizontal axis.
   """
   means = [np.nan if v['mean'] is None else v['mean'] for v in values]
@@ -58,12 +58,13 @@ def draw_differences(
   rows: dict[str, list[dict[str, Any]]],
   names: Sequence[str],
 ) -> None:
-  """A row for each comparison, with zero marked.
+  """Draws a row for each comparison, and a line at zero.
 
   Args:
-    axis: Where to draw.
-    rows: By label, a figure from :func:`summarize` for each of the names.
-    names: For the legend.
+    axis: The axes to draw on.
+    rows: By label, a result of :func:`~train.studies.verdicts.summarize` for
+      each name.
+    names: Labels in the legend.
   """
   places = -np.arange(len(rows))
   for i, name in enumerate(names):

@@ -1,35 +1,34 @@
 """Do quick and slow weights of a trained network pull each other?
 
-The question of :mod:`train.studies.traction`, asked of a network: section 3
-of the paper says that accelerating one phase moves the *other* group of
-weights. A finished run is taken up at its last checkpoint and trained on,
-several times from the same weights with the same batches:
+This study asks the question of :mod:`train.studies.traction` for a network:
+section 3 of the paper says that accelerating one phase moves the *other* group
+of weights. It restores the last checkpoint of a finished run and continues its
+training several times, from the same weights with the same batches:
 
 * LCAM with 0.95 in the horizontal and 0.9 in the vertical phase, the paper's
-  way to accelerate W_Q (sections 4.1 and 4.2), and the other way round;
-* for each, a coin that takes the same two momenta without a look at the loss:
-  the steps of each epoch that LCAM took with either are shuffled, so that the
-  share is the same and nothing is left to chance but which they are;
-* LCAM with 0.9 in both phases, which has phases and no asymmetry.
+  way to accelerate W_Q (sections 4.1 and 4.2), and the reverse;
+* for each, a random control ("coin") with the same two momenta, independent of
+  the loss: the phases of LCAM are shuffled within each epoch, so that their
+  number is the same and only their order is random;
+* LCAM with 0.9 in both phases, which has phases but no asymmetry.
 
-The learning rate is constant: a tenth of the run's initial rate. The end of a
-schedule would show next to no movement, the initial rate would throw the
-weights out of where they have settled; a tenth is what the paper's schedules
-pass on their way. The momentum starts from zero, and the first epoch is not
-measured.
+The learning rate is constant: a tenth of the run's initial rate. At the final
+rates of a schedule the weights hardly move, and the initial rate would move
+them far from the checkpoint; the paper's schedules pass through a tenth. The
+momentum starts from zero, and the first epoch is not measured.
 
 Quick and slow: the weights of convolutions and of the linear layer are ranked
-by the variance of their gradients over the batches of an epoch, all taken at
-the checkpoint's weights, so that the variance is that of the batches and not of
-a mean that moves along. The quarter with the largest is called quick, the
-quarter with the smallest slow. (The paper defines W_Q by how much weights
-change; it gives no way to tell which they are.)
+by the variance of their gradients over the batches of an epoch, all at the
+weights of the checkpoint, so that a changing mean does not contribute. The
+quarter with the largest variance is called quick, the quarter with the smallest
+slow. (The paper defines W_Q by how much weights change; it gives no way to
+identify them.)
 
-Movement is the root mean square, over a group's weights and over the steps, of
-what a step adds to a weight, weight decay included. Steps follow each other
-and are no independent measurements, so that intervals are over the runs; one
-run has none. Unlike the simulation, a network cannot be uncoupled: a gain over
-the coin may be a pull or not.
+Movement is the root mean square change of a weight in a step, over the weights
+of a group and over the steps, including weight decay. Consecutive steps are not
+independent, so intervals are over runs; a single run has none. Unlike the
+simulation, a network cannot be uncoupled: a gain over the random control may
+have another cause than a pull.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,7 +69,7 @@ _HORIZONTAL = (0.95, 0.9)
 _VERTICAL = (0.9, 0.95)
 _PART = 1 / 4
 
-# The runs whose rate is one of momentum SGD.
+# The optimizers whose learning rate is one of momentum SGD.
 _LIKE_SGD = ('lcam', 'coin', 'sgd')
 
 
@@ -82,38 +81,39 @@ def measure(
   data_dir: pathlib.Path | None = None,
   console: rich.console.Console | None = None,
 ) -> dict[str, Any]:
-  """Trains finished runs on, and looks at how their weights move.
+  """Continues the training of finished runs, and measures their movement.
 
-  The runs themselves are left as they are.
+  The runs themselves do not change.
 
   Args:
     runs: Directories of finished runs with a checkpoint.
-    epochs: Measured epochs of each arm, at least 1. One more comes before.
+    epochs: Measured epochs of each arm, at least 1, after one that is not
+      measured.
     learning_rate: The constant rate, above 0. Default: a tenth of each run's
-      initial one; of 0.1 for a run of an adaptive optimizer.
+      initial rate; of 0.1 for a run of an adaptive optimizer.
     data_dir: Directory of the data set's files. Default: the run's.
     console: Where progress is shown. Default: nowhere.
 
   Returns:
     Plain JSON values: ``settings``; ``runs``, each with its arms; ``arms``,
     ratios of the movement in the horizontal to that in the vertical phase over
-    the runs; ``gains`` over the coins in percent; ``claims``, see
+    the runs; ``gains`` over the random controls in percent; ``claims``, see
     :func:`judge`. Figures over the runs have ``n``, ``mean``, ``sd`` and the
     95 % interval's ``half_width``.
 
   Raises:
-    UsageError: A directory holds no finished run or no checkpoint, the data
-      cannot be had, or an argument is out of range.
+    UsageError: If a directory contains no finished run or no checkpoint, the
+      data cannot be loaded, or an argument is out of range.
   """
   if not runs:
-    raise errors.UsageError('Movement is measured on at least one run.')
+    raise errors.UsageError('movement needs at least one run directory.')
   if epochs < 1:
     raise errors.UsageError(f'--epochs must be at least 1, got {epochs}.')
   if learning_rate is not None and not 0 < learning_rate < math.inf:
     raise errors.UsageError(
       f'--learning-rate must be a finite number above 0, got {learning_rate}.'
     )
-  # A mistake in the last of them shall not cost the time of the others.
+  # Reads all runs before measuring one, so that errors are found at once.
   finished = [_read_run(path) for path in runs]
   measured = []
   for run in finished:
@@ -129,7 +129,7 @@ class _Run(NamedTuple):
   path: pathlib.Path
   config: config_lib.Resolved
   dtype: config_lib.Dtype
-  """That of the network's arithmetic."""
+  """dtype of the network's arithmetic."""
 
 
 def _read_run(path: pathlib.Path) -> _Run:
@@ -152,22 +152,22 @@ def _read_run(path: pathlib.Path) -> _Run:
 
 
 class _Program(NamedTuple):
-  """What the arms of a run share."""
+  """The parts that the arms of a run share."""
 
   start: TrainState
   train_step: Callable[[TrainState, np.ndarray], tuple[TrainState, '_Movement']]
   """(state, momenta of shape=(2,)) -> (state, movement)."""
   groups: dict[str, Any]
-  """``quick`` and ``slow``: trees like the parameters, true at the group's."""
+  """``quick`` and ``slow``: masks with the structure of the parameters."""
   steps_per_epoch: int
   seed: int
 
 
 class _Movement(NamedTuple):
-  """What one step showed, or all of them."""
+  """The measurements of one step, or of all steps."""
 
   horizontal: Any  # bool: whether LCAM was in the horizontal phase.
-  momentum: Any  # float32: what the step was taken with.
+  momentum: Any  # float32: of the step.
   quick: Any  # float32: mean of the squared movements.
   slow: Any  # float32: likewise.
 
@@ -194,7 +194,7 @@ def _measure_run(
       continue
     heads = steps.horizontal.reshape(-1, steps_per_epoch)
     heads = np.random.default_rng(program.seed).permuted(heads, axis=1).ravel()
-    # A choice is for the step that follows, as LCAM's is.
+    # As in LCAM, a choice applies to the following step.
     tossed = np.where(np.roll(heads, -1), *pair)
     steps = _train(program, np.stack([tossed, tossed], axis=1))
     arms[_arm_name('coin', pair)] = _figures(
@@ -216,11 +216,11 @@ def _measure_run(
 def _prepare(
   run: _Run, learning_rate: float, data_dir: pathlib.Path | None
 ) -> tuple[_Program, dict[str, Any]]:
-  """Restores a run, and finds its quick and its slow weights.
+  """Restores a run, and determines its quick and slow weights.
 
   Returns:
-    What the arms share; and for each layer its number of weights and the parts
-    of them that are quick and slow.
+    The parts that the arms share; and for each layer its number of weights and
+    the fractions of them that are quick and slow.
   """
   config = run.config
   dataset = data.of_run(
@@ -251,7 +251,7 @@ def _prepare(
     functools.partial(recording.train_step, size=batch_size), donate_argnums=0
   )
   for _ in range(steps_per_epoch):
-    # The optimizer moves no weight, and training does not read the running
+    # The optimizer changes no weight, and training does not use the running
     # statistics.
     state, _ = record(state, images, recording.seeds, epoch)
   squares = build.by_member(jax.device_get(state.opt_state.squares))[0]
@@ -324,8 +324,8 @@ def _one_device() -> list[jax.Device]:
 def _as_lcam(
   run: _Run, learning_rate: float, batch_size: int
 ) -> config_lib.Resolved:
-  """The settings of a run, trained on by LCAM with batches of its own."""
-  # Not the batches that the run has seen.
+  """The settings to continue a run with LCAM and new batches."""
+  # Other batches than those of the run.
   own = np.random.SeedSequence((run.config.seed, run.config.epochs))
   order, augmentation, dropout = map(int, own.generate_state(3))
   return dataclasses.replace(
@@ -347,9 +347,10 @@ def _as_lcam(
 
 
 def _restore(run: _Run, dataset: dataset_lib.Dataset) -> tuple[Any, Any]:
-  """The parameters and batch statistics of a run at its end.
+  """The parameters and batch statistics of a run after its last epoch.
 
-  With the leading axis of members of :class:`train.program.build.Program`.
+  They have the leading axis of members of
+  :class:`train.program.build.Program`.
   """
   program = build.Program(
     [dataclasses.replace(run.config, dtype=run.dtype)],
@@ -369,7 +370,7 @@ def _restore(run: _Run, dataset: dataset_lib.Dataset) -> tuple[Any, Any]:
 
 
 def _no_checkpoint(path: pathlib.Path) -> errors.UsageError:
-  return errors.UsageError(f'{path} has no checkpoint to train on from.')
+  return errors.UsageError(f'{path} has no checkpoint of its last epoch.')
 
 
 class _Gradients(NamedTuple):
@@ -381,7 +382,7 @@ class _Gradients(NamedTuple):
 
 
 def _gradient_recorder() -> optax.GradientTransformationExtraArgs:
-  """An optimizer that moves nothing, and remembers what it was given."""
+  """An optimizer that changes nothing, and records the gradients."""
 
   def init(params: Any) -> _Gradients:
     zeros = jax.tree.map(jnp.zeros_like, params)
@@ -416,12 +417,11 @@ def _divide(params: Any, variances: Any) -> tuple[dict[str, Any], Any]:
 
   Args:
     params: The parameters.
-    variances: Their structure; in proportion to the gradients' variances.
+    variances: Proportional to the variances of their gradients.
 
   Returns:
-    For ``quick`` and ``slow`` a tree like the parameters that is true at the
-    group's weights; and for each layer its number of weights and the parts of
-    them in the groups.
+    For ``quick`` and ``slow`` a mask with the structure of the parameters; and
+    for each layer its number of weights and the fractions in the groups.
   """
   # Batch norm and biases have one axis.
   kernels = [leaf.ndim > 1 for leaf in jax.tree.leaves(params)]
@@ -455,7 +455,7 @@ def _divide(params: Any, variances: Any) -> tuple[dict[str, Any], Any]:
 
 
 def _mean_square(movement: Any, group: Any) -> jax.Array:
-  """shape=(), dtype=float32: over the weights of a group."""
+  """The mean square over a group of weights, shape=(), dtype=float32."""
   pairs = list(
     zip(jax.tree.leaves(movement), jax.tree.leaves(group), strict=True)
   )
@@ -465,12 +465,12 @@ def _mean_square(movement: Any, group: Any) -> jax.Array:
 
 
 def _train(program: _Program, momenta: np.ndarray) -> _Movement:
-  """Trains one arm from the checkpoint on.
+  """Trains one arm from the checkpoint.
 
   Args:
-    program: What the arms share.
-    momenta: shape=(steps, 2): the horizontal and the vertical momentum that
-      each step's loss chooses from, for the next step.
+    program: The parts that the arms share.
+    momenta: shape=(steps, 2): the horizontal and the vertical momentum between
+      which the loss of each step selects, for the next step.
 
   Returns:
     Arrays of shape=(steps,).
@@ -518,10 +518,10 @@ def _figures(program: _Program, steps: _Movement) -> dict[str, Any]:
 def _speed_correlations(
   program: _Program, steps: _Movement
 ) -> dict[str, float | None]:
-  """Of a low loss with the quick group's step to its place, and from there."""
+  """Correlations of a low loss with the quick group's step to and from it."""
   measured = _measured(program, steps)
   speed = np.sqrt(measured.quick.astype(np.float64))
-  # A step is taken with what the loss before it has chosen.
+  # The phase of a step is that of the previous loss.
   low = measured.horizontal[2:].astype(np.float64)
   return {
     'to': verdicts.rounded(_correlation(low, speed[:-2])),
@@ -590,7 +590,7 @@ def _numbers(values: Any) -> list[float]:
 def _gains(
   runs: Sequence[dict[str, Any]], pair: tuple[float, float], group: str
 ) -> list[float]:
-  """How much more than under its coin a group moves, in percent, by run."""
+  """By how many percent a group moves more than with the random control."""
   gains = []
   for run in runs:
     ours, coins = _numbers(
@@ -602,7 +602,7 @@ def _gains(
 
 
 def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
-  """The paper's claims, by the figures of a record.
+  """Judges the paper's claims by the figures of a record.
 
   Args:
     record: From :func:`measure`, or read from movement.json.
@@ -646,9 +646,9 @@ def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
         'pair': name,
         'sentence': (
           f'{claim}, {name}: the {group} weights move'
-          f' {verdicts.show_percent(of_pull.figure, found)} than with a coin of'
-          ' the same rate (movement in horizontal over that in vertical steps:'
-          f' {ours}, with the coin {coins}; n = {of_pull.figure["n"]}):'
+          f' {verdicts.show_percent(of_pull.figure, found)} than with the'
+          ' random control (movement in horizontal over vertical steps:'
+          f' {ours}, of the control {coins}; n = {of_pull.figure["n"]}):'
           f' {found.words}.{_against_the_simulation(of_pull, found, group)}'
         ),
       }
@@ -667,14 +667,14 @@ def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 SIMULATED = {'slow': -2.3, 'quick': 2.5}
-"""Percent by which a group moves more than with the coin in the simulation, see
-:mod:`train.studies.traction`."""
+"""Percent by which a group moves more than with the random control in the
+simulation, see :mod:`train.studies.traction`."""
 
 
 def _against_the_simulation(
   expected: verdicts.Expected, found: verdicts.Found, group: str
 ) -> str:
-  """Whether the interval holds what the simulation found, with a blank."""
+  """A sentence on whether the interval contains the simulation's result."""
   mean, simulated = expected.figure['mean'], SIMULATED[group]
   if mean is None or math.isnan(found.half_width):
     return ''
@@ -686,7 +686,7 @@ def _against_the_simulation(
   )
 
 
-# ---------------------------------------------------- what a report shows of it
+# ------------------------------------------------------------------ for reports
 
 
 def title(record: dict[str, Any]) -> str:
@@ -698,8 +698,8 @@ def summary(record: dict[str, Any]) -> str:
   settings = record['settings']
   networks = safe.markdown(', '.join(settings['networks']))
   return (
-    f'{len(record["runs"])} trained networks ({networks}), trained on for'
-    f' {settings["epochs"]} epochs (`python -m train movement RUN...`).'
+    f'{len(record["runs"])} trained networks ({networks}), measured in'
+    f' {settings["epochs"]} more epochs (`python -m train movement RUN...`).'
   )
 
 
@@ -718,7 +718,7 @@ def picture(record: dict[str, Any]) -> str:
 
 
 def draw(record: dict[str, Any], path: pathlib.Path) -> None:
-  """Draws the ratios of the phases, and the gains over the coins.
+  """Draws the ratios of the phases, and the gains over the random controls.
 
   Args:
     record: From :func:`measure`, or read from movement.json.
@@ -733,8 +733,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     figure.suptitle(
       f'Movement of {safe.label(", ".join(settings["networks"]))} on'
       f' {safe.label(", ".join(settings["datasets"]))}: {len(runs)}'
-      f' run{"s" if len(runs) > 1 else ""} trained on for'
-      f' {settings["epochs"]} epochs'
+      f' run{"s" if len(runs) > 1 else ""}, {settings["epochs"]} more epochs'
     )
     pictures.save(figure, path)
 
@@ -782,9 +781,9 @@ def _draw_gains(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
       of_runs = _gains(record['runs'], pair, group)
       _draw_runs(axis, of_runs, np.full(len(of_runs), -i - 0.2))
       i += 1
-  axis.set_xlabel('movement more (+) or less (−) than with a coin (%)')
+  axis.set_xlabel('movement relative to the random control (%)')
   axis.set_title(
-    'What the choice by the loss adds: mean, its own 95 % interval',
+    'Effect of choosing by the loss: mean with its own 95 % interval',
     fontsize=10,
   )
 

@@ -1,25 +1,25 @@
-"""Is a data set vertical, horizontal or neutral? Section 4.4, asked of a few
-thousand images.
+"""Is a data set vertical, horizontal or neutral (section 4.4)?
 
-The paper sorts data sets by what accelerating a phase does to them: on a
+The paper classifies data sets by the effect of accelerating a phase: on a
 vertical data set the larger momentum belongs to the vertical phase (CIFAR-10,
 section 4.1), on a horizontal one to the horizontal phase, and on a neutral one
-neither is ahead. A probe trains a small network under both, and under the
-momenta without asymmetry, with several seeds, and compares the errors in pairs.
+neither is better. A probe trains a small network on a few thousand images with
+both, and with fixed momenta, with several seeds, and compares the errors in
+pairs.
 
-All runs of a probe share one compiled program, see :mod:`train.program.build`:
-on a CPU one after another, on a GPU or TPU all at once. A seed has the same
-initial parameters, order of images, crops and flips under every pair.
+All runs of a probe share one compiled program, see :mod:`train.program.build`.
+They run one after another on a CPU, and all at once on a GPU or TPU. For one
+seed, initial parameters, order of images, crops and flips are the same with
+every pair.
 
-More than half of the steps are horizontal, so that accelerating that phase also
-raises the mean momentum by more. An answer is about the pairs as they are. Two
-more contrasts say what it is worth: what is left of the difference once the
-mean momentum is taken out, by the line between the errors under the fixed
-momenta; and whether the better of the two is better than the fixed 0.9.
+More than half of the steps are horizontal, so accelerating that phase raises
+the mean momentum by more. The answer is about the pairs as they are. Two
+further contrasts qualify it: the difference that remains after removing the
+effect of the mean momentum, by interpolation between the fixed momenta; and the
+difference between the better pair and fixed 0.9.
 
-The errors are those after the last epoch, on images held out of the training
-set. The test set is not looked at, so that it can still judge what the answer
-is used for.
+The errors are those after the last epoch, on held-out training images. The test
+set is not used, so that it can still test what is chosen by a probe.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -78,27 +78,25 @@ def measure(
   schedule: config_lib.Schedule = 'exponential',
   console: rich.console.Console | None = None,
 ) -> dict[str, Any]:
-  """Trains a WRN-10-1 under each pair of momenta and compares the phases.
+  """Trains a WRN-10-1 with each pair of momenta and compares the phases.
 
   The pairs are 0.9 in both phases and, for each accelerated momentum, that
-  momentum in both phases, in the horizontal one alone and in the vertical one
-  alone (sections 4.1 and 4.2). The images held out are those that follow the
-  ones trained on, in the order of :func:`train.data.load`, in which no source
-  sorts them by class.
+  momentum in both phases, in the horizontal one only and in the vertical one
+  only (sections 4.1 and 4.2). The held-out images follow the training images in
+  the order of :func:`train.data.load`, which no source sorts by class.
 
   Args:
     dataset: One of :data:`train.sources.SOURCES`.
-    data_dir: Where its files are, ``None`` for its default.
+    data_dir: Directory of its files, ``None`` for its default.
     seeds: Runs of each pair, with the seeds 0 to ``seeds - 1``; at least 2.
     accelerated: Momenta above 0.9 and below 1. With more than one, a seed's
       error is its mean over them.
-    epochs: Passes over the training images. Default: as
-      :class:`train.sources.ProbeSize` of the data set has it, as for the next
-      three.
-    train_examples: Images to train on.
-    validation_examples: Images held out to measure the error on.
-    image_size: Height and width that the images are shrunk to.
-    schedule: Learning rate over time, with the paper's proportions.
+    epochs: Passes over the training images. Default, also of the next three:
+      the :class:`train.sources.ProbeSize` of the data set.
+    train_examples: Number of training images.
+    validation_examples: Number of held-out images.
+    image_size: Height and width of the shrunken images.
+    schedule: Learning rate schedule, with the paper's proportions.
     console: Where progress is shown. Default: standard error.
 
   Returns:
@@ -108,7 +106,7 @@ def measure(
     * ``dataset``; ``answer``, ``sentence`` and ``difference``, see
       :func:`judge`.
     * ``pairs``: for each pair ``name``, ``role``, ``horizontal_momentum``,
-      ``vertical_momentum``, and seed by seed ``errors`` (``None`` where the
+      ``vertical_momentum``, and seed by seed ``errors`` (``None`` if the
       training diverged), ``train_losses`` (mean of the last epoch) and
       ``horizontal_fractions`` (share of all steps that were taken after a loss
       at or below the mean); ``error``, the ``n``, ``mean``, ``deviation``,
@@ -120,7 +118,7 @@ def measure(
       device.
 
   Raises:
-    UsageError: A setting is out of range, or the data cannot be had.
+    UsageError: If a setting is out of range, or the data cannot be loaded.
   """
   console = console or progress.console()
   say = functools.partial(
@@ -201,12 +199,12 @@ def measure(
 
 
 class _Measured(NamedTuple):
-  """What was measured of the members. Arrays of shape=(members,), float64."""
+  """Measurements of the members. Arrays of shape=(members,), float64."""
 
   errors: np.ndarray
-  """On the images held out, in percent; NaN after divergence."""
+  """Errors on the held-out images in percent; NaN after divergence."""
   losses: np.ndarray
-  """Mean over the images of the last epoch, as they were trained on."""
+  """Mean training loss of the last epoch."""
   fractions: np.ndarray
   """Share of all steps that were taken after a loss at or below the mean."""
   train_seconds: float
@@ -219,16 +217,16 @@ def _train(
   say: Callable[[str], None],
   together: int | None = None,
 ) -> _Measured:
-  """Trains every member from its start to its end.
+  """Trains all members.
 
   Args:
     configs: Their resolved settings.
-    dataset: What to train on, and, as its test split, what to measure on.
-    say: Is told of the progress.
-    together: Most members in one vmapped program. Default: one on a CPU, all on
-      a GPU or TPU.
+    dataset: The training images, and the held-out images as the test split.
+    say: Called with progress messages.
+    together: Maximum number of members in one vmapped program. Default: one on
+      a CPU, all on a GPU or TPU.
   """
-  # A probe is small: one device has room for all of it.
+  # A probe is small enough for one device.
   devices = jax.devices()[:1]
   if together is None:
     together = 1 if devices[0].platform == 'cpu' else len(configs)
@@ -272,7 +270,7 @@ def _train(
     tested = jax.device_get(program.evaluate(state, validation))
     for i, own in enumerate(build.each_by_member(tested)):
       of_test = metrics.summarize_test(own, held_out)
-      # Parameters that are not finite have an error all the same.
+      # The error is finite even if the parameters are not.
       is_finite = math.isfinite(of_test['test_loss'])
       rows.append(
         (
@@ -301,10 +299,11 @@ def _check(
   size: sources.ProbeSize,
   schedule: str,
 ) -> None:
-  """What :func:`train.config.check` does not know of."""
+  """Checks the settings that :func:`train.config.check` does not know."""
   if seeds < 2:
     raise errors.UsageError(
-      f'--seeds must be at least 2, as one seed has no spread, got {seeds}.'
+      '--seeds must be at least 2, because one seed has no standard deviation,'
+      f' got {seeds}.'
     )
   if size.validation_examples < 1:
     raise errors.UsageError(
@@ -315,7 +314,7 @@ def _check(
     raise errors.UsageError('--accelerated must be at least one momentum.')
   if len(set(accelerated)) < len(accelerated):
     raise errors.UsageError(
-      '--accelerated must be momenta that differ, got'
+      '--accelerated must be distinct momenta, got'
       f' {" ".join(map(str, accelerated))}.'
     )
   for momentum in accelerated:
@@ -343,9 +342,9 @@ def _pairs(accelerated: Sequence[float]) -> list[Pair]:
 
 
 def _hold_out(whole: data.Dataset, size: sources.ProbeSize) -> data.Dataset:
-  """The training images of a probe, with those held out as the test split.
+  """The training images of a probe, with the held-out ones as the test split.
 
-  The data set's own test split is dropped unread.
+  The test split of the data set is not used.
   """
   available = len(whole.train)
   train, held_out = size.train_examples, size.validation_examples
@@ -375,13 +374,13 @@ def _hold_out(whole: data.Dataset, size: sources.ProbeSize) -> data.Dataset:
 
 
 def _shared_settings(config: config_lib.Config) -> dict[str, Any]:
-  """The settings without those that tell the members apart."""
+  """The settings that all members share."""
   own = {'horizontal_momentum', 'vertical_momentum', *config_lib.SEEDS}
   settings = config_lib.to_json(config)
   return {k: v for k, v in settings.items() if k not in own}
 
 
-# ---------------------------------------------------- what a report shows of it
+# ------------------------------------------------------------------ for reports
 
 
 def title(record: dict[str, Any]) -> str:
@@ -391,8 +390,8 @@ def title(record: dict[str, Any]) -> str:
 def summary(record: dict[str, Any]) -> str:
   settings = record['settings']
   return (
-    f'By {settings["train_examples"]:,} training images and'
-    f' {record["validation_examples"]:,} others held out'
+    f'With {settings["train_examples"]:,} training images and'
+    f' {record["validation_examples"]:,} held-out images'
     ' (`python -m train probe --dataset'
     f' {safe.file_name(record["dataset"])}`).'
   )
@@ -446,10 +445,10 @@ _ANSWERS = {
 
 
 def judge(record: dict[str, Any]) -> dict[str, Any]:
-  """What kind of data set it is, by the errors of a record.
+  """Classifies a data set by the errors of a record.
 
   All pairs are fitted together, see :mod:`train.statistics`. A seed that
-  diverged under one of the pairs that are compared is left out.
+  diverged with one of the compared pairs is left out.
 
   Args:
     record: From :func:`measure`, or read from probe.json.
@@ -457,18 +456,18 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
   Returns:
     Plain JSON values:
 
-    * ``answer``: "vertical", "horizontal", "neutral" (both phases leave errors
-      that are equivalent within the margin), or "undecided"; ``sentence``: the
+    * ``answer``: "vertical", "horizontal", "neutral" (the errors of both phases
+      are equivalent within the margin), or "undecided"; ``sentence``: the
       answer in words.
-    * ``beyond_momentum``, ``over_fixed``: the two more contrasts, judged
+    * ``beyond_momentum``, ``over_fixed``: the two further contrasts, judged
       together, with ``mean``, ``low``, ``high``, ``p_value``, ``margin`` and
-      ``verdict``; ``None`` where they cannot be.
+      ``verdict``; ``None`` if they cannot be estimated.
     * ``difference``: error with the horizontal phase accelerated minus error
       with the vertical one accelerated: ``n``, ``by_seed``, ``mean``, 95 %
       interval ``low`` to ``high``, ``p_value``, the ``margin``, the ``verdict``
       of the first, and ``could_have_found``, the true difference that this test
-      finds with a probability of 80 %. ``None`` where less than two seeds were
-      trained to the end.
+      finds with a probability of 80 %. ``None`` if fewer than two seeds
+      finished.
   """
   arms = record['pairs']
   seeds = len(arms[0]['errors'])
@@ -477,8 +476,8 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
     return {
       'answer': 'undecided',
       'sentence': (
-        f'undecided: less than two of {seeds} seeds were trained to the end'
-        ' under all pairs that are compared.'
+        f'undecided: fewer than two of {seeds} seeds finished with all compared'
+        ' pairs.'
       ),
       'difference': None,
       'beyond_momentum': None,
@@ -488,7 +487,7 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
   raw = _raw_weights(record)
   estimate = design.contrast(raw)
   if estimate is None:
-    raise ValueError('Seeds that all arms have an error of must be compared.')
+    raise ValueError('The compared arms have no seed in common.')
   (judged,) = statistics.judge([estimate])
   answer = _ANSWERS[judged.verdict]
   mean, margin = estimate.difference, estimate.margin
@@ -499,9 +498,9 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
   if judged.verdict in (Verdict.BETTER, Verdict.WORSE):
     other = 'vertical' if answer == 'horizontal' else 'horizontal'
     sentence = (
-      f'{answer}: accelerating the {answer} phase leaves a validation error'
+      f'{answer}: accelerating the {answer} phase gives a validation error'
       f' {abs(mean):.2f} points below that of accelerating the {other} phase,'
-      f' at {estimate.n} seeds ({figures}).'
+      f' with {estimate.n} seeds ({figures}).'
     )
     if judged.is_within_margin:
       sentence += (
@@ -509,15 +508,15 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
       )
   elif judged.verdict == Verdict.EQUIVALENT:
     sentence = (
-      f'neutral: accelerating either phase leaves the same validation error'
-      f' within {margin:.2f} points, at {estimate.n} seeds ({figures}).'
+      f'neutral: accelerating either phase gives the same validation error'
+      f' within {margin:.2f} points, with {estimate.n} seeds ({figures}).'
     )
   else:
     sentence = (
-      f'undecided at {estimate.n} seeds: neither is a difference found nor are'
-      f' both phases the same within {margin:.2f} points ({figures}). A'
-      f' difference of {judged.could_have_found:.2f} points would have been'
-      f' found with a probability of {100 * statistics.POWER:.0f} %.'
+      f'undecided with {estimate.n} seeds: neither a difference nor equivalence'
+      f' within {margin:.2f} points is found ({figures}). A true difference of'
+      f' {judged.could_have_found:.2f} points would have been found with a'
+      f' probability of {100 * statistics.POWER:.0f} %.'
     )
   if len(whole) < seeds:
     sentence += (
@@ -554,7 +553,7 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def _whole_seeds(record: dict[str, Any]) -> list[int]:
-  """The seeds that were trained to the end under all pairs of both orders."""
+  """The seeds that finished with all pairs of both orders."""
   compared = [arm for arm in record['pairs'] if arm['role'] != 'fixed']
   return [
     seed
@@ -593,16 +592,16 @@ def _further(
   raw: Mapping[str, float],
   better: str,
 ) -> list[statistics.Judgement] | None:
-  """The difference beyond the mean momentum, and the better one over the base.
+  """The difference beyond the mean momentum, and that of the better from 0.9.
 
   Args:
     design: The fit.
-    record: The probe's.
+    record: The record of the probe.
     raw: The weights of the difference.
     better: The role with the lower mean error.
 
   Returns:
-    Both, judged together; ``None`` where an arm that they need has no error.
+    Both, judged together; ``None`` if a required arm has no error.
   """
   arms = {arm['name']: arm for arm in record['pairs']}
   fixed = {
@@ -625,7 +624,7 @@ def _further(
       over[name] = abs(weight)
     fast = max(arm['horizontal_momentum'], arm['vertical_momentum'])
     share = arm['horizontal_fraction']
-    # How far from the base to the larger momentum the mean one lies.
+    # Position of the mean momentum between the base and the larger one.
     part = share if arm['role'] == 'horizontal' else 1 - share
     for place, sign in ((fixed[fast], -1), (base, 1)):
       beyond[place] = beyond.get(place, 0.0) + sign * weight * part
@@ -644,10 +643,10 @@ def _further_sentence(
     f' {j.verdict}'
     for j in judged
   ]
-  sentence = f'Beyond what the mean momentum explains: {shown[0]}.'
-  sentence += f' The {better} one minus fixed {_BASE}: {shown[1]}'
+  sentence = f'Beyond the effect of the mean momentum: {shown[0]}.'
+  sentence += f' The {better} phase minus fixed {_BASE}: {shown[1]}'
   if is_found and over.verdict != Verdict.BETTER:
-    sentence += ': it beats the other order alone, and not the fixed momentum'
+    sentence += ': it beats only the other phase, not the fixed momentum'
   return f'{sentence}.'
 
 
@@ -666,10 +665,10 @@ def together(records: Sequence[dict[str, Any]]) -> list[str]:
   """The answers of several data sets as one family.
 
   Args:
-    records: Probes. Of several of one data set the last counts.
+    records: Probes. If a data set has several, the last one is used.
 
   Returns:
-    A sentence, or none where less than two can be judged.
+    A sentence, or none if fewer than two can be judged.
   """
   asked = [
     (record['dataset'], estimate)
@@ -688,8 +687,8 @@ def together(records: Sequence[dict[str, Any]]) -> list[str]:
     for (name, _), found in zip(asked, judged, strict=True)
   )
   return [
-    f'The {len(asked)} probes as one family, which is what counts where several'
-    f" data sets are asked (p is Holm's, intervals are simultaneous): {each}."
+    f'The {len(asked)} probes as one family, which is the valid result for'
+    f" several data sets (p by Holm's method, simultaneous intervals): {each}."
   ]
 
 
@@ -722,14 +721,13 @@ def _plain(values: np.ndarray) -> list[float | None]:
 
 
 def _number(value: float) -> float | None:
-  """JSON has no NaN and no infinity."""
+  """Replaces NaN and infinity, which JSON does not have."""
   return value if math.isfinite(value) else None
 
 
 # -------------------------------------------------------------------- picture
 
-# Blue for the horizontal phase and orange for the vertical, as colours and as
-# shapes.
+# Colors and markers of the roles.
 _LOOKS = {
   'fixed': ('0.35', 'o'),
   'horizontal': (pictures.COLORS[0], 's'),
@@ -748,7 +746,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
   with pictures.drawing():
     figure = mpl_figure.Figure(
       figsize=(9, 4.2),
-      # The line at the bottom has a place of its own.
+      # Leaves room for the line at the bottom.
       layout=layout_engine.ConstrainedLayoutEngine(rect=(0, 0.04, 1, 0.96)),
     )
     figure.suptitle(
@@ -784,7 +782,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
           margin,
         )
       )
-      # Zero in the middle, so that the side is seen at once.
+      # Centers zero, which makes the sign obvious.
       right.set_ylim(-reach or -1, reach or 1)
     for height, phase in ((0.99, 'vertical'), (0.01, 'horizontal')):
       right.text(
@@ -804,7 +802,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     figure.text(
       0.995,
       0.005,
-      'small: seeds; large: mean with 95 % interval; grey: the margin',
+      'small: seeds; large: mean with 95 % interval; gray: the margin',
       ha='right',
       fontsize=8,
       color='0.4',
@@ -820,7 +818,7 @@ def _column(
   color: str,
   marker: str,
 ) -> None:
-  """The seeds, and beside them their mean with its interval."""
+  """Draws the seeds, and beside them their mean with its interval."""
   there = [value for value in values if value is not None]
   axis.plot(
     [x - 0.12] * len(there),

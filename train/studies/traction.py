@@ -1,10 +1,9 @@
 r"""The paper's Figure 1 as a simulation: do the groups pull each other?
 
-Section 3 explains LCAM with two groups of weights on a valley: quick ones,
-:math:`W_Q`, and slow ones, :math:`W_S`, *conjugate*, that is coupled through
-the loss, so that a move of one pulls the other. Figure 1 draws this; here it
-is computed, with one weight :math:`q` for the quick group and one, :math:`s`,
-for the slow:
+Section 3 explains LCAM with two groups of weights in a valley: quick ones,
+:math:`W_Q`, and slow ones, :math:`W_S`. They are *conjugate*: coupled through
+the loss, so that moving one pulls the other. Figure 1 sketches this. Here it is
+computed with one quick weight :math:`q` and one slow weight :math:`s`:
 
 .. math::
 
@@ -13,47 +12,45 @@ for the slow:
 
 with :math:`k_q \gg k_s` and :math:`c^2 < k_q k_s`. Each batch :math:`t` has
 its minimum at :math:`(a_t, b_t)`, normally distributed around the optimum
-(0, 0), so that the batch loss that chooses the phase and the gradient that
-moves the weights are of the same batch. The optimizer is
-:func:`optax_lcam.lcam_sgd`. ``s`` starts far from the optimum; what is called
-stationary is the second half of the steps.
+(0, 0), so the batch loss that selects the phase and the gradient belong to the
+same batch. The optimizer is :func:`optax_lcam.lcam_sgd`. ``s`` starts far from
+the optimum; "stationary" refers to the second half of the steps.
 
-How the claims of sections 3.1.2 to 3.3 are read:
+The claims of sections 3.1.2 to 3.3 are interpreted as follows:
 
-* The paper accelerates a *phase*. A higher momentum moves all weights more,
-  whenever it acts; only what is gained by choosing the steps by their loss
-  supports the explanation. So each pair of momenta is compared with a **coin**
-  that takes the same two momenta with the pair's own share of horizontal steps
-  (in the same hundred steps, over all seeds), without a look at the loss; and
-  with the **fixed** momentum that is the pair's average in these steps. All
-  arms have the same noise, so that the differences are taken seed by seed.
+* The paper accelerates a *phase*. A higher momentum always moves all weights
+  more; only a gain from choosing the steps by their loss supports the
+  explanation. Each pair of momenta is therefore compared with a random control
+  (**coin**) that uses the same two momenta with the pair's share of horizontal
+  steps (in the same hundred steps, over all seeds), independent of the loss;
+  and with the **fixed** momentum that is the pair's average in these steps. All
+  arms have the same noise, so that differences are paired by seed.
 * "W_Q exerts a pull on W_S": accelerating the horizontal phase moves the slow
-  group more than the coin does (rms movement per step, stationary, over all
-  steps: to count horizontal steps alone would count the choice itself).
+  group more than the random control does (rms movement per step, stationary,
+  over all steps, because horizontal steps alone would reflect the choice).
 * "W_S pulls W_Q": accelerating the vertical phase moves the quick group more
-  than the coin does.
+  than the random control does.
 * "The point of maximum velocity corresponds to the bottom of the valley, where
-  the loss is small": steps of :math:`W_Q` are longer around a loss at or below
-  the mean, a positive correlation of the two. The step *to* the place where the
-  loss is taken says it without the batch. The step *from* there has the
-  gradient of the same batch in it; it is what LCAM's choice then multiplies.
+  the loss is small": the length of the steps of :math:`W_Q` correlates with a
+  loss at or below the mean. The step *to* the point at which the loss is
+  computed does not depend on the batch. The step *from* this point contains the
+  gradient of the same batch; LCAM then multiplies it by the chosen momentum.
 * "It effectively increases the oscillation magnitude" (3.3): the rms distance
   of both groups from the optimum is larger than with the fixed momentum.
 
-Traction needs coupling. So each arm runs a second time with :math:`c = 0`: what
-is gained there too, by whatever claim, is no traction. (The uncoupled slow
-weight also has less noise, as none comes from the quick one. Differences are
-relative to the control of the same coupling.)
+Traction requires coupling. Each arm therefore also runs with :math:`c = 0`: a
+gain that occurs there too is no traction, for any claim. (The uncoupled slow
+weight also has less noise, because none comes from the quick one. Differences
+are relative to the control with the same coupling.)
 
-What hangs on the one valley is seen in others, whose learning rate, coupling or
-noise is another one.
+Other valleys, with another learning rate, coupling or noise, show how much
+depends on this one.
 
-What the model leaves out: saddle points and any other curvature than that of
-one valley, weight decay, learning rates that change, groups of more than one
-weight, the parameters :math:`W_O`, batches that are harder than others
-wherever the weights are, and generalisation. It can show whether the mechanism
-works as described, not whether it is what happens in a network; for that see
-:mod:`train.studies.movement`.
+The model omits saddle points and any other curvature than that of one valley,
+weight decay, changing learning rates, groups of more than one weight, the
+parameters :math:`W_O`, batches that are harder at all weights, and
+generalization. It can show whether the mechanism works as described, not
+whether it occurs in a network; for that see :mod:`train.studies.movement`.
 """
 
 import collections
@@ -82,11 +79,11 @@ _ACCELERATES_VERTICAL = ((0.9, 0.95), (0.9, 0.93))
 _ASYMMETRIC = _ACCELERATES_HORIZONTAL + _ACCELERATES_VERTICAL
 _PAIRS = _SYMMETRIC + _ASYMMETRIC
 
-# Steps that are summed up together. The controls follow LCAM block by block, as
-# its share of horizontal steps is another one on the way to the optimum.
+# Steps per block. The controls follow LCAM block by block, because its share of
+# horizontal steps differs on the way to the optimum.
 _BLOCK = 100
 
-# Blocks after which the way left to go is looked at.
+# Blocks after which the remaining distance is recorded.
 _LOOKS = (1, 2, 4)
 
 _PATH_PAIRS = ((0.9, 0.9), (0.95, 0.9), (0.9, 0.95))
@@ -94,7 +91,7 @@ _PATH_STEPS = 250
 
 
 class Valley(NamedTuple):
-  """The loss, its noise, and how it is descended."""
+  """The loss, its noise, and the settings of the descent."""
 
   quick_curvature: float = 1.0
   slow_curvature: float = 0.01
@@ -109,13 +106,13 @@ class Valley(NamedTuple):
 
 
 class _Arm(NamedTuple):
-  """How the momentum is chosen. Arms lie along a first axis."""
+  """How the momentum is chosen. Several arms have a leading axis."""
 
   # shape=(blocks,), dtype=float32: the two momenta.
   horizontal: Any
   vertical: Any
-  # shape=(blocks,), dtype=float32: a coin's probability of the horizontal
-  # momentum; NaN where the loss chooses.
+  # shape=(blocks,), dtype=float32: probability of the horizontal momentum in a
+  # random control; NaN if the loss chooses.
   rate: Any
   # shape=(), dtype=float32.
   coupling: Any
@@ -132,14 +129,14 @@ class _Sums(NamedTuple):
   moved_vertical: Any  # shape=(2,): in the others.
   distance: Any  # shape=(2,): squared distances from the optimum.
   low: Any  # shape=(): steps with a low loss.
-  # shape=(2,): W_Q's step to the place of the loss, and the step from there.
+  # shape=(2,): W_Q's step to the point of the loss, and the step from it.
   speed: Any
   squared_speed: Any
   low_speed: Any  # shape=(2,): the speeds at a low loss.
 
 
 class _Place(NamedTuple):
-  """What a simulation carries from step to step."""
+  """The state of a simulation."""
 
   weights: Any  # shape=(2,), dtype=float32: q, s.
   opt_state: Any
@@ -155,27 +152,27 @@ def measure(
   valley: Valley | None = None,
   console: rich.console.Console | None = None,
 ) -> dict[str, Any]:
-  """Runs all arms on all seeds, and judges the paper's claims by them.
+  """Runs all arms with all seeds, and judges the paper's claims.
 
   Args:
-    seeds: Repetitions, at least 1. Each has noise of its own, the same in all
+    seeds: Repetitions, at least 1. Each has its own noise, the same in all
       arms.
-    steps: Steps of each; a multiple of 100, at least 200.
+    steps: Steps per repetition; a multiple of 100, at least 200.
     seed: Seed of the noise.
-    valley: The model. Default: the one of the module's report.
+    valley: The model. Default: that of the report.
     console: Not used: there is no progress to show.
 
   Returns:
     Plain JSON values: ``settings``; ``arms``, each with its figures;
     ``comparisons`` of each asymmetric pair with its controls, as differences
-    in percent of the control's mean; ``others``, what the claims are judged by
+    in percent of the control's mean; ``others``, the figures behind the claims
     in other valleys; ``claims``, see :func:`judge`; ``paths`` to draw. Figures
     over the seeds have ``n``, ``mean``, ``sd`` and the 95 % interval's
     ``half_width``.
 
   Raises:
-    UsageError: ``seeds`` or ``steps`` is out of range.
-    ValueError: The loss of ``valley`` has no minimum.
+    UsageError: If ``seeds`` or ``steps`` is out of range.
+    ValueError: If the loss of ``valley`` has no minimum.
   """
   del console
   valley = valley or Valley()
@@ -247,15 +244,15 @@ def measure(
 
 
 def _other_valleys(valley: Valley) -> list[dict[str, Any]]:
-  """What is changed, one thing at a time, to see what hangs on it."""
+  """Changes of one setting at a time, to see what depends on it."""
   strongest = (valley.quick_curvature * valley.slow_curvature) ** 0.5
   return [
     {'learning_rate': 0.3 * valley.learning_rate},
     {'learning_rate': 2 * valley.learning_rate},
     {'coupling': 0.5 * valley.coupling},
     {'coupling': (valley.coupling + 2 * strongest) / 3},
-    # With the start left where it is: larger noise is also a start that is
-    # nearer to the optimum.
+    # The start does not change: relative to larger noise it is closer to the
+    # optimum.
     {'noise': 0.3 * valley.noise},
     {'noise': 3 * valley.noise},
   ]
@@ -264,7 +261,7 @@ def _other_valleys(valley: Valley) -> list[dict[str, Any]]:
 def _measure_other(
   valley: Valley, changes: dict[str, Any], keys: jax.Array, blocks: int
 ) -> dict[str, Any]:
-  """The figures that the claims are judged by, and nothing else."""
+  """Only the figures by which the claims are judged."""
   results = _collect(valley, *_run_all(valley, keys, blocks=blocks))
   symmetric = _Name('LCAM', *_SYMMETRIC[0], True)
   ends = ('speed_correlation_to', 'speed_correlation_from')
@@ -334,16 +331,16 @@ def path(
   *,
   valley: Valley | None = None,
 ) -> np.ndarray:
-  """The way of LCAM under the first of the seeds.
+  """The path of LCAM with the first seed.
 
   Args:
     pair: The horizontal and the vertical momentum.
     seed: As for :func:`measure`.
-    steps: Steps to take.
+    steps: Number of steps.
     valley: As for :func:`measure`.
 
   Returns:
-    shape=(steps + 1, 2), dtype=float32: q and s, from the start on.
+    shape=(steps + 1, 2), dtype=float32: q and s, including the start.
   """
   valley = valley or Valley()
   blocks = -(-steps // _BLOCK)
@@ -356,7 +353,7 @@ def path(
 def batch_minima(
   seed: int, steps: int, *, valley: Valley | None = None
 ) -> np.ndarray:
-  """Where the batches of the first of the seeds have their minima.
+  """The minima of the batches of the first seed.
 
   Args:
     seed: As for :func:`measure`.
@@ -376,7 +373,7 @@ def batch_minima(
 
 
 def _seed_keys(seed: int, seeds: int) -> jax.Array:
-  # A seed's noise does not depend on how many there are.
+  # The noise of a seed does not depend on the number of seeds.
   key = jax.random.key(seed)
   return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(seeds))
 
@@ -384,7 +381,7 @@ def _seed_keys(seed: int, seeds: int) -> jax.Array:
 def _draw(
   valley: Valley, key: jax.Array, step: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-  """The batch's minimum, shape=(2,), and a uniform number for coins."""
+  """The minimum of a batch, shape=(2,), and a uniform number for controls."""
   minimum_key, coin_key = jax.random.split(jax.random.fold_in(key, step))
   minimum = valley.noise * jax.random.normal(minimum_key, (2,))
   return minimum, jax.random.uniform(coin_key)
@@ -394,7 +391,7 @@ def _draw(
 def _run_all(
   valley: Valley, keys: jax.Array, blocks: int
 ) -> tuple[_Sums, jax.Array, _Sums, jax.Array]:
-  """LCAM's arms, and then the controls, which follow them.
+  """Runs LCAM's arms, and then the controls, which follow them.
 
   Args:
     valley: The model.
@@ -456,7 +453,7 @@ def _run_one(
   key: jax.Array,
   keep_path: bool = False,
 ) -> tuple[_Sums, jax.Array, jax.Array | None]:
-  """One arm under one seed.
+  """Runs one arm with one seed.
 
   Args:
     valley: The model.
@@ -487,8 +484,8 @@ def _run_one(
     minimum, uniform = _draw(valley, key, step)
     loss, gradient = jax.value_and_grad(batch_loss)(place.weights, minimum)
 
-    # Like LCAM's, the coin's choice is for the next step: it leaves LCAM
-    # nothing to choose from.
+    # As in LCAM, the choice of the random control is for the next step: LCAM
+    # selects between two equal momenta.
     horizontal, vertical = arm.horizontal[block], arm.vertical[block]
     by_loss = jnp.isnan(arm.rate[block])
     heads = uniform < arm.rate[block]
@@ -558,7 +555,7 @@ def _run_one(
 
 
 class _Name(NamedTuple):
-  """Which arm it is."""
+  """The identity of an arm."""
 
   kind: str  # LCAM, coin or fixed.
   horizontal: float
@@ -583,14 +580,14 @@ def _control_names() -> list[_Name]:
 
 
 class _Result(NamedTuple):
-  """What came out of an arm."""
+  """The results of an arm."""
 
   rate: np.ndarray  # shape=(blocks,): share of horizontal steps, all seeds.
   values: dict[str, np.ndarray]  # by figure, each of shape=(seeds,).
 
 
 def _collect(valley: Valley, *parts: Any) -> dict[_Name, _Result]:
-  """Figures of each arm from what :func:`_run_all` returns."""
+  """Figures of each arm from the results of :func:`_run_all`."""
   arrays = jax.device_get(parts)
   results = [
     _Result(
@@ -618,7 +615,7 @@ def _figures_of_arm(sums: _Sums, ends: np.ndarray) -> dict[str, np.ndarray]:
   steps = (blocks - blocks // 2) * _BLOCK
   horizontal = stationary.horizontal[:, None]
   movement = stationary.moved_horizontal + stationary.moved_vertical
-  # No step of a phase, no movement in it: NaN.
+  # NaN if a phase has no steps.
   with np.errstate(invalid='ignore', divide='ignore'):
     by_group = {
       'movement': np.sqrt(movement / steps),
@@ -684,15 +681,15 @@ def _compare(
 
 
 def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
-  """The paper's claims, by the figures of a record.
+  """Judges the paper's claims by the figures of a record.
 
   Args:
     record: From :func:`measure`, or read from traction.json.
 
   Returns:
     For each claim its words, the figure with its simultaneous interval, the
-    margin, the verdict and a sentence, which counts the verdicts in the other
-    valleys too.
+    margin, the verdict and a sentence, which also counts the verdicts in the
+    other valleys.
   """
   expected = _expectations(record)
   claims = _claims(record, expected)
@@ -709,7 +706,7 @@ def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _asked(record: dict[str, Any]) -> list[tuple[dict[str, Any], str, str]]:
-  """The claims on comparisons: of which, on which figure, in which words."""
+  """The claims on comparisons: the comparison, the figure and the words."""
   return [
     (compared, name, claim)
     for compared in record['comparisons']
@@ -748,7 +745,7 @@ def _expectations(record: dict[str, Any]) -> list[verdicts.Expected]:
 def _claims(
   record: dict[str, Any], expected: Sequence[verdicts.Expected]
 ) -> list[dict[str, Any]]:
-  """What the valley of the record says of them."""
+  """The results of the claims in the valley of the record."""
   pair = _SYMMETRIC[0]
   *found_gains, found_speed = verdicts.judge(expected)
   claims = []
@@ -766,7 +763,7 @@ def _claims(
         'sentence': (
           f'{claim}, {compared["pair"]}: the {group} group {does}'
           f' {verdicts.show_percent(of_gain.figure, found)} than with'
-          f' {_CONTROLS[compared["control"]]} (without the coupling'
+          f' {_CONTROLS[compared["control"]]} (without coupling'
           f' {verdicts.show_percent(compared[name]["uncoupled"])}):'
           f' {found.words}.'
         ),
@@ -787,13 +784,13 @@ def _claims(
 
 
 _CONTROLS = {
-  'coin': 'a coin of the same rate',
-  'fixed': 'a fixed momentum of the same average',
+  'coin': 'the random control',
+  'fixed': 'fixed momentum with the same average',
 }
 
 
 def _expected(pair: str, control: str) -> list[tuple[str, str]]:
-  """The claims on a comparison: what is said, and which figure is higher."""
+  """The claims on a comparison: the words, and the figure that is higher."""
   if control == 'fixed':
     return [
       (f'W_{group[0].upper()} oscillates more widely', f'{group}_distance')
@@ -804,7 +801,7 @@ def _expected(pair: str, control: str) -> list[tuple[str, str]]:
   return [('W_S pulls W_Q', 'quick_movement')]
 
 
-# ---------------------------------------------------- what a report shows of it
+# ------------------------------------------------------------------ for reports
 
 
 def title(record: dict[str, Any]) -> str:
@@ -814,7 +811,7 @@ def title(record: dict[str, Any]) -> str:
 
 def summary(record: dict[str, Any]) -> str:
   said = (
-    'A quick and a slow weight on a noisy quadratic valley,'
+    'A quick and a slow weight in a noisy quadratic valley,'
     f' {record["settings"]["seeds"]:,} seeds (`python -m train traction`).'
   )
   changes = [
@@ -828,8 +825,8 @@ def summary(record: dict[str, Any]) -> str:
       for name in ('learning_rate', 'coupling', 'noise')
     )
     said += (
-      f' With {settings}; the other valleys, of a quarter of the seeds, have'
-      f' one thing changed: {", ".join(changes)}.'
+      f' With {settings}. The other valleys use a quarter of the seeds, and'
+      f' each changes one setting: {", ".join(changes)}.'
     )
   return said
 

@@ -1,4 +1,4 @@
-"""The picture of the traction model, from its record alone."""
+"""The figure of the traction model, made from its record alone."""
 
 from collections.abc import Sequence
 import pathlib
@@ -23,7 +23,7 @@ def draw(
   Args:
     record: From :func:`~train.studies.traction.measure`, or read from
       traction.json.
-    claims: What it says, from :func:`~train.studies.traction.judge`.
+    claims: Its claims, from :func:`~train.studies.traction.judge`.
     path: The PNG file to write.
   """
   with pictures.drawing():
@@ -50,7 +50,7 @@ def _draw_paths(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
   every = np.concatenate(list(paths.values()))
   low, high = every.min(0), every.max(0)
   margin = 0.1 * (high - low)
-  # Above the highest point, room for the legend.
+  # Leaves room for the legend above the highest point.
   top = high[0] + 4 * margin[0]
   q, s = np.meshgrid(
     np.linspace(low[0] - margin[0], top, 200),
@@ -147,10 +147,8 @@ def _draw_gains(
           compared[figure]['uncoupled'],
         ]
   marks.draw_differences(axis, rows, ('coupled', 'not coupled'))
-  axis.set_xlabel(
-    'movement more (+) or less (−) than with a coin of the same rate (%)'
-  )
+  axis.set_xlabel('movement relative to the random control (%)')
   axis.set_title(
-    'What the choice by the loss adds: mean, its own 95 % interval',
+    'Effect of choosing by the loss: mean with its own 95 % interval',
     fontsize=10,
   )

@@ -1,7 +1,7 @@
-"""What the figures of a study say: means, verdicts, sentences, records.
+"""Means, verdicts, sentences and records of studies.
 
-The words of a study come from here, so that one that is simulated and one that
-is measured can be compared.
+The simulated and the measured study share their wording, so that they can be
+compared.
 """
 
 from collections.abc import Sequence
@@ -22,21 +22,20 @@ from train.statistics import Verdict
 GROUPS = ('quick', 'slow')
 
 MARGIN_PERCENT = 1.0
-"""Movements that differ by less are equivalent. The simulated pulls are of 2 to
-4 %."""
+"""Margin of equivalence of movements. The simulated pulls are 2 to 4 %."""
 MARGIN_CORRELATION = 0.1
-"""Correlations nearer to zero are none: what Cohen (1988) calls small."""
+"""Margin of equivalence of correlations: small according to Cohen (1988)."""
 
 
 def summarize(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
-  """:func:`statistics.describe` of the values that exist, as plain JSON.
+  """:func:`statistics.describe` of the finite values, as plain JSON.
 
   Args:
-    values: Floats, NaN where there is none.
+    values: Floats, NaN if missing.
 
   Returns:
-    ``n``, ``mean``, ``sd`` and ``half_width``, with five digits and ``None``
-    for what is not known.
+    ``n``, ``mean``, ``sd`` and ``half_width``, with five digits and ``None`` if
+    unknown.
   """
   array = np.asarray(values, np.float64)
   array = array[np.isfinite(array)]
@@ -52,44 +51,44 @@ def summarize(values: Sequence[float] | np.ndarray) -> dict[str, Any]:
 
 
 def rounded(value: float) -> float | None:
-  """Five digits, as JSON has it: ``None`` for NaN and infinity."""
+  """Rounds to five digits for JSON; ``None`` for NaN and infinity."""
   return float(f'{value:.5g}') if math.isfinite(value) else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Expected:
-  """A figure that the paper expects above zero."""
+  """A figure that the paper expects to be above zero."""
 
   claim: str
-  """In the words of the paper, more or less."""
+  """The claim, roughly in the words of the paper."""
   figure: dict[str, Any]
   """From :func:`summarize`."""
   margin: float
-  """Below which it is as good as none."""
+  """Margin of equivalence."""
   unit: str = ''
   without_coupling: dict[str, Any] | None = None
-  """By how much the figure is larger than without any coupling, where it must
-  be: what is gained without coupling is no traction."""
+  """The excess over the same figure without coupling, which must also be above
+  zero: a gain that requires no coupling is no traction."""
   also: dict[str, Any] | None = None
-  """Another figure that the paper expects above zero, by the same claim."""
+  """Another figure that must be above zero for the same claim."""
   also_words: str = ''
-  """What that is."""
+  """Its description."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-  """What a record says of an expectation."""
+  """The result for an expectation."""
 
   verdict: Verdict
   """"better": the figure is above zero, as the paper says."""
   words: str
-  """The verdict in a sentence."""
+  """The verdict in words."""
   half_width: float
-  """Of the simultaneous interval around the figure's mean; NaN if untested."""
+  """Half the width of the simultaneous interval; NaN if untested."""
   p: float
 
   def record(self, expected: Expected) -> dict[str, Any]:
-    """The part of a claim in the study's file that this makes."""
+    """The fields of the claim in the record of the study."""
     mean, half = expected.figure['mean'], self.half_width
     low = high = None
     if mean is not None and not math.isnan(half):
@@ -110,14 +109,14 @@ def judge(family: Sequence[Expected]) -> list[Found]:
   """Judges the claims of a study as one family, see :mod:`train.statistics`.
 
   Args:
-    family: All that the study looks at.
+    family: All claims of the study.
 
   Returns:
-    What was found, for each.
+    The result of each.
   """
   judged = statistics.judge([_estimate(e.figure, e.margin) for e in family])
-  # A claim that needs both stands only where both do, which takes no more
-  # adjustment than either: each family is as large as the first.
+  # A claim with two requirements holds only if both do (an intersection-union
+  # test), which needs no further adjustment: all families have one size.
   couplings, others = (
     statistics.judge(
       [_estimate(needed or e.figure, e.margin) for e, needed in needs]
@@ -139,7 +138,7 @@ def _decide(
   coupling: statistics.Judgement,
   other: statistics.Judgement,
 ) -> Found:
-  """What is found of a claim by the judgements of all that it needs."""
+  """The result of a claim, from the judgements of all its requirements."""
   verdict = judgement.verdict
   margin = f'{expected.margin:g}{expected.unit}'
   is_small = judgement.is_within_margin
@@ -157,22 +156,22 @@ def _decide(
   if expected.without_coupling is not None:
     if verdict == Verdict.BETTER and coupling.verdict != Verdict.BETTER:
       verdict = coupling.verdict
-      words = f'{verdict}: no more than without any coupling'
+      words = f'{verdict}: no more than without coupling'
     elif verdict == Verdict.WORSE and coupling.verdict != Verdict.WORSE:
-      words += ', with and without any coupling'
+      words += ', with and without coupling'
   if expected.also is not None:
     if other.verdict == Verdict.WORSE and verdict != Verdict.WORSE:
       verdict = other.verdict
-      words = f'{verdict}: the opposite is found of {expected.also_words}'
+      words = f'{verdict}: the opposite holds for {expected.also_words}'
     elif verdict == Verdict.BETTER and other.verdict != Verdict.BETTER:
       verdict = other.verdict
-      words = f'{verdict}: not found of {expected.also_words}'
+      words = f'{verdict}: not found for {expected.also_words}'
   half_width = (judgement.high - judgement.low) / 2
   return Found(verdict, words, half_width, judgement.p)
 
 
 def _estimate(figure: dict[str, Any], margin: float) -> statistics.Estimate:
-  """Of minus the figure: what is judged shall be low."""
+  """The estimate of the negated figure, because low values are better."""
 
   def known(name: str) -> float:
     return math.nan if figure[name] is None else figure[name]
@@ -186,38 +185,37 @@ def _estimate(figure: dict[str, Any], margin: float) -> statistics.Estimate:
 def expected_at_the_bottom(
   arriving: dict[str, Any], leaving: dict[str, Any]
 ) -> Expected:
-  """That W_Q is fastest at the bottom of the valley, in two readings.
+  """The claim that W_Q is fastest at the bottom of the valley, in two readings.
 
   Args:
     arriving: Correlation of a low loss with the length of W_Q's step to the
-      place where the loss is taken, from :func:`summarize`.
-    leaving: The same with the step from there.
+      point at which the loss is computed, from :func:`summarize`.
+    leaving: The same for the step from this point.
   """
   return Expected(
     'W_Q is fast where the loss is low',
     arriving,
     MARGIN_CORRELATION,
     also=leaving,
-    also_words='the step from there, which is what LCAM multiplies',
+    also_words='the step from this point, which LCAM multiplies',
   )
 
 
 def bottom_sentence(
   pair: str, arriving: dict[str, Any], leaving: dict[str, Any], found: Found
 ) -> str:
-  """What was found of the speed at the bottom of the valley.
+  """The result on the speed at the bottom of the valley.
 
   Args:
-    pair: The momenta, as :func:`pair_name` writes them.
-    arriving: Correlation of a low loss with the length of W_Q's step to the
-      place where the loss is taken, from :func:`summarize`.
-    leaving: The same with the step from there.
-    found: What ``arriving`` says.
+    pair: The momenta, from :func:`pair_name`.
+    arriving: See :func:`expected_at_the_bottom`.
+    leaving: See :func:`expected_at_the_bottom`.
+    found: The result for ``arriving``.
   """
   return (
     f'W_Q is fast where the loss is low, {pair}: the correlation of a low loss'
-    f' with the length of the step to its place is'
-    f' {show_number(arriving, found)} (with the step from there'
+    f' with the length of the step to this point is'
+    f' {show_number(arriving, found)} (of the step from it:'
     f' {show_number(leaving)}): {found.words}.'
   )
 
@@ -227,7 +225,8 @@ def show_percent(figure: dict[str, Any], found: Found | None = None) -> str:
 
   Args:
     figure: The difference.
-    found: Whose simultaneous interval is shown. Default: the figure's own.
+    found: The result whose simultaneous interval is shown. Default: the
+      figure's own interval.
   """
   if figure['mean'] is None:
     return 'unknown %'
@@ -253,10 +252,10 @@ def _plus_minus(
 
 
 def write_record(path: pathlib.Path, record: dict[str, Any]) -> None:
-  """Writes a record as JSON, short lists on one line.
+  """Writes a record as JSON.
 
   Raises:
-    UsageError: It cannot be written.
+    UsageError: If it cannot be written.
   """
   lines = ',\n'.join(
     f'  {json.dumps(key)}: {_entry(value)}' for key, value in record.items()
@@ -271,7 +270,7 @@ def write_record(path: pathlib.Path, record: dict[str, Any]) -> None:
 
 
 def _entry(value: Any) -> str:
-  """An item a line for the lists of a record, and one line for the rest."""
+  """One line per item of a list of objects, and one line for anything else."""
   dump = functools.partial(json.dumps, allow_nan=False, ensure_ascii=False)
   if isinstance(value, list) and value and isinstance(value[0], dict):
     items = ',\n'.join(f'    {dump(item)}' for item in value)
@@ -294,7 +293,7 @@ def correlate(share: Any, mean: Any, mean_square: Any, mean_low: Any) -> Any:
     mean_low: Mean of the number times the event.
 
   Returns:
-    Pearson's correlation; NaN where either never changes.
+    Pearson's correlation; NaN if either is constant.
   """
   covariance = mean_low - share * mean
   return covariance / np.sqrt((share - share**2) * (mean_square - mean**2))

@@ -117,7 +117,7 @@ def test_two_processes_are_one_run_also_if_stopped_or_killed(
     codes, messages = processes.finish_group(group)
     assert time.monotonic() - killed < _SECONDS_TO_END
   assert codes == [1, -signal.SIGKILL], messages
-  assert 'has lost another one' in messages[0]
+  assert 'has lost another process' in messages[0]
   assert 'Traceback' not in messages[0]
 
   with processes.start_group(flags, of_second) as group:
@@ -241,7 +241,8 @@ def test_the_first_process_is_killed(alone, tmp_path):
   # The second process reports it, or JAX does and aborts the process.
   assert codes[1] in (1, -signal.SIGABRT), messages
   assert (
-    'has lost another one' in messages[1] or 'another task died' in messages[1]
+    'has lost another process' in messages[1]
+    or 'another task died' in messages[1]
   )
   finished = processes.train(*flags)  # One process can resume a run of two.
   assert finished.returncode == 0, finished.stderr
@@ -261,7 +262,7 @@ def test_one_of_four_is_killed(alone, tmp_path):
   assert seconds < _SECONDS_TO_END
   assert codes == [1, 1, -signal.SIGKILL, 1], messages
   for message in messages[:2] + messages[3:]:
-    assert 'has lost another one' in message
+    assert 'has lost another process' in message
     assert 'Traceback' not in message
   codes, messages = processes.train_group(4, *flags)
   assert codes == [0] * 4, messages
@@ -281,4 +282,4 @@ def test_a_frozen_process_is_detected(frozen, tmp_path):
   print(f'\nMissed a frozen process {frozen} after {seconds:.0f} s.')
   assert seconds < HEARTBEAT_SECONDS + _SECONDS_TO_END
   assert group[1 - frozen].returncode != 0
-  assert 'another task died' in message or 'has lost another one' in message
+  assert 'another task died' in message or 'has lost another process' in message

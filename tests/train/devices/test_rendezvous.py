@@ -131,12 +131,12 @@ def test_a_port_in_use(kind):
     first, other = _meet(port, (0, 2), (1, 2))
     listening.shutdown(socket.SHUT_RDWR)
   assert first == (
-    f'--coordinator localhost:{port} cannot be listened at: Address already in'
-    ' use. Process 0 needs a free port of its machine.'
+    f'Process 0 cannot listen at --coordinator localhost:{port}: Address'
+    ' already in use. It needs a free port of its machine.'
   )
   assert other == (
-    f'--coordinator localhost:{port} cannot be reached in 2 seconds: what'
-    ' listens there is not process 0 of a run.'
+    f'--coordinator localhost:{port} cannot be reached within 2 seconds:'
+    ' another program listens there, not process 0 of a run.'
   )
 
 
@@ -147,7 +147,7 @@ def test_a_port_in_use(kind):
 def test_a_missing_first_process(port, host, why):
   (told,) = _meet(port, (1, 2), host=host)
   assert told.startswith(
-    f'--coordinator {host}:{port} cannot be reached in 2 seconds: {why}'
+    f'--coordinator {host}:{port} cannot be reached within 2 seconds: {why}'
   )
 
 

@@ -79,4 +79,4 @@ def test_a_resume_with_other_convolutions_is_reported(tmp_path):
   assert config['convolutions'] == 'xla'
   (tmp_path / 'run' / 'summary.json').write_text('{"status": "incomplete"}')
   _, shown = runs.run(tmp_path / 'run', _CONFIG)
-  assert 'begun with convolutions xla (now onednn)' in shown
+  assert 'started with convolutions xla (now onednn)' in shown

@@ -24,9 +24,9 @@ def test_a_run_under_several_paths_counts_once(tmp_path):
   found = records.find([tmp_path, tmp_path / 'a', tmp_path / 'copy'])
   assert _paths(found) == ['a']
   assert found.left_out == []
-  assert 'counted once' in found.notes[0]
+  assert 'duplicate' in found.notes[0]
   text = report.write([tmp_path], tmp_path / 'out')
-  assert 'counted once' in text
+  assert 'duplicate' in text
   assert '| digits-lcam | 1 |' in text.replace('  ', '')
 
 

@@ -30,7 +30,8 @@ def test_a_run_without_figures_has_a_summary(tmp_path, monkeypatch):
   with monkeypatch.context() as patched:
     patched.setattr(pictures, 'draw_run', fail)
     summary, shown = _run(tmp_path / 'runs' / 'run')
-  assert f'{tmp_path / "runs" / "run"} has a picture less: no font\n' in shown
+  path = tmp_path / 'runs' / 'run'
+  assert f'{path}: a figure cannot be drawn: no font\n' in shown
   assert not list((tmp_path / 'runs').rglob('*.png'))
 
   run = read.run(tmp_path / 'runs' / 'run')

@@ -31,15 +31,17 @@ def test_the_software_is_recorded(tmp_path):
 
 
 def test_a_resume_without_changes_reports_nothing(tmp_path):
-  assert _claim(tmp_path).check_goes_on(**_FACTS) == []
+  assert _claim(tmp_path).check_resume(**_FACTS) == []
 
 
 def test_another_compute_dtype_is_rejected(tmp_path):
   _claim(tmp_path)
   changed = {**_FACTS, 'compute_dtype': 'bfloat16'}
   directory = _claim(tmp_path, compute_dtype='bfloat16')  # It may be finished.
-  with pytest.raises(errors.UsageError, match='begun with compute_dtype float'):
-    directory.check_goes_on(**changed)
+  with pytest.raises(
+    errors.UsageError, match='started with compute_dtype float'
+  ):
+    directory.check_resume(**changed)
 
 
 def test_the_same_dtype_can_be_given_explicitly(tmp_path):
@@ -61,16 +63,16 @@ def test_other_numerics_of_jax_are_rejected(setting, value, tmp_path):
   directory = _claim(tmp_path)
   with (
     getattr(jax, setting)(value),
-    pytest.raises(errors.UsageError, match=f'begun with jax_{setting}'),
+    pytest.raises(errors.UsageError, match=f'started with jax_{setting}'),
   ):
-    directory.check_goes_on(**_FACTS)
+    directory.check_resume(**_FACTS)
 
 
 def test_a_setting_of_a_newer_version_is_rejected(tmp_path):
   directory = _claim(tmp_path)
   made.change(tmp_path / 'config.json', sharpness=3)
   with pytest.raises(errors.UsageError, match='does not know sharpness'):
-    directory.check_goes_on(**_FACTS)
+    directory.check_resume(**_FACTS)
 
 
 def test_changes_that_affect_rounding_are_reported(tmp_path):
@@ -82,7 +84,7 @@ def test_changes_that_affect_rounding_are_reported(tmp_path):
     source_sha256='0' * 64,
     xla_flags='--xla_cpu_enable_fast_math',
   )
-  told = directory.check_goes_on(**_FACTS)
+  told = directory.check_resume(**_FACTS)
   assert told[0] == f'jax 0.9 (now {jax.__version__})'
   assert told[1].startswith('xla_flags --xla_cpu_enable_fast_math (now')
   assert told[2] == 'another source'
@@ -94,4 +96,4 @@ def test_a_record_of_an_earlier_version_is_resumed(tmp_path):
   for name in ('source_sha256', 'jax_settings', 'xla_flags', 'compute_dtype'):
     del config[name]
   made.write_json(tmp_path / 'config.json', config)
-  assert directory.check_goes_on(**_FACTS) == []
+  assert directory.check_resume(**_FACTS) == []

@@ -219,7 +219,7 @@ def test_a_run_continues_without_the_network(tmp_path, monkeypatch):
   said = _send_three(server, tmp_path, monkeypatch)
   assert server.sent == []
   assert len(said) == 2
-  assert 'goes on without it: no network' in said[1]
+  assert 'continues without it: no network' in said[1]
 
 
 @pytest.mark.parametrize(

@@ -353,7 +353,7 @@ def test_the_report_starts_with_the_six_lines(tmp_path):
   text = _report(tmp_path, [*small, *medium])
   _, first, *_ = text.split('\n## ')
   heading, *lead = first.splitlines()
-  assert heading == 'What was asked beforehand'
+  assert heading == 'Preregistered questions'
   lines = [line for line in lead if line.startswith('| CIFAR-')]
   assert len(lines) == 6
   expected = [

@@ -245,10 +245,10 @@ _HIGH = [32.1, 34.8, 38.2, 40.9]
 @pytest.mark.parametrize(
   ('horizontal', 'vertical', 'answer', 'said'),
   [
-    (_HIGH, _LOW, 'vertical', 'accelerating the vertical phase leaves'),
-    (_LOW, _HIGH, 'horizontal', 'accelerating the horizontal phase leaves'),
+    (_HIGH, _LOW, 'vertical', 'accelerating the vertical phase gives'),
+    (_LOW, _HIGH, 'horizontal', 'accelerating the horizontal phase gives'),
     (_LOW, [30.2, 32.9, 35.9, 39.1], 'neutral', 'the same validation error'),
-    (_LOW, [31.0, 32.5, 36.5, 38.0], 'undecided', 'neither is a difference'),
+    (_LOW, [31.0, 32.5, 36.5, 38.0], 'undecided', 'neither a difference'),
   ],
 )
 def test_answers(horizontal, vertical, answer, said):
@@ -318,10 +318,10 @@ def test_the_answer_says_if_the_winner_does_not_beat_the_fixed_momentum():
   given = probe.judge({'pairs': _four_arms(np.add(_FIXED, 2), _FIXED)})
   assert given['answer'] == 'vertical'
   np.testing.assert_allclose(given['over_fixed']['mean'], 0, atol=1e-9)
-  assert 'beats the other order alone, and not the' in given['sentence']
+  assert 'beats only the other phase, not the fixed' in given['sentence']
   given = probe.judge({'pairs': _four_arms(_HIGH, _LOW)})
   assert given['over_fixed']['verdict'] == 'better'
-  assert 'order alone' not in given['sentence']
+  assert 'only the other' not in given['sentence']
 
 
 def test_data_sets_are_a_family():
@@ -377,7 +377,7 @@ def test_without_two_seeds_there_is_no_answer(tmp_path):
   arms = _arms([_HIGH[0], np.nan, np.nan, np.nan], [np.nan] * 4)
   given = probe.judge({'pairs': arms})
   assert given['answer'] == 'undecided' and given['difference'] is None
-  assert given['sentence'].startswith('undecided: less than two of 4 seeds')
+  assert given['sentence'].startswith('undecided: fewer than two of 4 seeds')
   record = {
     'dataset': 'digits',
     'seeds': list(range(_SEEDS)),
@@ -406,7 +406,7 @@ def test_without_two_seeds_there_is_no_answer(tmp_path):
     ({'accelerated': ()}, '--accelerated must be at least one'),
     ({'accelerated': (0.9,)}, '--accelerated must be above 0.9'),
     ({'accelerated': (1.0,)}, '--accelerated must be above 0.9 and below 1'),
-    ({'accelerated': (0.95, 0.95)}, '--accelerated must be momenta that'),
+    ({'accelerated': (0.95, 0.95)}, '--accelerated must be distinct momenta'),
     ({'schedule': 'cosin'}, "--schedule .* Did you mean 'cosine'"),
     ({'dataset': 'cifar1O'}, "--dataset .* Did you mean 'cifar10'"),
   ],

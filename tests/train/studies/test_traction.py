@@ -281,12 +281,12 @@ class TestVerdicts:
       ]
     )
     assert found.verdict == verdict
-    assert ('without any coupling' in found.words) == (verdict != 'better')
+    assert ('without coupling' in found.words) == (verdict != 'better')
 
   def test_the_opposite_with_and_without_coupling_is_reported(self):
     shape = np.array([-1.0, -0.6, 0.6, 1.0])
     for coupling, words in (
-      (0.0, 'worse, the opposite of what the paper says, with and without any'),
+      (0.0, 'worse, the opposite of what the paper says, with and without'),
       (-2.0, 'worse, the opposite of what the paper says'),
     ):
       figures_ = (
