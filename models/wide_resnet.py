@@ -323,14 +323,11 @@ class _BatchNorm(nnx.BatchNorm):
     y, mean, variance = self.batch_norm_relu(
       x, self.scale[...], self.bias[...], self.epsilon
     )
-    self._update(mean, variance)
-    return y.astype(self.dtype)
-
-  def _update(self, mean: jax.Array, variance: jax.Array) -> None:
     for running, of_batch in ((self.mean, mean), (self.var, variance)):
       running[...] = jax.lax.stop_gradient(
         self.momentum * running[...] + (1 - self.momentum) * of_batch
       )
+    return y.astype(self.dtype)
 
   def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
     if self.parts == 1 or self.use_running_average:
@@ -347,7 +344,10 @@ class _BatchNorm(nnx.BatchNorm):
     mean = wide.mean(axes)
     variance = jnp.maximum(0, (wide * wide).mean(axes) - mean * mean)
     assert self.scale is not None and self.bias is not None
-    self._update(mean.mean(0), variance.mean(0))
+    for running, of_parts in ((self.mean, mean), (self.var, variance)):
+      running[...] = jax.lax.stop_gradient(
+        self.momentum * running[...] + (1 - self.momentum) * of_parts.mean(0)
+      )
     shape = (self.parts, *[1] * (x.ndim - 1), x.shape[-1])
     factor = jax.lax.rsqrt(variance + self.epsilon) * self.scale[...]
     y = (parts - mean.reshape(shape)) * factor.reshape(shape) + self.bias[...]
