@@ -2,11 +2,12 @@
 
 Measures the whole step of both: gathering the images in the order of the epoch,
 crop, flip, normalization, forward, backward, weight decay and momentum. The
-convolutions are those of XLA or oneDNN, the C library returns or keeps freed
-memory, and the dtype is float32 or, on a processor with instructions for it,
-bfloat16. Each candidate has its own process. Then measures each kind of layer
-separately. Without PyTorch only this project is measured. The threads of
-PyTorch spin and are slow beside other work, so measure at a load below 3.
+convolutions are those of XLA or oneDNN (then a kernel computes batch norm with
+ReLU), the C library returns or keeps freed memory, and the dtype is float32 or,
+on a processor with instructions for it, bfloat16. Each candidate has its own
+process. Then measures each kind of layer separately. Without PyTorch only this
+project is measured. The threads of PyTorch spin and are slow beside other work,
+so measure at a load below 3.
 """
 
 from collections.abc import Callable, Mapping
@@ -190,17 +191,17 @@ def _measure_case(case: Case, quick: bool) -> harness.Results:
 
 
 def _measure_parts(case: Case, quick: bool) -> harness.Results:
-  networks: dict[str, Any] = {_XLA: None}
+  networks: dict[str, dict[str, Any]] = {_XLA: {}}
   if onednn.is_available():
-    networks[_OURS] = onednn.conv_general_dilated
+    networks[_OURS] = {
+      'conv_general_dilated': onednn.conv_general_dilated,
+      'batch_norm_relu': onednn.batch_norm_relu,
+    }
   shown = {
     name: models.WideResNet(
-      case.depth,
-      case.widen_factor,
-      rngs=nnx.Rngs(0),
-      **({} if convolve is None else {'conv_general_dilated': convolve}),
+      case.depth, case.widen_factor, rngs=nnx.Rngs(0), **kernels
     )
-    for name, convolve in networks.items()
+    for name, kernels in networks.items()
   }
   torch_model = None
   if importlib.util.find_spec('torch') is not None:
@@ -306,8 +307,7 @@ def _jax_layer(
 
   def forward(params: Any, x: jax.Array) -> jax.Array:
     module: Any = nnx.merge(graphdef, params, rest, copy=True)
-    y = module(x)
-    return nnx.relu(y) if with_relu else y
+    return module.relu(x) if with_relu else module(x)
 
   def whole(params: Any, x: jax.Array, cotangent: jax.Array) -> Any:
     if shape[-1] == 3:  # images need no gradient

@@ -45,7 +45,9 @@ class Network:
   signature of :func:`jax.lax.conv_general_dilated`."""
   normalizes: bool = False
   """Whether ``build`` also takes ``batch_norm_parts``, the number of equal
-  parts of the batch that batch norm normalizes separately."""
+  parts of the batch that batch norm normalizes separately, and
+  ``batch_norm_relu``, a function that computes batch norm with ReLU in
+  training."""
 
   def build(self, **arguments: Any) -> Any:
     return self._load().build(**arguments)

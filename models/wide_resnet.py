@@ -19,6 +19,10 @@ _GROUP_STRIDES = (1, 2, 2)
 _CONVS_PER_BLOCK = 2
 
 _Convolution = Callable[..., jax.Array]
+_BatchNormRelu = Callable[
+  [jax.Array, jax.Array, jax.Array, float],
+  tuple[jax.Array, jax.Array, jax.Array],
+]
 
 
 class WideResNet(nnx.Module):
@@ -52,6 +56,9 @@ class WideResNet(nnx.Module):
       the average of the parts' means and variances.
     conv_general_dilated: The convolution, with the signature of
       ``jax.lax.conv_general_dilated``.
+    batch_norm_relu: Computes batch norm with ReLU in training if there is one
+      part: ``(x, scale, bias, epsilon) -> (y, mean, variance)``, where the
+      last two are the statistics of the batch in float32.
     rngs: Random streams: ``params``, and ``dropout`` if ``dropout_rate`` is
       above 0.
 
@@ -81,6 +88,7 @@ class WideResNet(nnx.Module):
     remat: bool = False,
     batch_norm_parts: int = 1,
     conv_general_dilated: _Convolution = jax.lax.conv_general_dilated,
+    batch_norm_relu: _BatchNormRelu | None = None,
     rngs: nnx.Rngs,
   ):
     _check(
@@ -99,7 +107,11 @@ class WideResNet(nnx.Module):
     )
     self.stem = conv(in_channels, _STEM_CHANNELS, 3, 1)
     norm = functools.partial(
-      _BatchNorm, parts=batch_norm_parts, dtype=dtype, rngs=rngs
+      _BatchNorm,
+      parts=batch_norm_parts,
+      batch_norm_relu=batch_norm_relu,
+      dtype=dtype,
+      rngs=rngs,
     )
     blocks = []
     channels = _STEM_CHANNELS
@@ -152,7 +164,7 @@ class WideResNet(nnx.Module):
     apply = nnx.remat(_apply) if self.remat else _apply
     for block in self.blocks:
       x = apply(block, x, rngs)
-    x = nnx.relu(self.norm(x))
+    x = self.norm.relu(x)
     x = jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
     return self.head(x)
 
@@ -215,7 +227,7 @@ class WideBlock(nnx.Module):
     stride: int,
     dropout_rate: float,
     conv: Callable[..., nnx.Conv],
-    norm: Callable[[int], nnx.BatchNorm],
+    norm: Callable[[int], '_BatchNorm'],
     rngs: nnx.Rngs,
   ):
     self.norm1 = norm(in_channels)
@@ -233,10 +245,10 @@ class WideBlock(nnx.Module):
   def __call__(
     self, x: jax.Array, *, rngs: nnx.Rngs | None = None
   ) -> jax.Array:
-    activation = nnx.relu(self.norm1(x))
+    activation = self.norm1.relu(x)
     shortcut = x if self.projection is None else self.projection(activation)
     y = self.conv1(activation)
-    y = nnx.relu(self.norm2(y))
+    y = self.norm2.relu(y)
     if self.dropout is not None:
       y = self.dropout(y, rngs=rngs)
     return shortcut + self.conv2(y)
@@ -278,7 +290,15 @@ def _conv(
 class _BatchNorm(nnx.BatchNorm):
   """Batch norm over the whole batch, or over each of several parts of it."""
 
-  def __init__(self, channels: int, *, parts: int, dtype: Any, rngs: nnx.Rngs):
+  def __init__(
+    self,
+    channels: int,
+    *,
+    parts: int,
+    batch_norm_relu: _BatchNormRelu | None,
+    dtype: Any,
+    rngs: nnx.Rngs,
+  ):
     super().__init__(
       channels,
       momentum=0.9,
@@ -289,6 +309,25 @@ class _BatchNorm(nnx.BatchNorm):
       rngs=rngs,
     )
     self.parts = parts
+    self.batch_norm_relu = batch_norm_relu
+
+  def relu(self, x: jax.Array) -> jax.Array:
+    """The ReLU of the result, by the given function where there is one."""
+    if (
+      self.batch_norm_relu is None
+      or self.parts != 1
+      or self.use_running_average
+    ):
+      return nnx.relu(self(x))
+    assert self.scale is not None and self.bias is not None
+    y, mean, variance = self.batch_norm_relu(
+      x, self.scale[...], self.bias[...], self.epsilon
+    )
+    for running, of_batch in ((self.mean, mean), (self.var, variance)):
+      running[...] = jax.lax.stop_gradient(
+        self.momentum * running[...] + (1 - self.momentum) * of_batch
+      )
+    return y.astype(self.dtype)
 
   def __call__(self, x: jax.Array, *args: Any, **kwargs: Any) -> jax.Array:
     if self.parts == 1 or self.use_running_average:

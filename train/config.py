@@ -128,7 +128,8 @@ class NetworkSettings:
 
   convolutions: Literal['auto', 'xla', 'onednn'] = 'auto'
   """Implementation of convolutions on one CPU device. auto: oneDNN, which is
-  faster, if `python -m train.onednn build` has built it, else XLA."""
+  faster, if `python -m train.onednn build` has built it, else XLA. With onednn
+  a kernel of that build also computes batch norm with ReLU."""
 
   batch_norm: Literal['global', 'device'] = 'global'
   """wrn: batch norm statistics in training. global: over the whole batch, so

@@ -1,15 +1,22 @@
-"""Convolutions for training on a CPU, by oneDNN.
+"""Convolutions by oneDNN, and batch norm with ReLU, for training on a CPU.
 
 Optional: ``python -m train.onednn build`` compiles them if a C++ compiler
 and oneDNN are installed. They are faster than those of XLA, and differ from
 them by rounding.
 """
 
+from train.onednn.batch_norm import batch_norm_relu
 from train.onednn.convolution import conv_general_dilated
 from train.onednn.library import Unavailable
 from train.onednn.library import load as _load
 
-__all__ = ['Unavailable', 'conv_general_dilated', 'is_available', 'why_not']
+__all__ = [
+  'Unavailable',
+  'batch_norm_relu',
+  'conv_general_dilated',
+  'is_available',
+  'why_not',
+]
 
 
 def why_not() -> str | None:

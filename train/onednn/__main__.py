@@ -9,9 +9,9 @@ from train.onednn import library
 _USAGE = """\
 usage: python -m train.onednn build    compiles the kernels
 
-Convolutions for training on a CPU, computed by oneDNN. They require a C++
-compiler and `pip install -e '.[cpu]'`, and compile in seconds. `python -m
-train` uses them once they are built.
+Convolutions, computed by oneDNN, and batch norm with ReLU for training on a
+CPU. They require a C++ compiler and `pip install -e '.[cpu]'`, and compile in
+seconds. `python -m train` uses them once they are built.
 
 """
 

@@ -81,7 +81,7 @@ def _arguments(onednn: library.Onednn) -> list[str]:
     jax.ffi.include_dir(),
     '-isystem',
     str(headers),
-    str(library.SOURCE),
+    *map(str, library.SOURCES),
     str(onednn.library),
     f'-Wl,-rpath,{onednn.library.parent}',
   ]
@@ -93,6 +93,4 @@ def _compile(command: list[str]) -> None:
     return
   lines = finished.stderr.strip().splitlines() or ['it printed no error']
   told = next((line for line in lines if 'error' in line), lines[-1])
-  raise Unavailable(
-    f'{command[0]} cannot compile {library.SOURCE.name}: {told.strip()}'
-  )
+  raise Unavailable(f'{command[0]} cannot compile the kernels: {told.strip()}')

@@ -15,7 +15,10 @@ from typing import NamedTuple
 
 import platformdirs
 
-SOURCE = pathlib.Path(__file__).parent / 'convolution.cc'
+SOURCES = tuple(
+  pathlib.Path(__file__).parent / name
+  for name in ('convolution.cc', 'batch_norm.cc')
+)
 BUILD_COMMAND = 'python -m train.onednn build'
 
 _LIBRARY_NAMES = ('libdnnl.so.3', 'libdnnl.so')
@@ -103,14 +106,14 @@ def _candidates() -> list[tuple[pathlib.Path, pathlib.Path]]:
 
 
 def path() -> pathlib.Path:
-  """The path of the kernels for this source, jaxlib and oneDNN.
+  """The path of the kernels for these sources, jaxlib and oneDNN.
 
   Raises:
     Unavailable: If there is no oneDNN.
   """
   onednn = find_onednn()
   parts = (
-    SOURCE.read_bytes(),
+    *(source.read_bytes() for source in SOURCES),
     importlib.metadata.version('jaxlib').encode(),
     onednn.version.encode(),
     os.fsencode(onednn.library),
@@ -118,7 +121,7 @@ def path() -> pathlib.Path:
   )
   key = hashlib.sha256(b'\0'.join(parts)).hexdigest()[:16]
   cache = platformdirs.user_cache_path('optax-lcam')
-  return cache / 'onednn' / f'convolution-{key}.so'
+  return cache / 'onednn' / f'kernels-{key}.so'
 
 
 def sealed(library: bytes) -> bytes:

@@ -569,7 +569,10 @@ def _choose_convolutions(
   network: models.Network,
   devices: Sequence[jax.Device],
 ) -> Literal['xla', 'onednn']:
-  """The implementation of the convolutions: ``xla`` or ``onednn``."""
+  """The implementation of the convolutions: ``xla`` or ``onednn``.
+
+  That of batch norm in training follows it.
+  """
   if config.convolutions == 'xla' or not network.convolves:
     return 'xla'
   reason = onednn.why_not()
@@ -726,6 +729,8 @@ class _Functions:
     network = models.NETWORKS[structure.model]
     if network.normalizes:
       options['batch_norm_parts'] = structure.batch_norm_parts
+      if structure.convolutions == 'onednn':
+        options['batch_norm_relu'] = onednn.batch_norm_relu
     model = network.build(
       image_shape=structure.image_shape,
       num_classes=structure.num_classes,

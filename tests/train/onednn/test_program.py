@@ -1,4 +1,4 @@
-"""The program of a run with convolutions of oneDNN."""
+"""The program of a run with the kernels."""
 
 import dataclasses
 import json
@@ -45,6 +45,16 @@ def test_onednn_is_used_if_built_and_agrees_with_xla():
   theirs = _program(convolutions='xla')
   assert theirs.convolutions == 'xla'
   np.testing.assert_allclose(_losses(ours), _losses(theirs), rtol=1e-3)
+
+
+@pytest.mark.usefixtures('kernels')
+def test_batch_norm_is_by_a_kernel_where_convolutions_are():
+  def count(program):
+    return program.lower_train().as_text().count('optax_lcam_batch_norm')
+
+  # Forward and backward of two in each of three blocks and of the last one.
+  assert count(_program()) >= 2 * (3 * 2 + 1)
+  assert count(_program(convolutions='xla')) == 0
 
 
 @pytest.mark.usefixtures('kernels')
