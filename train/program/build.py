@@ -350,7 +350,12 @@ class Program:
     Returns:
       The states after them, and metrics of shape=(members, steps).
     """
-    return self.compile_train(size, steps)(state, data, self.seeds, epoch)
+    result = self.compile_train(size, steps)(state, data, self.seeds, epoch)
+    if self._on_cpu and len(self.devices) > 1:
+      # Queued steps with collectives deadlock on simulated devices if the host
+      # is busy, and XLA then aborts the process.
+      jax.block_until_ready(result)
+    return result
 
   def train_epoch(
     self,

@@ -313,19 +313,17 @@ class _BatchFigures(TypedDict):
   other_agreement: _Estimate
   chance_agreement: _Estimate
   autocorrelation: _Estimate
+  frozen_correlation: _Estimate
+  frozen_agreement: _Estimate
 
 
 class _BatchesOfEpoch(_BatchFigures):
   epoch: _Count
+  learning_rate: float
 
 
 class _BatchesAll(_BatchFigures):
   first_epoch: _Count
-
-
-class _BatchesFrozen(TypedDict):
-  correlation: _Estimate
-  agreement: _Estimate
 
 
 class _BatchesExample(TypedDict):
@@ -337,7 +335,6 @@ class _BatchSize(TypedDict):
   batch_size: _Count
   of_epochs: list[_BatchesOfEpoch]
   all: _BatchesAll
-  frozen: _BatchesFrozen
   example: _BatchesExample
 
 

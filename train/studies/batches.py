@@ -11,10 +11,11 @@ predict different things, and this study measures them:
   of the weights, their losses are uncorrelated within an epoch and their phases
   agree by chance. If it is the batch, both agree. The control is two networks
   on different batches, which share the trend of an epoch alone.
-* **A network that stands still.** The parameters at the start of an epoch are
-  kept (a learning rate of zero) and see the batches of the epoch. They cannot
-  oscillate. If their losses and phases are those of the network that moves, no
-  oscillation is needed to explain them.
+* **A frozen network.** The parameters at the start of each epoch see the
+  batches of that epoch at a learning rate of zero. They cannot oscillate. If
+  their losses and phases are those of the network that trains, no oscillation
+  is needed to explain them. In the early epochs the learning rate is the full
+  one, so that the network that trains moves far.
 * **The next step.** Weights that oscillate have a loss that depends on the
   step before. For a heavy ball of momentum :math:`\beta` on a quadratic with
   :math:`\eta k` (learning rate times curvature), driven by noise, the place is
@@ -99,8 +100,9 @@ def measure(
     ``valley_autocorrelation`` (what the simulated valley predicts for the next
     step), and ``sizes``, for each batch size ``batch_size``, ``of_epochs`` (a
     row an epoch), ``all`` (the mean over the epochs from the fourth on, of a
-    short study the last), ``frozen`` (of the last epoch) and ``example``, two
-    networks' losses in the last epoch. Figures have ``n`` repeats, ``mean``,
+    short study the last) and ``example``, two networks' losses in the last
+    epoch. A row has the ``learning_rate`` of its epoch's first step. Figures
+    have ``n`` repeats, ``mean``,
     ``sd`` and the 95 % interval's ``half_width``. Versions and device.
 
   Raises:
@@ -236,7 +238,10 @@ class _Run(NamedTuple):
   losses: np.ndarray  # shape=(epochs, steps)
   # shape=(epochs, steps): 1 where the loss chose the horizontal momentum.
   horizontal: np.ndarray
-  frozen: np.ndarray  # shape=(steps,): losses of the network that stands still.
+  # shape=(epochs, steps): losses of the parameters at the start of the epoch.
+  # Of the first network of a pair alone.
+  frozen: np.ndarray | None
+  learning_rates: np.ndarray  # shape=(epochs,), of the first step.
 
 
 class _Repeat(NamedTuple):
@@ -269,7 +274,7 @@ def _measure_size(
       ),
       steps_per_epoch,
     )
-    runs.append(_train(resolved, images, epochs))
+    runs.append(_train(resolved, images, epochs, with_frozen=i % 2 == 0))
     left = (time.monotonic() - started) / (i + 1) * (2 * repeats - i - 1)
     say(
       f'{config.dataset}  batch size {config.batch_size}  network {i + 1}/'
@@ -285,26 +290,38 @@ def _measure_size(
 
 
 def _train(
-  config: config_lib.Resolved, images: dataset_lib.Dataset, epochs: int
+  config: config_lib.Resolved,
+  images: dataset_lib.Dataset,
+  epochs: int,
+  *,
+  with_frozen: bool,
 ) -> _Run:
-  """Trains one network, and lets it stand still for the last epoch as well."""
+  """Trains one network, and measures each epoch with frozen parameters too."""
   # A CPU trains one network at a time fastest.
   program = build.Program([config], images, devices=jax.devices()[:1])
   train_images, _ = program.place()
   state = program.init()
-  losses = []
+  losses, frozen, rates = [], [], []
   for number in range(1, epochs + 1):
-    if number == epochs:
-      kept = program.fetch(state)
+    if with_frozen:
+      _, measured = program.train_epoch(
+        program.stack(program.fetch(state)),
+        train_images,
+        number,
+        learning_rate=0.0,
+      )
+      frozen.append(measured.loss[0])
     state, measured = program.train_epoch(state, train_images, number)
     losses.append(measured.loss[0])
-  _, measured = program.train_epoch(
-    program.stack(kept), train_images, epochs, learning_rate=0.0
-  )
-  frozen = np.asarray(measured.loss[0], np.float64)
+    rates.append(program.learning_rates(number)[0, 0])
   full = len(images.train) // config.batch_size
   of_epochs = np.asarray(losses, np.float64)
-  return _Run(of_epochs[:, :full], choices(of_epochs)[:, :full], frozen[:full])
+  return _Run(
+    of_epochs[:, :full],
+    choices(of_epochs)[:, :full],
+    np.asarray(frozen, np.float64)[:, :full] if with_frozen else None,
+    np.asarray(rates, np.float64),
+  )
 
 
 def choices(losses: np.ndarray) -> np.ndarray:
@@ -329,6 +346,7 @@ def choices(losses: np.ndarray) -> np.ndarray:
 _FIGURES = (
   'same_correlation', 'other_correlation', 'same_agreement',
   'other_agreement', 'chance_agreement', 'autocorrelation',
+  'frozen_correlation', 'frozen_agreement',
 )  # fmt: skip
 
 
@@ -355,6 +373,7 @@ def _summarize(measured: Sequence[_Repeat]) -> dict[str, Any]:
     'of_epochs': [
       {
         'epoch': epoch + 1,
+        'learning_rate': float(f'{first.first.learning_rates[epoch]:.4g}'),
         **{name: over_repeats(name, [epoch]) for name in _FIGURES},
       }
       for epoch in range(epochs)
@@ -362,17 +381,6 @@ def _summarize(measured: Sequence[_Repeat]) -> dict[str, Any]:
     'all': {
       'first_epoch': settled[0] + 1,
       **{name: over_repeats(name, settled) for name in _FIGURES},
-    },
-    'frozen': {
-      'correlation': verdicts.summarize(
-        [_correlate(r.first.frozen, r.first.losses[-1]) for r in measured]
-      ),
-      'agreement': verdicts.summarize(
-        [
-          np.mean(choices(r.first.frozen[None])[0] == r.first.horizontal[-1])
-          for r in measured
-        ]
-      ),
     },
     'example': {
       'first': np.round(first.first.losses[-1], 4).tolist(),
@@ -385,6 +393,8 @@ def _of_epoch(repeat: _Repeat, epoch: int) -> dict[str, float]:
   losses = [run.losses[epoch] for run in repeat]
   horizontal = [run.horizontal[epoch] for run in repeat]
   shares = [own.mean() for own in horizontal[:2]]
+  assert repeat.first.frozen is not None
+  frozen = repeat.first.frozen[epoch]
   return {
     'same_correlation': _correlate(losses[0], losses[1]),
     'other_correlation': _correlate(losses[0], losses[2]),
@@ -395,6 +405,10 @@ def _of_epoch(repeat: _Repeat, epoch: int) -> dict[str, float]:
       shares[0] * shares[1] + (1 - shares[0]) * (1 - shares[1])
     ),
     'autocorrelation': _correlate(losses[0][:-1], losses[0][1:]),
+    'frozen_correlation': _correlate(losses[0], frozen),
+    'frozen_agreement': float(
+      np.mean(horizontal[0] == choices(frozen[None])[0])
+    ),
   }
 
 
@@ -422,10 +436,8 @@ def summary(record: dict[str, Any]) -> str:
     f' for {settings["epochs"]} epochs of {settings["train_examples"]:,} images'
     f' of {settings["image_size"]}x{settings["image_size"]}. If a phase is a'
     ' place of the weights, two networks on the same batches agree by chance;'
-    ' if it is how hard the batch is, they agree. The learning rate of the last'
-    ' epoch is small, so that the network that moves hardly moves there: that'
-    ' one that stands still agrees with it says little by itself. Exploratory:'
-    ' no verdicts.'
+    ' if it is how hard the batch is, they agree. Frozen parameters, those at'
+    ' the start of an epoch, cannot oscillate at all. Exploratory: no verdicts.'
   )
 
 
@@ -434,6 +446,10 @@ def sentences(record: dict[str, Any]) -> list[str]:
   said = []
   for size in record['sizes']:
     found = size['all']
+    rates = [row['learning_rate'] for row in size['of_epochs']]
+    full = size['of_epochs'][
+      max(i for i, rate in enumerate(rates) if rate == max(rates))
+    ]
     where = (
       f'Batches of {size["batch_size"]}, epochs {found["first_epoch"]} to'
       f' {len(size["of_epochs"])}'
@@ -446,10 +462,13 @@ def sentences(record: dict[str, Any]) -> list[str]:
       f' {_show(found["same_agreement"], " %")} of the steps on the same'
       f' batches, in {_show(found["other_agreement"], " %")} on different'
       f' ones; chance is {_show(found["chance_agreement"], " %")}.',
-      f'Batches of {size["batch_size"]}, last epoch: a network that stands'
-      ' still has the losses of the one that moves up to a correlation of'
-      f' {_show(size["frozen"]["correlation"])}, and its phases in'
-      f' {_show(size["frozen"]["agreement"], " %")} of the steps.',
+      f'{where}: the losses of frozen parameters and of the network that trains'
+      f' correlate at {_show(found["frozen_correlation"])}, and their phases'
+      f' agree in {_show(found["frozen_agreement"], " %")} of the steps.',
+      f'Batches of {size["batch_size"]}, epoch {full["epoch"]}, the last that'
+      f' starts at the full learning rate, {full["learning_rate"]:g}: these are'
+      f' {_show(full["frozen_correlation"])} and'
+      f' {_show(full["frozen_agreement"], " %")}.',
       f'{where}: the lag-1 autocorrelation of the loss is'
       f' {_show(found["autocorrelation"])}; a heavy ball in the simulated'
       f' valley has {record["valley_autocorrelation"]:.2f}.',
@@ -517,6 +536,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
         {
           'same_correlation': 'two networks, same batches',
           'other_correlation': 'different batches',
+          'frozen_correlation': 'frozen and training',
           'autocorrelation': 'one network, next step',
         },
       )
@@ -535,6 +555,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
         {
           'same_agreement': 'same batches',
           'other_agreement': 'different batches',
+          'frozen_agreement': 'frozen and training',
           'chance_agreement': 'chance',
         },
         factor=100,

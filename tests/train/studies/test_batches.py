@@ -38,8 +38,8 @@ def of_digits():
   train = batches._train
   trained = []
 
-  def remember(own, *rest):
-    trained.append((own, train(own, *rest)))
+  def remember(own, *rest, **keywords):
+    trained.append((own, train(own, *rest, **keywords)))
     return trained[-1][1]
 
   with pytest.MonkeyPatch.context() as patch:
@@ -122,26 +122,47 @@ def test_figures_over_the_repeats_equal_scipy(of_digits):
   )
 
 
-def test_a_frozen_network_has_the_losses_of_its_initial_weights(of_digits):
-  _, trained, digits, _ = of_digits
+def test_frozen_parameters_have_the_losses_of_their_start(of_digits):
+  """Against a network that starts there and cannot move."""
+  record, trained, digits, _ = of_digits
   config, run = trained[0]
-  program = build.Program([config], digits, devices=jax.devices()[:1])
-  images, _ = program.place()
-  state = program.init()
-  for epoch in range(1, _EPOCHS):
-    state, _ = program.train_epoch(state, images, epoch)
-  before = program.fetch(state)
-  after, _ = program.train_epoch(
-    program.stack(before), images, _EPOCHS, learning_rate=0.0
+  still = dataclasses.replace(config, learning_rate=0.0, weight_decay=0.0)
+  moving, standing = (
+    build.Program([own], digits, devices=jax.devices()[:1])
+    for own in (config, still)
   )
-  jax.tree.map(
-    np.testing.assert_array_equal,
-    before[0].params,
-    program.fetch(after)[0].params,
+  images, _ = moving.place()
+  state = moving.init()
+  for epoch in range(1, _EPOCHS + 1):
+    before = moving.fetch(state)
+    after, measured = standing.train_epoch(
+      standing.stack(before), images, epoch
+    )
+    jax.tree.map(
+      np.testing.assert_array_equal,
+      before[0].params,
+      standing.fetch(after)[0].params,
+    )
+    np.testing.assert_allclose(
+      run.frozen[epoch - 1], measured.loss[0, :20], rtol=1e-6
+    )
+    # Its first step is that of the network that trains.
+    assert run.frozen[epoch - 1, 0] == run.losses[epoch - 1, 0]
+    assert run.frozen[epoch - 1, 5] != run.losses[epoch - 1, 5]
+    state, _ = moving.train_epoch(state, images, epoch)
+  # The second network of a pair does not need them.
+  assert trained[1][1].frozen is None
+  rows = record['sizes'][0]['of_epochs']
+  assert rows[0]['learning_rate'] == config.learning_rate
+  correlations = [
+    stats.pearsonr(
+      signal.detrend(own.losses[1]), signal.detrend(own.frozen[1])
+    )[0]
+    for own in (trained[2 * i][1] for i in range(_REPEATS))
+  ]
+  assert rows[1]['frozen_correlation']['mean'] == pytest.approx(
+    np.mean(correlations), rel=1e-4
   )
-  # Its first loss equals that of the trained network.
-  assert run.frozen[0] == run.losses[-1][0]
-  assert run.frozen[5] != run.losses[-1][5]
 
 
 def test_the_prediction_of_the_valley_agrees_with_a_simulated_heavy_ball():
