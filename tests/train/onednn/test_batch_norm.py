@@ -122,7 +122,8 @@ def test_all_batch_norms_of_wide_resnets():
     given = _random(shape)
     ours = _with_gradients(_normalize, *given)
     _assert_close(ours, _reference(*given), 1e-5)
-    _assert_close(ours, _with_gradients(_xla, *given), 1e-5)
+    if shape in _ODD:  # XLA compiles each shape for half a second.
+      _assert_close(ours, _with_gradients(_xla, *given), 1e-5)
 
 
 def test_a_single_row_becomes_the_bias():
