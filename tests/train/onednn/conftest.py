@@ -2,6 +2,8 @@
 
 import os
 import pathlib
+import subprocess
+import sys
 
 import filelock
 import pytest
@@ -33,3 +35,36 @@ def kernels():
       pytest.skip(f'needs what the kernels are built from: {error}')
     yield built
   library.load.cache_clear()
+
+
+@pytest.fixture
+def load():
+  """Other processes that compete for the cores."""
+  busy = [
+    subprocess.Popen([sys.executable, '-c', 'while True: pass'])
+    for _ in range(2 * os.cpu_count())
+  ]
+  yield
+  for process in busy:
+    process.kill()
+    process.wait()
+
+
+@pytest.fixture
+def on_one_core():
+  """Runs lines of Python on one core, and returns what they print."""
+  if not hasattr(os, 'sched_setaffinity') or os.cpu_count() == 1:
+    pytest.skip('needs two cores, to compare with one')
+
+  def run(*lines: str) -> str:
+    one = 'os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})'
+    finished = subprocess.run(
+      [sys.executable, '-c', '\n'.join(('import os', one, *lines))],
+      capture_output=True,
+      text=True,
+      check=True,
+      env=os.environ | {'XLA_FLAGS': ''},
+    )
+    return finished.stdout.strip()
+
+  return run

@@ -3,9 +3,6 @@
 import contextlib
 import functools
 import hashlib
-import os
-import subprocess
-import sys
 
 from flax import nnx
 import jax
@@ -324,43 +321,15 @@ def _digest():
   return digest.hexdigest()
 
 
-@pytest.fixture
-def load():
-  """Other processes that compete for the cores."""
-  busy = [
-    subprocess.Popen([sys.executable, '-c', 'while True: pass'])
-    for _ in range(2 * os.cpu_count())
-  ]
-  yield
-  for process in busy:
-    process.kill()
-    process.wait()
-
-
 def test_repeats_are_equal_bit_for_bit_under_load(load):
   assert len({_digest() for _ in range(5)}) == 1
 
 
-_ON_ONE_CORE = """
-import os
-os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from tests.train.onednn import test_convolution
-test_convolution.convolution.xla_is_faster = lambda *_: False
-print(test_convolution._digest())
-"""
-
-
-@pytest.mark.skipif(
-  not hasattr(os, 'sched_setaffinity') or os.cpu_count() == 1,
-  reason='needs two cores, to compare with one',
-)
-def test_the_number_of_threads_changes_no_bit(monkeypatch):
-  finished = subprocess.run(
-    [sys.executable, '-c', _ON_ONE_CORE],
-    capture_output=True,
-    text=True,
-    check=True,
-    env=os.environ | {'XLA_FLAGS': ''},
+def test_the_number_of_threads_changes_no_bit(monkeypatch, on_one_core):
+  printed = on_one_core(
+    'from tests.train.onednn import test_convolution',
+    'test_convolution.convolution.xla_is_faster = lambda *_: False',
+    'print(test_convolution._digest())',
   )
   with _only_onednn(monkeypatch):
-    assert _digest() == finished.stdout.strip()
+    assert _digest() == printed
