@@ -418,13 +418,34 @@ float Inverse(float variance, float epsilon) {
   return 1 / std::sqrt(variance + epsilon);
 }
 
+// Runs two steps on all blocks. Between them `between` gets the sums of the first,
+// by kind and channel.
+template <typename Element, typename F>
+void RunTwice(ffi::ThreadPool& pool, const Shape& s, const Arguments<Element>& a,
+              Step first, const F& between, Step second) {
+  static const RunBlock<Element> run = Choose<Element>();
+  std::vector<float> sums(s.blocks * 2 * s.width);
+  std::vector<double> lanes(2 * s.width), total(2 * s.channels);
+  const auto run_block = [&](Step step, int64_t block) {
+    Arguments<Element> of_block = a;
+    of_block.sums = sums.data() + block * 2 * s.width;
+    run(step, of_block, s.width, block * s.block,
+        std::min(s.numbers, (block + 1) * s.block));
+  };
+  std::make_shared<ParallelTwice>(
+      s.blocks, [&](int64_t block) { run_block(first, block); },
+      [&] {
+        AddBlocks(s, sums, lanes, total);
+        between(total);
+      },
+      [&](int64_t block) { run_block(second, block); })
+      ->Run(pool);
+}
+
 template <typename Element>
 void Normalize(ffi::ThreadPool& pool, const Shape& s, const Element* x,
                const float* scale, const float* bias, float epsilon, Element* y,
                float* mean, float* variance) {
-  static const RunBlock<Element> run = Choose<Element>();
-  std::vector<float> sums(s.blocks * 2 * s.width);
-  std::vector<double> lanes(2 * s.width), total(2 * s.channels);
   Lanes means(s), factors(s), biases(s);
   Arguments<Element> a;
   a.x = x;
@@ -432,16 +453,9 @@ void Normalize(ffi::ThreadPool& pool, const Shape& s, const Element* x,
   a.mean = means.data();
   a.factor = factors.data();
   a.bias = biases.data();
-  const auto run_block = [&](Step step, Arguments<Element> a, int64_t block) {
-    a.sums = sums.data() + block * 2 * s.width;
-    run(step, a, s.width, block * s.block,
-        std::min(s.numbers, (block + 1) * s.block));
-  };
-  std::make_shared<ParallelTwice>(
-      s.blocks,
-      [&](int64_t block) { run_block(Step::kSums, a, block); },
-      [&] {
-        AddBlocks(s, sums, lanes, total);
+  RunTwice(
+      pool, s, a, Step::kSums,
+      [&](const std::vector<double>& total) {
         for (int64_t i = 0; i < s.channels; ++i) {
           const double first = total[i] / s.rows();
           const double second = total[s.channels + i] / s.rows();
@@ -455,8 +469,7 @@ void Normalize(ffi::ThreadPool& pool, const Shape& s, const Element* x,
         });
         biases.Fill([&](int64_t i) { return bias[i]; });
       },
-      [&](int64_t block) { run_block(Step::kNormalize, a, block); })
-      ->Run(pool);
+      Step::kNormalize);
 }
 
 template <typename Element>
@@ -464,9 +477,6 @@ void Differentiate(ffi::ThreadPool& pool, const Shape& s, const Element* x,
                    const float* scale, const float* bias, const float* mean,
                    const float* variance, const Element* dy, float epsilon,
                    Element* dx, float* dscale, float* dbias) {
-  static const RunBlock<Element> run = Choose<Element>();
-  std::vector<float> sums(s.blocks * 2 * s.width);
-  std::vector<double> lanes(2 * s.width), total(2 * s.channels);
   Lanes means(s), factors(s), biases(s), slopes(s), offsets(s);
   means.Fill([&](int64_t i) { return mean[i]; });
   factors.Fill(
@@ -481,16 +491,9 @@ void Differentiate(ffi::ThreadPool& pool, const Shape& s, const Element* x,
   a.bias = biases.data();
   a.slope = slopes.data();
   a.offset = offsets.data();
-  const auto run_block = [&](Step step, Arguments<Element> a, int64_t block) {
-    a.sums = sums.data() + block * 2 * s.width;
-    run(step, a, s.width, block * s.block,
-        std::min(s.numbers, (block + 1) * s.block));
-  };
-  std::make_shared<ParallelTwice>(
-      s.blocks,
-      [&](int64_t block) { run_block(Step::kGradientSums, a, block); },
-      [&] {
-        AddBlocks(s, sums, lanes, total);
+  RunTwice(
+      pool, s, a, Step::kGradientSums,
+      [&](const std::vector<double>& total) {
         for (int64_t i = 0; i < s.channels; ++i) {
           dbias[i] = total[i];
           dscale[i] = total[s.channels + i] * Inverse(variance[i], epsilon);
@@ -506,8 +509,7 @@ void Differentiate(ffi::ThreadPool& pool, const Shape& s, const Element* x,
                  (total[s.channels + i] / s.rows());
         });
       },
-      [&](int64_t block) { run_block(Step::kGradient, a, block); })
-      ->Run(pool);
+      Step::kGradient);
 }
 
 using Given = ffi::AnyBuffer;
