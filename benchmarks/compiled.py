@@ -88,10 +88,15 @@ PROGRAMS: Mapping[str, Program] = {
   'H100 ×8, WRN-28-10, --batch-norm device': Program(
     'gpu:h100:8', _wide(batch_size=1024, batch_norm='device'), 10
   ),
+  'H100 ×8, WRN-28-10, --remat, one step': Program(
+    'gpu:h100:8', _wide(batch_size=1024, remat=True), 1
+  ),
   'v5e, WRN-10-1': Program('tpu:v5e:1x1', _thin(), 10),
   'v5e-16, WRN-10-1': Program('tpu:v5e:4x4', _thin(batch_size=2048), 10),
   'v6e-4, WRN-10-1': Program('tpu:v6e:2x2', _thin(batch_size=512), 10),
+  'v5e, WRN-28-10': Program('tpu:v5e:1x1', _wide(), 10),
   'v5e-16, WRN-28-10': Program('tpu:v5e:4x4', _wide(batch_size=2048), 10),
+  'v6e-4, WRN-28-10': Program('tpu:v6e:2x2', _wide(batch_size=512), 10),
 }
 _QUICK = ('H100, WRN-10-1',)
 
