@@ -16,6 +16,7 @@ import functools
 import io
 import os
 import pathlib
+import re
 import sys
 import time
 from typing import Annotated, Any
@@ -138,7 +139,8 @@ class ListFlags:
   words: Annotated[
     tyro.conf.Positional[tuple[str, ...]], command_line.default('all')
   ] = ()
-  """List only experiments with all of these words in name or summary."""
+  """List only experiments with all of these words in name or summary. Numbers
+  match whole: cifar10 does not find cifar100."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -550,7 +552,7 @@ def _list(argv: list[str]) -> int:
     found = [
       e
       for e in members
-      if all(word in f'{e.name} {e.summary}'.lower() for word in flags.words)
+      if all(_occurs(word, f'{e.name} {e.summary}') for word in flags.words)
     ]
     shown += len(found)
     if not found:
@@ -573,6 +575,16 @@ def _list(argv: list[str]) -> int:
     ' -m train sweep GROUP or NAME...'
   )
   return 0
+
+
+def _occurs(word: str, text: str) -> bool:
+  """Whether a word is in a text, in either case. Numbers must be whole."""
+  pattern = re.escape(word)
+  if word[:1].isdigit():
+    pattern = r'(?<![\d.])' + pattern
+  if word[-1:].isdigit():
+    pattern += r'(?!\.?\d)'
+  return re.search(pattern, text, re.IGNORECASE) is not None
 
 
 def _report(argv: list[str]) -> int:

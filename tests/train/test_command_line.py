@@ -111,16 +111,25 @@ def test_list_shows_groups_and_one_line_per_experiment():
   assert 'python -m train sweep GROUP' in finished.stdout
 
 
-def test_list_shows_the_experiments_that_match_all_words():
-  finished = processes.train('list', 'cifar100', 'coin')
+def _listed(*words):
+  finished = processes.train('list', *words)
   assert finished.returncode == 0
-  named = [
+  return [
     line.split()[0]
     for line in finished.stdout.splitlines()
     if line.startswith('  ')
   ]
+
+
+def test_list_shows_the_experiments_that_match_all_words():
+  named = _listed('cifar100', 'COIN')
   assert 'small-ablation-cifar100-coin' in named
   assert all('cifar100' in name and 'coin' in name for name in named)
+
+
+def test_list_matches_whole_numbers():
+  named = _listed('medium-figure4-cifar10', 'fixed-0.9')
+  assert named == ['medium-figure4-cifar10-fixed-0.9']
 
 
 def test_a_closed_pipe_is_no_error():
