@@ -97,10 +97,13 @@ def _write_experiments(out: pathlib.Path) -> None:
 
 
 def _write_results(out: pathlib.Path) -> None:
-  """The committed results as a page, and their verdict for the index."""
+  """The committed results as a page, and their short answer for the index."""
   results = _REPOSITORY / 'results'
   text = (results / 'README.md').read_text('utf-8')
-  (out / 'verdict.md').write_text(_in_docs(results_page.verdict(text)) + '\n')
+  answer = '\n\n'.join(
+    filter(None, [results_page.verdict(text), results_page.picture(text)])
+  )
+  (out / 'verdict.md').write_text(_in_docs(answer) + '\n')
   title = '# Results\n\n' + results_page.verdict(text)
   if results_page.verdict(text) in text:
     title = '# Results'

@@ -41,8 +41,10 @@ class Question:
 
   name: str
   asked: str
+  other: str
+  """What LCAM is compared with, in a sentence."""
   words: str
-  """What is compared."""
+  """What is compared, in a table."""
   weights: Mapping[tuple[str, str], fractions.Fraction | int]
   """By section and arm. A negative sum favours LCAM."""
 
@@ -51,18 +53,21 @@ QUESTIONS = (
   Question(
     'P1',
     'Is LCAM better than a fixed momentum of 0.9?',
+    'a fixed momentum of 0.9',
     'LCAM − fixed 0.9',
     {LCAM: 1, FIXED: -1},
   ),
   Question(
     'P2',
     'Does the loss matter?',
-    'LCAM − its coin and its mean',
+    'controls that ignore the loss',
+    'LCAM − controls that ignore the loss',
     {LCAM: 1, COIN: -_HALF, AVERAGE: -_HALF},
   ),
   Question(
     'P3',
     'Does the phase matter?',
+    'its two momenta swapped',
     'LCAM − momenta swapped',
     {LCAM: 1, SWAPPED: -1},
   ),
@@ -380,24 +385,28 @@ def _sentence(answers: Answers) -> str:
   def is_better(question: str) -> bool:
     return all(verdicts.get((question, d)) == Verdict.BETTER for d in DATASETS)
 
-  decided = ''
   if is_better('P1'):
     reasons = [
       reason
       for question, reason in (('P2', 'the loss'), ('P3', 'the phase'))
       if is_better(question)
     ]
-    decided = 'LCAM is better than a fixed momentum of 0.9 on both data sets'
-    decided += f' because of {" and of ".join(reasons)}: ' if reasons else ': '
+    decided = ' LCAM is better than a fixed momentum of 0.9 on both data sets'
+    decided += f' because of {" and of ".join(reasons)}.' if reasons else '.'
+  else:
+    decided = ''
   each = '; '.join(
-    f'{question.words}, '
+    f'compared with {question.other}, '
     + ' and '.join(
       f'{verdicts.get((question.name, dataset), "without runs")} on {name}'
       for dataset, name in DATASETS.items()
     )
     for question in QUESTIONS
   )
-  return f'{where}, with {answers.planned} seeds: {decided}{each}.'
+  return (
+    f'{where}, with {answers.planned} seeds, the verdicts on LCAM are:'
+    f' {each}.{decided}'
+  )
 
 
 def notes(answers: Answers) -> list[str]:

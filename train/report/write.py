@@ -278,13 +278,13 @@ def _preregistered_section(
     f'![The six contrasts with simultaneous 95 % intervals]({file})',
     tables.preregistered_table(answers),
     preregistered.conclusion(answers),
-    f'{questions} "Its coin and its mean" is the mean of two controls: a random'
-    ' control, which uses the two momenta in each epoch in the shares of the'
-    ' run of LCAM but independent of the loss, and the mean momentum of that'
-    " run, fixed. The gaps in the paper's Table 1 are 0.02 to 0.36 points for a"
-    ' WRN-28-10: *undecided* does not mean that there is no such effect. Until'
-    ' all planned seeds are complete, only the residual standard deviation is'
-    ' examined.',
+    f'{questions} Two controls ignore the loss, and their mean error counts: a'
+    ' random control, which uses the two momenta in each epoch in the shares of'
+    ' the run of LCAM but independent of the loss, and the mean momentum of'
+    " that run, fixed. The gaps in the paper's Table 1 are 0.02 to 0.36 points"
+    ' for a WRN-28-10: *undecided* does not mean that there is no such effect.'
+    ' Until all planned seeds are complete, only the residual standard'
+    ' deviation is examined.',
     '\n'.join(f'- {note}' for note in notes),
   ]
 

@@ -442,48 +442,61 @@ def summary(record: dict[str, Any]) -> str:
 
 
 def sentences(record: dict[str, Any]) -> list[str]:
-  """What the record says, a few sentences for each batch size."""
-  said = []
-  for size in record['sizes']:
-    found = size['all']
-    rates = [row['learning_rate'] for row in size['of_epochs']]
-    full = size['of_epochs'][
-      max(i for i, rate in enumerate(rates) if rate == max(rates))
-    ]
-    where = (
-      f'Batches of {size["batch_size"]}, epochs {found["first_epoch"]} to'
-      f' {len(size["of_epochs"])}'
+  """What the record says, with a figure for each batch size."""
+  sizes = record['sizes']
+  repeats = record['settings']['repeats']
+
+  def each(show: Callable[[dict[str, Any]], str]) -> str:
+    return ' / '.join(show(size) for size in sizes)
+
+  def settled(name: str, unit: str = '') -> str:
+    return each(lambda size: _show(size['all'][name], repeats, unit))
+
+  def at_the_full_rate(size: dict[str, Any]) -> str:
+    row = size['of_epochs'][_last_at_the_full_rate(size)]
+    return (
+      f'{_show(row["frozen_correlation"], repeats)} and'
+      f' {_show(row["frozen_agreement"], repeats, " %")}'
     )
-    said += [
-      f'{where}: the losses of two networks on the same batches correlate at'
-      f' {_show(found["same_correlation"])}, on different batches at'
-      f' {_show(found["other_correlation"])}.',
-      f'{where}: their phases agree in'
-      f' {_show(found["same_agreement"], " %")} of the steps on the same'
-      f' batches, in {_show(found["other_agreement"], " %")} on different'
-      f' ones; chance is {_show(found["chance_agreement"], " %")}.',
-      f'{where}: the losses of frozen parameters and of the network that trains'
-      f' correlate at {_show(found["frozen_correlation"])}, and their phases'
-      f' agree in {_show(found["frozen_agreement"], " %")} of the steps.',
-      f'Batches of {size["batch_size"]}, epoch {full["epoch"]}, the last that'
-      f' starts at the full learning rate, {full["learning_rate"]:g}: these are'
-      f' {_show(full["frozen_correlation"])} and'
-      f' {_show(full["frozen_agreement"], " %")}.',
-      f'{where}: the lag-1 autocorrelation of the loss is'
-      f' {_show(found["autocorrelation"])}; a heavy ball in the simulated'
-      f' valley has {record["valley_autocorrelation"]:.2f}.',
-    ]
-  return said
+
+  return [
+    f'For batches of {each(lambda size: str(size["batch_size"]))}, means over'
+    f' epochs {sizes[0]["all"]["first_epoch"]} to {len(sizes[0]["of_epochs"])}'
+    f' with 95 % intervals over the pairs, n = {repeats}:',
+    'The losses of two networks on the same batches correlate at'
+    f' {settled("same_correlation")}, on different batches at'
+    f' {settled("other_correlation")}.',
+    f'Their phases agree in {settled("same_agreement", " %")} of the steps on'
+    f' the same batches, in {settled("other_agreement", " %")} on different'
+    f' ones. Chance is {settled("chance_agreement", " %")}.',
+    'The losses of frozen parameters and of the network that trains correlate'
+    f' at {settled("frozen_correlation")}, and their phases agree in'
+    f' {settled("frozen_agreement", " %")} of the steps.',
+    'In the last epoch that starts at the full learning rate (epoch'
+    f' {each(lambda size: str(_last_at_the_full_rate(size) + 1))}), these are'
+    f' {each(at_the_full_rate)}.',
+    f'The lag-1 autocorrelation of the loss is {settled("autocorrelation")}.'
+    ' That of a heavy ball in the simulated valley is'
+    f' {record["valley_autocorrelation"]:.2f}.',
+  ]
 
 
-def _show(figure: dict[str, Any], unit: str = '') -> str:
+def _last_at_the_full_rate(size: dict[str, Any]) -> int:
+  rates = [row['learning_rate'] for row in size['of_epochs']]
+  return max(i for i, rate in enumerate(rates) if rate == max(rates))
+
+
+def _show(figure: dict[str, Any], repeats: int, unit: str = '') -> str:
+  """A mean with its interval, and with n if a repeat has no figure."""
   factor, digits = (100, 1) if unit else (1, 2)
   if figure['mean'] is None:
     return 'unknown'
-  text = f'{factor * figure["mean"]:.{digits}f}'
+  # Without a negative zero.
+  text = f'{round(factor * figure["mean"], digits) + 0.0:.{digits}f}'
   if figure['half_width'] is not None:
     text += f' ± {factor * figure["half_width"]:.{digits}f}'
-  return f'{text}{unit} (n = {figure["n"]})'
+  text += unit
+  return text if figure['n'] == repeats else f'{text} (n = {figure["n"]})'
 
 
 # --------------------------------------------------------------------- picture
