@@ -195,11 +195,17 @@ def recorded() -> dict[str, dict[str, Any]]:
 
 def measure(quick: bool) -> harness.Results:
   """Compiles the programs of the README."""
-  return {
-    'programs': {
-      name: of_program(name) for name in (_QUICK if quick else PROGRAMS)
-    }
-  }
+  names = _QUICK if quick else tuple(PROGRAMS)
+  programs = {}
+  for i, name in enumerate(names, 1):
+    programs[name] = of_program(name)
+    seconds = programs[name]['compile_cpu_seconds']
+    print(
+      f'{i}/{len(names)} {name}: {seconds:.0f} CPU s',
+      file=sys.stderr,
+      flush=True,
+    )
+  return {'programs': programs}
 
 
 # ---------------------------------------------------------------------- tables
