@@ -88,8 +88,8 @@ PROGRAMS: Mapping[str, Program] = {
   'H100 ×8, WRN-28-10, --batch-norm device': Program(
     'gpu:h100:8', _wide(batch_size=1024, batch_norm='device'), 10
   ),
-  'H100 ×8, WRN-28-10, --remat, one step': Program(
-    'gpu:h100:8', _wide(batch_size=1024, remat=True), 1
+  'H100 ×8, WRN-28-10, --remat': Program(
+    'gpu:h100:8', _wide(batch_size=1024, remat=True), 10
   ),
   'v5e, WRN-10-1': Program('tpu:v5e:1x1', _thin(), 10),
   'v5e-16, WRN-10-1': Program('tpu:v5e:4x4', _thin(batch_size=2048), 10),

@@ -289,10 +289,10 @@ class RunSettings:
 
   steps_per_dispatch: Annotated[
     int | None,
-    command_line.default('1 on a CPU, or with remat on GPUs; else 100'),
+    command_line.default('1 on a CPU, else 100'),
   ] = None
   """Maximum number of training steps in one compiled loop. In a loop,
-  convolutions are slow on a CPU, and remat saves no memory on several GPUs."""
+  convolutions are slow on a CPU."""
 
   deterministic: bool = False
   """GPU: use only operations that are deterministic bit for bit. Slower."""

@@ -322,11 +322,7 @@ class Program:
 
   def _most_steps(self) -> int:
     """The default number of steps per dispatch."""
-    platform = self.devices[0].platform
-    # In a loop on several GPUs, XLA computes the gradients of all kernels last,
-    # and keeps the activations that remat should save until then.
-    is_several = platform == 'gpu' and len(self.devices) > 1
-    if platform == 'cpu' or (is_several and self.configs[0].remat):
+    if self.devices[0].platform == 'cpu':
       return 1
     return _MOST_STEPS_PER_DISPATCH
 
@@ -716,10 +712,14 @@ class _Functions:
         'xla_gpu_deterministic_ops': self._structure.deterministic
       }
       devices = self._structure.devices
-      is_one_gpu = len(devices) == 1 and devices[0].platform == 'gpu'
-      if is_one_gpu and _OVERLAP not in os.environ.get('XLA_FLAGS', ''):
-        # One GPU has no collectives. In a loop this scheduler computes the
-        # gradients of all kernels last, and their inputs are kept until then.
+      # This scheduler may compute the gradients of all kernels last. It keeps
+      # their inputs until then, also those that remat should save. One GPU has
+      # no collectives to overlap.
+      saves_memory = len(devices) == 1 or dict(self._structure.network).get(
+        'remat', False
+      )
+      is_chosen = _OVERLAP in os.environ.get('XLA_FLAGS', '')
+      if devices[0].platform == 'gpu' and saves_memory and not is_chosen:
         options[_OVERLAP] = False
       if quick:
         options['xla_backend_optimization_level'] = 1
