@@ -100,13 +100,10 @@ def _write_results(out: pathlib.Path) -> None:
   """The committed results as a page, and their short answer for the index."""
   results = _REPOSITORY / 'results'
   text = (results / 'README.md').read_text('utf-8')
-  answer = '\n\n'.join(
-    filter(None, [results_page.verdict(text), results_page.picture(text)])
-  )
-  (out / 'verdict.md').write_text(_in_docs(answer) + '\n')
-  title = '# Results\n\n' + results_page.verdict(text)
-  if results_page.verdict(text) in text:
-    title = '# Results'
+  verdict = results_page.verdict(text)
+  answer = f'{verdict}\n\n{results_page.picture(text)}\n'
+  (out / 'verdict.md').write_text(_in_docs(answer))
+  title = '# Results' if verdict in text else f'# Results\n\n{verdict}'
   (out / 'results.md').write_text(
     _in_docs(text.replace('# Report', title, 1)), 'utf-8'
   )

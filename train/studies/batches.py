@@ -453,7 +453,7 @@ def sentences(record: dict[str, Any]) -> list[str]:
     return each(lambda size: _show(size['all'][name], repeats, unit))
 
   def at_the_full_rate(size: dict[str, Any]) -> str:
-    row = size['of_epochs'][_last_at_the_full_rate(size)]
+    row = _last_at_the_full_rate(size)
     return (
       f'{_show(row["frozen_correlation"], repeats)} and'
       f' {_show(row["frozen_agreement"], repeats, " %")}'
@@ -473,17 +473,18 @@ def sentences(record: dict[str, Any]) -> list[str]:
     f' at {settled("frozen_correlation")}, and their phases agree in'
     f' {settled("frozen_agreement", " %")} of the steps.',
     'In the last epoch that starts at the full learning rate (epoch'
-    f' {each(lambda size: str(_last_at_the_full_rate(size) + 1))}), these are'
-    f' {each(at_the_full_rate)}.',
+    f' {each(lambda size: str(_last_at_the_full_rate(size)["epoch"]))}), these'
+    f' are {each(at_the_full_rate)}.',
     f'The lag-1 autocorrelation of the loss is {settled("autocorrelation")}.'
     ' That of a heavy ball in the simulated valley is'
     f' {record["valley_autocorrelation"]:.2f}.',
   ]
 
 
-def _last_at_the_full_rate(size: dict[str, Any]) -> int:
-  rates = [row['learning_rate'] for row in size['of_epochs']]
-  return max(i for i, rate in enumerate(rates) if rate == max(rates))
+def _last_at_the_full_rate(size: dict[str, Any]) -> dict[str, Any]:
+  rows = size['of_epochs']
+  full = max(row['learning_rate'] for row in rows)
+  return [row for row in rows if row['learning_rate'] == full][-1]
 
 
 def _show(figure: dict[str, Any], repeats: int, unit: str = '') -> str:

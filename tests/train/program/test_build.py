@@ -222,10 +222,16 @@ def test_a_plan_covers_an_epoch():
 
 
 @pytest.mark.parametrize(
-  ('platform', 'devices', 'steps'),
-  [('cpu', 1, 1), ('cpu', 2, 1), ('gpu', 1, 6), ('gpu', 8, 6), ('tpu', 8, 6)],
+  ('platform', 'devices', 'remat', 'steps'),
+  [
+    ('cpu', 1, False, 1),
+    ('gpu', 1, True, 6),
+    ('gpu', 8, False, 6),
+    ('gpu', 8, True, 6),
+    ('tpu', 8, True, 6),
+  ],
 )
-def test_steps_per_dispatch_by_platform(platform, devices, steps):
-  program = _program(_config(model='wrn'))
+def test_steps_per_dispatch_by_platform(platform, devices, remat, steps):
+  program = _program(_config(model='wrn', remat=remat))
   program.devices = (types.SimpleNamespace(platform=platform),) * devices
   assert next(program.plan()) == (16, steps)
