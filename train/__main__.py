@@ -210,13 +210,18 @@ def main(argv: list[str]) -> int:
     raise
   except interruption.Interrupted as error:
     interruption.stopped()
-    how = (
-      'starts from the beginning'
-      if first in ('eval', 'list', 'report', 'pack', *studies.STUDIES)
-      else 'resumes from the last checkpoint, if there is one'
-    )
-    _tell(f'stopped by {error.by.name}. The same command {how}.')
+    _tell(f'stopped by {error.by.name}. The same command {_again(first)}.')
     return error.exit_code
+
+
+def _again(first: str) -> str:
+  """What an interrupted command does when it is repeated."""
+  study = studies.STUDIES.get(first)
+  if study is not None and study.resumes:
+    return 'resumes from the finished networks, if there are any'
+  if study is not None or first in ('eval', 'list', 'report', 'pack'):
+    return 'starts from the beginning'
+  return 'resumes from the last checkpoint, if there is one'
 
 
 def _answer(first: str, argv: list[str]) -> int:
@@ -631,6 +636,8 @@ def _study(study: studies.Study, argv: list[str]) -> int:
   if out is None:
     out = pathlib.Path(f'runs/{study.name}-{settings["dataset"]}')
   _check_out(out)
+  if study.resumes:
+    settings['parts'] = out / 'parts'
   record = module.measure(**settings, console=progress.console())
   study.write(record, out)
   for sentence in module.sentences(record):

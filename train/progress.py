@@ -13,8 +13,8 @@ import rich.text
 
 _REFRESH_SECONDS = 0.2
 
-# Without a terminal, where every line stays.
-_LINE_SECONDS = 60.0
+LINE_SECONDS = 60.0
+"""Between lines without a terminal, where every line stays."""
 
 
 def console() -> rich.console.Console:
@@ -41,7 +41,7 @@ class Progress:
     self._started = time.monotonic()
     self._first_epoch: int | None = None
     self._shown = time.monotonic()
-    self._seconds = _REFRESH_SECONDS if console.is_terminal else _LINE_SECONDS
+    self._seconds = _REFRESH_SECONDS if console.is_terminal else LINE_SECONDS
     self._live = rich.live.Live(console=console, auto_refresh=False)
 
   def __enter__(self) -> 'Progress':

@@ -23,11 +23,11 @@ from sklearn import datasets
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from tests.train import tfds_directory
+from train import array_cache
 from train import config as config_lib
 from train import data
 from train import errors
 from train import sources
-from train.data import array_cache
 from train.data import dataset as dataset_lib
 from train.data import tfds as tfds_reader
 
@@ -574,7 +574,7 @@ class TestArrayCache:
     program = (
       'import pathlib, sys, time\n'
       'import numpy as np\n'
-      'from train.data import array_cache\n'
+      'from train import array_cache\n'
       'root = pathlib.Path(sys.argv[1])\n'
       'array_cache.root = lambda: root / "arrays"\n'
       'def build():\n'

@@ -47,9 +47,9 @@ import pytest
 import optax_lcam
 from tests.train import damage
 from tests.train import processes
+from train import array_cache
 from train import errors
 from train import records
-from train.data import array_cache
 from train.devices import rendezvous
 
 _FAULTS = int(os.environ.get('OPTAX_LCAM_FAULTS', '200'))

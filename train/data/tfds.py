@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from rich import progress as rich_progress
 
+from train import array_cache
 from train import errors
 from train import progress
-from train.data import array_cache
 from train.data import dataset
 from train.devices import interruption
 

@@ -633,6 +633,26 @@ class _Structure:
   devices: tuple[jax.Device, ...]
 
 
+def _compiler_options(structure: _Structure, *, quick: bool) -> dict[str, Any]:
+  """Options of XLA, see :meth:`_Functions.compile`."""
+  # Also disables XLA's autotuning.
+  options: dict[str, Any] = {
+    'xla_gpu_deterministic_ops': structure.deterministic
+  }
+  # This scheduler may compute the gradients of all kernels last. It keeps
+  # their inputs until then, also those that remat should save. One GPU has
+  # no collectives to overlap.
+  saves_memory = len(structure.devices) == 1 or dict(structure.network).get(
+    'remat', False
+  )
+  is_chosen = _OVERLAP in os.environ.get('XLA_FLAGS', '')
+  if structure.devices[0].platform == 'gpu' and saves_memory and not is_chosen:
+    options[_OVERLAP] = False
+  if quick:
+    options['xla_backend_optimization_level'] = 1
+  return options
+
+
 class _Functions:
   """The functions of a structure, and their compiled versions."""
 
@@ -707,22 +727,7 @@ class _Functions:
         training step.
     """
     if key not in self._compiled:
-      # Also disables XLA's autotuning.
-      options: dict[str, Any] = {
-        'xla_gpu_deterministic_ops': self._structure.deterministic
-      }
-      devices = self._structure.devices
-      # This scheduler may compute the gradients of all kernels last. It keeps
-      # their inputs until then, also those that remat should save. One GPU has
-      # no collectives to overlap.
-      saves_memory = len(devices) == 1 or dict(self._structure.network).get(
-        'remat', False
-      )
-      is_chosen = _OVERLAP in os.environ.get('XLA_FLAGS', '')
-      if devices[0].platform == 'gpu' and saves_memory and not is_chosen:
-        options[_OVERLAP] = False
-      if quick:
-        options['xla_backend_optimization_level'] = 1
+      options = _compiler_options(self._structure, quick=quick)
       self._compiled[key] = lower().compile(options)
     return self._compiled[key]
 

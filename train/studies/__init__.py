@@ -64,6 +64,8 @@ class Study:
   """A few words."""
   flags: type
   """The flags of the command: the settings of ``measure``, and ``out``."""
+  resumes: bool = False
+  """Whether ``measure`` takes ``parts``, a folder that it resumes from."""
 
   def load(self) -> Module:
     """Imports the study, and with it JAX: see :mod:`jax_environment`."""
@@ -165,7 +167,9 @@ class ProbeFlags:
   out: Annotated[
     pathlib.Path | None, command_line.default('runs/probe-DATASET')
   ] = None
-  """Output folder of probe.json and probe.png."""
+  """Output folder of probe.json and probe.png. The same command resumes from
+  the finished runs in its folder parts.
+  """
 
 
 @dataclasses.dataclass(frozen=True)
@@ -195,7 +199,9 @@ class BatchesFlags:
   out: Annotated[
     pathlib.Path | None, command_line.default('runs/batches-DATASET')
   ] = None
-  """Output folder of batches.json and batches.png."""
+  """Output folder of batches.json and batches.png. The same command resumes
+  from the finished networks in its folder parts.
+  """
 
 
 # ------------------------------------------------------------------- registry
@@ -205,12 +211,19 @@ STUDIES = {
   for study in (
     Study('traction', '', 'Figure 1 as a simulation', TractionFlags),
     Study('movement', 'RUN...', 'the same in trained networks', MovementFlags),
-    Study('probe', '--dataset NAME', 'classify a data set', ProbeFlags),
+    Study(
+      'probe',
+      '--dataset NAME',
+      'classify a data set',
+      ProbeFlags,
+      resumes=True,
+    ),
     Study(
       'batches',
       '--dataset NAME',
       'is the phase of the weights or the batch?',
       BatchesFlags,
+      resumes=True,
     ),
   )
 }

@@ -53,6 +53,7 @@ from train.data import dataset as dataset_lib
 from train.program import build
 from train.program import optimizers
 from train.records import run_directory
+from train.studies import parts as parts_lib
 from train.studies import verdicts
 
 _SCALES = {'small': experiments.SMALL, 'medium': experiments.MEDIUM}
@@ -76,6 +77,7 @@ def measure(
   repeats: int = 3,
   epochs: int | None = None,
   train_examples: int | None = None,
+  parts: pathlib.Path | None = None,
   console: rich.console.Console | None = None,
 ) -> dict[str, Any]:
   """Trains pairs of networks on the same batches, and compares their losses.
@@ -93,6 +95,8 @@ def measure(
       the paper reads off.
     train_examples: Train on the first N images only. Default: those of the
       scale.
+    parts: Folder in which the losses of finished networks are saved, and from
+      which the same call resumes. Default: none.
     console: Where progress is shown. Default: standard error.
 
   Returns:
@@ -136,7 +140,7 @@ def measure(
       )
   sizes = []
   for own in configs:
-    measured = _measure_size(own, images, repeats, epochs, say)
+    measured = _measure_size(own, images, repeats, epochs, parts, say)
     sizes.append({'batch_size': own.batch_size, **_summarize(measured)})
   return {
     'dataset': dataset,
@@ -257,12 +261,13 @@ def _measure_size(
   images: dataset_lib.Dataset,
   repeats: int,
   epochs: int,
+  folder: pathlib.Path | None,
   say: Callable[[str], None],
 ) -> list[_Repeat]:
   """Trains the networks of one batch size, one after another."""
   steps_per_epoch = -(-len(images.train) // config.batch_size)
   runs: list[_Run] = []
-  started = time.monotonic()
+  shown = _Shown(config, 2 * repeats, epochs, say)
   for i in range(2 * repeats):
     resolved = config_lib.resolve(
       dataclasses.replace(
@@ -274,13 +279,17 @@ def _measure_size(
       ),
       steps_per_epoch,
     )
-    runs.append(_train(resolved, images, epochs, with_frozen=i % 2 == 0))
-    left = (time.monotonic() - started) / (i + 1) * (2 * repeats - i - 1)
-    say(
-      f'{config.dataset}  batch size {config.batch_size}  network {i + 1}/'
-      f'{2 * repeats}  loss {runs[-1].losses[-1].mean():.4f} '
-      f' {progress.duration(left)} left'
+    runs.append(
+      _train_once(
+        resolved,
+        images,
+        epochs,
+        with_frozen=_has_frozen(i),
+        folder=folder,
+        show=functools.partial(shown.epoch, i),
+      )
     )
+    shown.network(i, float(runs[-1].losses[-1].mean()))
   pairs = list(zip(runs[::2], runs[1::2], strict=True))
   return [
     # The control: the first network of the next pair.
@@ -289,12 +298,96 @@ def _measure_size(
   ]
 
 
+class _Shown:
+  """Shows the progress of the networks of one batch size."""
+
+  def __init__(
+    self,
+    config: config_lib.Config,
+    networks: int,
+    epochs: int,
+    say: Callable[[str], None],
+  ):
+    self._title = f'{config.dataset}  batch size {config.batch_size}  network '
+    self._networks = networks
+    self._epochs = epochs
+    self._say = say
+    self._started = self._last = time.monotonic()
+    self._trained = 0
+
+  def epoch(self, network: int, epoch: int, loss: float) -> None:
+    """Counts an epoch, and shows it if the last line is old."""
+    self._trained += _passes(network)
+    is_old = time.monotonic() - self._last > progress.LINE_SECONDS
+    if epoch < self._epochs and is_old:
+      self._show(network, f'epoch {epoch}/{self._epochs}  ', epoch, loss)
+
+  def network(self, network: int, loss: float) -> None:
+    """Shows a finished network."""
+    self._show(network, '', self._epochs, loss)
+
+  def _show(self, network: int, where: str, epoch: int, loss: float) -> None:
+    self._last = time.monotonic()
+    line = (
+      f'{self._title}{network + 1}/{self._networks}  {where}loss {loss:.4f}'
+    )
+    passes = [self._epochs * _passes(i) for i in range(network, self._networks)]
+    left = sum(passes) - epoch * _passes(network)
+    if self._trained:  # None if all networks so far were read.
+      seconds = (self._last - self._started) / self._trained * left
+      line += f'  {progress.duration(seconds)} left'
+    self._say(line)
+
+
+def _passes(network: int) -> int:
+  """Passes over the images for each epoch of a network."""
+  return 2 if _has_frozen(network) else 1
+
+
+def _has_frozen(network: int) -> bool:
+  """Whether its epochs are measured with frozen parameters too."""
+  return network % 2 == 0
+
+
+def _train_once(
+  config: config_lib.Resolved,
+  images: dataset_lib.Dataset,
+  epochs: int,
+  *,
+  with_frozen: bool,
+  folder: pathlib.Path | None,
+  show: Callable[[int, float], None],
+) -> _Run:
+  """Trains one network, or reads its losses from the folder."""
+
+  def train() -> dict[str, np.ndarray]:
+    run = _train(config, images, epochs, with_frozen=with_frozen, show=show)
+    return {k: v for k, v in run._asdict().items() if v is not None}
+
+  facts = {
+    'settings': config_lib.to_json(config),
+    'epochs': epochs,
+    'with_frozen': with_frozen,
+    'images': images.sha256(),
+    'device_kind': jax.devices()[0].device_kind,
+  }
+  names = {*_Run._fields} - (set() if with_frozen else {'frozen'})
+  arrays = parts_lib.measure_once(folder, facts, names, train)
+  return _Run(
+    arrays['losses'],
+    arrays['horizontal'],
+    arrays.get('frozen'),
+    arrays['learning_rates'],
+  )
+
+
 def _train(
   config: config_lib.Resolved,
   images: dataset_lib.Dataset,
   epochs: int,
   *,
   with_frozen: bool,
+  show: Callable[[int, float], None],
 ) -> _Run:
   """Trains one network, and measures each epoch with frozen parameters too."""
   # A CPU trains one network at a time fastest.
@@ -314,6 +407,7 @@ def _train(
     state, measured = program.train_epoch(state, train_images, number)
     losses.append(measured.loss[0])
     rates.append(program.learning_rates(number)[0, 0])
+    show(number, float(losses[-1].mean()))
   full = len(images.train) // config.batch_size
   of_epochs = np.asarray(losses, np.float64)
   return _Run(
@@ -452,6 +546,10 @@ def sentences(record: dict[str, Any]) -> list[str]:
   def settled(name: str, unit: str = '') -> str:
     return each(lambda size: _show(size['all'][name], repeats, unit))
 
+  def full_rate(size: dict[str, Any]) -> str:
+    row = _last_at_the_full_rate(size)
+    return f'epoch {row["epoch"]} at {row["learning_rate"]:g}'
+
   def at_the_full_rate(size: dict[str, Any]) -> str:
     row = _last_at_the_full_rate(size)
     return (
@@ -472,9 +570,8 @@ def sentences(record: dict[str, Any]) -> list[str]:
     'The losses of frozen parameters and of the network that trains correlate'
     f' at {settled("frozen_correlation")}, and their phases agree in'
     f' {settled("frozen_agreement", " %")} of the steps.',
-    'In the last epoch that starts at the full learning rate (epoch'
-    f' {each(lambda size: str(_last_at_the_full_rate(size)["epoch"]))}), these'
-    f' are {each(at_the_full_rate)}.',
+    'In the last epoch that starts at the full learning rate'
+    f' ({each(full_rate)}), these are {each(at_the_full_rate)}.',
     f'The lag-1 autocorrelation of the loss is {settled("autocorrelation")}.'
     ' That of a heavy ball in the simulated valley is'
     f' {record["valley_autocorrelation"]:.2f}.',

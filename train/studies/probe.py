@@ -50,6 +50,7 @@ from train.program import build
 from train.records import metrics
 from train.records import run_directory
 from train.statistics import Verdict
+from train.studies import parts as parts_lib
 
 # As in the small experiments: more steps for the same images.
 _BATCH_SIZE = 32
@@ -76,6 +77,7 @@ def measure(
   validation_examples: int | None = None,
   image_size: int | None = None,
   schedule: config_lib.Schedule = 'exponential',
+  parts: pathlib.Path | None = None,
   console: rich.console.Console | None = None,
 ) -> dict[str, Any]:
   """Trains a WRN-10-1 with each pair of momenta and compares the phases.
@@ -97,6 +99,8 @@ def measure(
     validation_examples: Number of held-out images.
     image_size: Height and width of the shrunken images.
     schedule: Learning rate schedule, with the paper's proportions.
+    parts: Folder in which the results of finished runs are saved, and from
+      which the same call resumes. Default: none.
     console: Where progress is shown. Default: standard error.
 
   Returns:
@@ -164,7 +168,7 @@ def measure(
     for pair in pairs
     for seed in range(seeds)
   ]
-  measured = _train(members, held_out, say)
+  measured = _train(members, held_out, say, parts)
   dtype = measured.dtype
 
   # ------------------------------------------------------------------ record
@@ -215,6 +219,7 @@ def _train(
   configs: Sequence[config_lib.Resolved],
   dataset: dataset_lib.Dataset,
   say: Callable[[str], None],
+  folder: pathlib.Path | None = None,
   together: int | None = None,
 ) -> _Measured:
   """Trains all members.
@@ -223,6 +228,7 @@ def _train(
     configs: Their resolved settings.
     dataset: The training images, and the held-out images as the test split.
     say: Called with progress messages.
+    folder: Where the results of finished members are saved and read.
     together: Maximum number of members in one vmapped program. Default: one on
       a CPU, all on a GPU or TPU.
   """
@@ -230,9 +236,9 @@ def _train(
   devices = jax.devices()[:1]
   if together is None:
     together = 1 if devices[0].platform == 'cpu' else len(configs)
-  config = configs[0]
-  examples, held_out = len(dataset.train), len(dataset.test)
-  rows: list[tuple[float, float, float]] = []
+  epochs, examples = configs[0].epochs, len(dataset.train)
+  images = dataset.sha256()
+  rows: list[np.ndarray] = []
   train_seconds = 0.0
   for first in range(0, len(configs), together):
     group = configs[first : first + together]
@@ -240,47 +246,86 @@ def _train(
     if first == 0:
       say(
         f'{dataset.name}: {len(configs)} runs of {program.title} in'
-        f' {program.dtype}, {examples:,} training and {held_out:,} validation'
-        f' images, 1 x {devices[0].device_kind}'
+        f' {program.dtype}, {examples:,} training and {len(dataset.test):,}'
+        f' validation images, 1 x {devices[0].device_kind}'
       )
-    program.compile()
-    images, validation = program.place()
-    state = program.init()
-    of_epochs = []
-    for epoch in range(1, config.epochs + 1):
-      epoch_started = time.monotonic()
-      state, of_steps = program.train_epoch(state, images, epoch)
-      train_seconds += time.monotonic() - epoch_started
-      of_epochs.append(
-        [
-          metrics.summarize_epoch([own], config.batch_size, examples)
-          for own in build.by_member(of_steps)
-        ]
+
+    def show(epoch: int, loss: float, seconds: float) -> None:
+      if epoch < epochs and together == 1:
+        return
+      # Also those that were read, in the time that they once took.
+      trained = first * epochs + len(group) * epoch
+      spent = train_seconds + seconds
+      left = spent * (len(configs) * epochs / trained - 1)
+      say(
+        f'{dataset.name}  run {first + len(group)}/{len(configs)}  epoch'
+        f' {epoch}/{epochs}  loss {loss:.4f} '
+        f' {trained * examples / spent:,.0f} images/s '
+        f' {progress.duration(left)} left'
       )
-      trained = first * config.epochs + len(group) * epoch
-      left = train_seconds * (len(configs) * config.epochs / trained - 1)
-      if epoch == config.epochs or together > 1:
-        mean = np.mean([own['train_loss'] for own in of_epochs[-1]])
-        say(
-          f'{dataset.name}  run {first + len(group)}/{len(configs)}  epoch'
-          f' {epoch}/{config.epochs}  loss {mean:.4f} '
-          f' {trained * examples / train_seconds:,.0f} images/s '
-          f' {progress.duration(left)} left'
-        )
-    tested = jax.device_get(program.evaluate(state, validation))
-    for i, own in enumerate(build.each_by_member(tested)):
-      of_test = metrics.summarize_test(own, held_out)
-      # The error is finite even if the parameters are not.
-      is_finite = math.isfinite(of_test['test_loss'])
-      rows.append(
-        (
-          of_test['test_error'] if is_finite else math.nan,
-          of_epochs[-1][i]['train_loss'],
-          float(np.mean([of[i]['horizontal_fraction'] for of in of_epochs])),
-        )
-      )
+
+    measured = parts_lib.measure_once(
+      folder,
+      {
+        'settings': [config_lib.to_json(config) for config in group],
+        'images': images,
+        'device_kind': devices[0].device_kind,
+      },
+      ('rows', 'seconds'),
+      functools.partial(_train_group, program, show),
+    )
+    rows += [*measured['rows']]
+    train_seconds += float(measured['seconds'])
   errors_, losses, fractions = np.asarray(rows).T
   return _Measured(errors_, losses, fractions, train_seconds, program.dtype)
+
+
+def _train_group(
+  program: build.Program, show: Callable[[int, float, float], None]
+) -> dict[str, np.ndarray]:
+  """Trains the members of one program.
+
+  Args:
+    program: Its test images are the held-out images.
+    show: Called after each epoch with its number, the mean loss and the seconds
+      of training so far.
+
+  Returns:
+    ``rows``, shape=(members, 3), dtype=float64: what :class:`_Measured` has of
+    each member; and ``seconds`` of training.
+  """
+  config = program.configs[0]
+  program.compile()
+  images, held_out = program.place()
+  state = program.init()
+  of_epochs: list[list[dict[str, Any]]] = []
+  seconds = 0.0
+  for epoch in range(1, config.epochs + 1):
+    started = time.monotonic()
+    state, of_steps = program.train_epoch(state, images, epoch)
+    seconds += time.monotonic() - started
+    of_epochs.append(
+      [
+        metrics.summarize_epoch([own], config.batch_size, program.examples)
+        for own in build.by_member(of_steps)
+      ]
+    )
+    loss = float(np.mean([own['train_loss'] for own in of_epochs[-1]]))
+    show(epoch, loss, seconds)
+  tested = jax.device_get(program.evaluate(state, held_out))
+  rows = []
+  for i, own in enumerate(build.each_by_member(tested)):
+    of_test = metrics.summarize_test(own, len(program.dataset.test))
+    # The error is finite even if the parameters are not.
+    is_finite = math.isfinite(of_test['test_loss'])
+    rows.append(
+      (
+        of_test['test_error'] if is_finite else math.nan,
+        of_epochs[-1][i]['train_loss'],
+        float(np.mean([of[i]['horizontal_fraction'] for of in of_epochs])),
+      )
+    )
+  return {'rows': np.asarray(rows), 'seconds': np.asarray(seconds)}
 
 
 # ------------------------------------------------------------- settings, data

@@ -235,3 +235,32 @@ def test_steps_per_dispatch_by_platform(platform, devices, remat, steps):
   program = _program(_config(model='wrn', remat=remat))
   program.devices = (types.SimpleNamespace(platform=platform),) * devices
   assert next(program.plan()) == (16, steps)
+
+
+@pytest.mark.parametrize(
+  ('platform', 'devices', 'remat', 'flags', 'is_off'),
+  [
+    ('gpu', 1, False, '', True),
+    ('gpu', 8, True, '', True),
+    # Collectives overlap with computing.
+    ('gpu', 8, False, '', False),
+    # The user has chosen.
+    ('gpu', 8, True, '--xla_gpu_enable_latency_hiding_scheduler=true', False),
+    ('gpu', 8, True, '--xla_gpu_enable_triton_gemm=false', True),
+    ('tpu', 1, True, '', False),
+    ('cpu', 1, True, '', False),
+  ],
+)
+def test_the_scheduler_of_gpus_that_keeps_activations_is_off_where_it_must(
+  monkeypatch, platform, devices, remat, flags, is_off
+):
+  monkeypatch.setenv('XLA_FLAGS', flags)
+  program = _program(_config(model='wrn', remat=remat))
+  structure = dataclasses.replace(
+    program._of._structure,
+    devices=(types.SimpleNamespace(platform=platform),) * devices,
+  )
+  options = build._compiler_options(structure, quick=False)
+  name = 'xla_gpu_enable_latency_hiding_scheduler'
+  assert (name in options) == is_off
+  assert options.get(name, False) is False

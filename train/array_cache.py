@@ -1,4 +1,4 @@
-"""Decoded arrays on disk, with checksums.
+"""Computed arrays on disk, with checksums.
 
 An entry is a folder of .npy files and a manifest with the SHA-256 of each. It
 is complete or absent: it is written elsewhere and renamed into place, so that
@@ -33,7 +33,10 @@ _LOCK_SECONDS = 60
 
 
 def load_or_build(
-  key: str, names: Collection[str], build: Callable[[], Arrays]
+  key: str,
+  names: Collection[str],
+  build: Callable[[], Arrays],
+  folder: pathlib.Path | None = None,
 ) -> Arrays:
   """Returns the arrays of an entry; builds it if it is absent or damaged.
 
@@ -41,12 +44,14 @@ def load_or_build(
     key: Name of the entry; it must change with the source of the arrays.
     names: The names of the arrays.
     build: Computes the arrays.
+    folder: The folder of the entries. Default: :func:`root`.
 
   Returns:
     Arrays by name.
   """
-  _remove_unfinished()
-  entry = root() / key
+  folder = folder or root()
+  _remove_unfinished(folder)
+  entry = folder / key
   arrays = _read(entry, names)
   if arrays is None:
     arrays = build()
@@ -55,7 +60,7 @@ def load_or_build(
 
 
 def root() -> pathlib.Path:
-  """The folder of all entries, in the user's cache directory."""
+  """The folder of decoded images, in the user's cache directory."""
   return platformdirs.user_cache_path('optax-lcam') / 'arrays'
 
 
@@ -88,10 +93,10 @@ def _load(path: pathlib.Path) -> np.ndarray:
 
 
 def _write(entry: pathlib.Path, arrays: Arrays) -> None:
-  """Writes an entry. If this fails, the next run decodes the images again."""
+  """Writes an entry. If this fails, the next run computes the arrays again."""
   with contextlib.suppress(OSError):
     entry.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(_LOCK_SECONDS):
+    with _lock(entry.parent, _LOCK_SECONDS):
       _write_alone(entry, arrays)
 
 
@@ -118,18 +123,18 @@ def _write_alone(entry: pathlib.Path, arrays: Arrays) -> None:
     _remove(replaced)
 
 
-def _remove_unfinished() -> None:
+def _remove_unfinished(folder: pathlib.Path) -> None:
   """Removes the unfinished entries of killed processes."""
   with contextlib.suppress(OSError):
-    if any(root().glob(f'{_UNFINISHED}*')):
-      with _lock(0):  # A writer would hold it.
-        for left in [*root().glob(f'{_UNFINISHED}*')]:
+    if any(folder.glob(f'{_UNFINISHED}*')):
+      with _lock(folder, 0):  # A writer would hold it.
+        for left in [*folder.glob(f'{_UNFINISHED}*')]:
           _remove(left)
 
 
-def _lock(seconds: float) -> filelock.BaseFileLock:
+def _lock(folder: pathlib.Path, seconds: float) -> filelock.BaseFileLock:
   """The lock of the writer. Its acquisition raises OSError after a timeout."""
-  return filelock.FileLock(root().with_suffix('.lock'), timeout=seconds)
+  return filelock.FileLock(folder.with_suffix('.lock'), timeout=seconds)
 
 
 def _remove(path: pathlib.Path) -> None:
