@@ -14,8 +14,12 @@ from train.records import read
 from train.records import schema
 from train.records.run import Run
 
-# Parts of a run directory that contain no records.
-_NOT_ENTERED = ('checkpoints', 'tensorboard', 'wandb')
+INTERIM = 'interim'
+"""A folder of runs of an experiment that is not complete. It is read only if it
+is named, so that no interim results are in a report."""
+
+# The others are parts of a run directory that contain no records.
+_NOT_ENTERED = ('checkpoints', 'tensorboard', 'wandb', INTERIM)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Found:
 
 def find(directories: Iterable[pathlib.Path]) -> Found:
   """Reads all runs and studies in or below the directories.
+
+  Folders with the name :data:`INTERIM` below them are not entered.
 
   A run is identified by its experiment, settings and seeds, whatever the path,
   link or packed table. If two records of one run have different results, both

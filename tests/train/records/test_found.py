@@ -30,6 +30,14 @@ def test_a_run_under_several_paths_counts_once(tmp_path):
   assert '| digits-lcam | 1 |' in text.replace('  ', '')
 
 
+def test_interim_runs_are_read_only_if_they_are_named(tmp_path):
+  made.write_run(tmp_path / 'a')
+  made.write_run(tmp_path / 'interim' / 'b', seed=1)
+  assert _paths(records.find([tmp_path])) == ['a']
+  assert _paths(records.find([tmp_path / 'interim'])) == ['b']
+  assert len(records.find([tmp_path, tmp_path / 'interim']).runs) == 2
+
+
 def test_other_times_and_paths_are_no_other_results(tmp_path):
   for name in ('a', 'b'):
     made.write_run(tmp_path / name)
