@@ -91,12 +91,21 @@ class TestTheFile:
           read_at = experiments.read_off_epoch(arm, arm.config.epochs)
           assert epochs == f'{arm.config.epochs}, {read_at}'
 
-  def test_the_command_runs_the_arms_of_stage_0(self):
-    (command,) = re.findall(r'```bash\n(.*?)```', _TEXT, re.DOTALL)
-    assert '--seeds 30 --first-seed 5' in command
-    for dataset, place in itertools.product(_DATASETS, _ARMS):
-      name = preregistered.arm(_SMALL.scale, dataset, place).name
-      assert name.replace(dataset, '$dataset') in command
+  def test_the_commands_run_the_arms_of_the_stages(self):
+    commands = re.findall(r'```bash\n(.*?)```', _TEXT, re.DOTALL)
+    flags = ('--seeds 30 --first-seed 5', f'--seeds {preregistered.LOOK_AFTER}')
+    for stage, command, of_stage in zip(
+      preregistered.STAGES, commands, flags, strict=True
+    ):
+      assert of_stage in command
+      for dataset, place in itertools.product(_DATASETS, _ARMS):
+        name = preregistered.arm(stage.scale, dataset, place).name
+        assert name.replace(dataset, '$dataset') in command
+    control = preregistered.arm(
+      preregistered.STAGES[1].scale, 'cifar10', preregistered.POSITIVE_CONTROL
+    ).name
+    name = control.replace('cifar10', '$dataset')
+    assert f'--seeds 2 --run-dir runs {name}' in commands[1]
 
   def test_the_arms_differ_only_in_the_momentum(self):
     momentum = {
