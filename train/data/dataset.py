@@ -84,7 +84,11 @@ class Dataset:
   """Training images that are held out, in no other split."""
 
   def sha256(self) -> str:
-    """A checksum of the images and labels, to compare processes."""
+    """A checksum of the images and labels."""
+    return self._sha256
+
+  @functools.cached_property
+  def _sha256(self) -> str:
     digest = hashlib.sha256()
     for split in filter(None, (self.train, self.test, self.validation)):
       digest.update(split.images.tobytes())

@@ -242,10 +242,10 @@ class _Run(NamedTuple):
   losses: np.ndarray  # shape=(epochs, steps)
   # shape=(epochs, steps): 1 where the loss chose the horizontal momentum.
   horizontal: np.ndarray
+  learning_rates: np.ndarray  # shape=(epochs,), of the first step.
   # shape=(epochs, steps): losses of the parameters at the start of the epoch.
   # Of the first network of a pair alone.
-  frozen: np.ndarray | None
-  learning_rates: np.ndarray  # shape=(epochs,), of the first step.
+  frozen: np.ndarray | None = None
 
 
 class _Repeat(NamedTuple):
@@ -368,17 +368,9 @@ def _train_once(
     'settings': config_lib.to_json(config),
     'epochs': epochs,
     'with_frozen': with_frozen,
-    'images': images.sha256(),
-    'device_kind': jax.devices()[0].device_kind,
   }
   names = {*_Run._fields} - (set() if with_frozen else {'frozen'})
-  arrays = parts_lib.measure_once(folder, facts, names, train)
-  return _Run(
-    arrays['losses'],
-    arrays['horizontal'],
-    arrays.get('frozen'),
-    arrays['learning_rates'],
-  )
+  return _Run(**parts_lib.measure_once(folder, images, facts, names, train))
 
 
 def _train(
@@ -413,8 +405,8 @@ def _train(
   return _Run(
     of_epochs[:, :full],
     choices(of_epochs)[:, :full],
-    np.asarray(frozen, np.float64)[:, :full] if with_frozen else None,
     np.asarray(rates, np.float64),
+    np.asarray(frozen, np.float64)[:, :full] if with_frozen else None,
   )
 
 

@@ -11,14 +11,17 @@ import json
 import pathlib
 from typing import Any
 
+import jax
 import numpy as np
 
 from train import array_cache
+from train.data import dataset as dataset_lib
 from train.records import run_directory
 
 
 def measure_once(
   folder: pathlib.Path | None,
+  dataset: dataset_lib.Dataset,
   facts: Mapping[str, Any],
   names: Collection[str],
   measure: Callable[[], Mapping[str, np.ndarray]],
@@ -27,7 +30,9 @@ def measure_once(
 
   Args:
     folder: The folder of all parts. ``None``: measure, and write nothing.
-    facts: JSON values that determine the part, besides source and versions.
+    dataset: Its images.
+    facts: JSON values that determine the part, besides the images, the source,
+      versions and the kind of device.
     names: Names of its arrays.
     measure: Returns its arrays by name.
 
@@ -36,7 +41,12 @@ def measure_once(
   """
   if folder is None:
     return dict(measure())
-  everything = {**facts, **run_directory.software()}
+  everything = {
+    **facts,
+    **run_directory.software(),
+    'images': dataset.sha256(),
+    'device_kind': jax.devices()[0].device_kind,
+  }
   digest = hashlib.sha256(
     json.dumps(everything, sort_keys=True).encode()
   ).hexdigest()

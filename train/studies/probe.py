@@ -237,7 +237,6 @@ def _train(
   if together is None:
     together = 1 if devices[0].platform == 'cpu' else len(configs)
   epochs, examples = configs[0].epochs, len(dataset.train)
-  images = dataset.sha256()
   rows: list[np.ndarray] = []
   train_seconds = 0.0
   for first in range(0, len(configs), together):
@@ -266,11 +265,8 @@ def _train(
 
     measured = parts_lib.measure_once(
       folder,
-      {
-        'settings': [config_lib.to_json(config) for config in group],
-        'images': images,
-        'device_kind': devices[0].device_kind,
-      },
+      dataset,
+      {'settings': [config_lib.to_json(config) for config in group]},
       ('rows', 'seconds'),
       functools.partial(_train_group, program, show),
     )

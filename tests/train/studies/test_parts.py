@@ -177,7 +177,7 @@ def test_other_images_are_other_parts(of_batches, tmp_path, monkeypatch):
 
 
 def test_the_time_left_counts_only_what_is_trained(of_batches, tmp_path):
-  """A clock of one second for each pass over the images."""
+  """A clock of one minute for each pass over the images."""
   clock = _Clock()
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(batches.time, 'monotonic', clock)
