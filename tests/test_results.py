@@ -3,6 +3,7 @@
 import inspect
 import json
 import pathlib
+import re
 import runpy
 
 import matplotlib.image
@@ -135,6 +136,27 @@ def _results_page():
   """docs/extensions/results_page.py, which is not in a package."""
   path = _RESULTS.parent / 'docs' / 'extensions' / 'results_page.py'
   return runpy.run_path(str(path))
+
+
+def test_the_interim_runs_are_finished_runs_of_stage_1(capsys, monkeypatch):
+  folder = _RESULTS / 'interim'
+  stage = preregistered.STAGES[1]
+  arms = records.group_into_arms(records.find([folder]).runs)
+  places = (*preregistered.ARMS, preregistered.POSITIVE_CONTROL)
+  assert {arm.experiment for arm in arms} <= {
+    preregistered.arm(stage.scale, dataset, place)
+    for dataset in preregistered.DATASETS
+    for place in places
+  }
+  assert all(run.is_done for arm in arms for run in arm.runs)
+  # The command of its README.
+  readme = (folder / 'README.md').read_text()
+  (code,) = re.findall(r'python -c "\n(.*?)\n"', readme, re.DOTALL)
+  monkeypatch.chdir(_RESULTS.parent)
+  exec(code, {})
+  answers = preregistered.answer(stage, arms)
+  assert answers is not None
+  assert str(answers.done) in capsys.readouterr().out
 
 
 def test_the_readme_matches_the_results():

@@ -78,18 +78,13 @@ class TestTheFile:
       assert last == ([first + stage.planned - 1] if stage.planned else [])
       for dataset, place in itertools.product(_DATASETS, _ARMS):
         arm = preregistered.arm(stage.scale, dataset, place)
-        if network != 'see below':
-          config = arm.config
-          assert network == f'WRN-{config.depth}-{config.widen_factor}'
-        if images != 'see below':
-          numbers = [
-            int(n.replace(',', '')) for n in re.findall(r'[\d,]+', images)
-          ]
-          assert numbers[0] == (arm.config.train_examples or 50_000)
-          assert numbers[1] == numbers[2] == (arm.config.image_size or 32)
-        if epochs != 'see below':
-          read_at = experiments.read_off_epoch(arm, arm.config.epochs)
-          assert epochs == f'{arm.config.epochs}, {read_at}'
+        config = arm.config
+        assert network == f'WRN-{config.depth}-{config.widen_factor}'
+        count, *size = re.findall(r'\d[\d,]*\d', images)
+        assert int(count.replace(',', '')) == (config.train_examples or 50_000)
+        assert size == 2 * [str(config.image_size or 32)]
+        read_at = experiments.read_off_epoch(arm, config.epochs)
+        assert epochs == f'{config.epochs}, {read_at}'
 
   def test_the_commands_run_the_arms_of_the_stages(self):
     commands = re.findall(r'```bash\n(.*?)```', _TEXT, re.DOTALL)
