@@ -302,7 +302,13 @@ def _run_together(
     ownership.check(run_dirs)
     saved_at = time.monotonic()
 
-  shown = progress.Progress(console, title, config.epochs, steps_per_epoch)
+  shown = progress.Progress(
+    console,
+    title,
+    config.epochs,
+    steps_per_epoch,
+    steps_done=epochs_done * steps_per_epoch + steps_done,
+  )
   watched = weights_and_biases.Runs(wandb, directories, logs, say)
   with (
     interruption.Interruption() as interrupted,

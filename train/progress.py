@@ -28,10 +28,24 @@ def console() -> rich.console.Console:
 
 
 class Progress:
-  """Shows the progress of one run. A context manager."""
+  """Shows the progress of one run. A context manager.
+
+  Args:
+    console: Where it is shown.
+    title: Name of the run.
+    epochs: Epochs of the run.
+    steps: Steps of an epoch.
+    steps_done: Steps of the run that an earlier process took. They count for
+      what is done but not for the time that a step takes.
+  """
 
   def __init__(
-    self, console: rich.console.Console, title: str, epochs: int, steps: int
+    self,
+    console: rich.console.Console,
+    title: str,
+    epochs: int,
+    steps: int,
+    steps_done: int = 0,
   ):
     self._console = console
     self._title = title
@@ -39,7 +53,7 @@ class Progress:
     self._steps = steps
     self._row: dict[str, Any] | None = None
     self._started = time.monotonic()
-    self._first_epoch: int | None = None
+    self._epochs_before = steps_done / steps
     self._shown = time.monotonic()
     self._seconds = _REFRESH_SECONDS if console.is_terminal else LINE_SECONDS
     self._live = rich.live.Live(console=console, auto_refresh=False)
@@ -63,7 +77,6 @@ class Progress:
 
   def step(self, epoch: int, step: int, loss: float) -> None:
     """Shows a step of an epoch. Both are counted from 1."""
-    self._begin(epoch)
     done = (epoch - 1) + step / self._steps
     line = f'step {step}/{self._steps}  loss {loss:.4f}'
     if self._row is not None and self._console.is_terminal:
@@ -73,14 +86,9 @@ class Progress:
   def epoch(self, row: dict[str, Any]) -> None:
     """Shows the row of a finished epoch."""
     self._row = row
-    self._begin(row['epoch'])
     self._show(
       row['epoch'], f'{_figures(row)}  {self._time_left(row["epoch"])}'
     )
-
-  def _begin(self, epoch: int) -> None:
-    if self._first_epoch is None:
-      self._first_epoch = epoch
 
   def _show(self, epoch: int, line: str) -> None:
     self._shown = time.monotonic()
@@ -95,7 +103,7 @@ class Progress:
     return f'{self._title}  epoch {epoch}/{self._epochs}  '
 
   def _time_left(self, epochs_done: float) -> str:
-    here = epochs_done - (self._first_epoch or 1) + 1
+    here = epochs_done - self._epochs_before
     elapsed = time.monotonic() - self._started
     seconds = elapsed / here * (self._epochs - epochs_done) if here > 0 else 0
     return f'{duration(seconds)} left'

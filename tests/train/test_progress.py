@@ -3,6 +3,7 @@
 import io
 import sys
 
+import pytest
 import rich.console
 
 from train import progress
@@ -82,16 +83,28 @@ def test_a_non_finite_loss_is_shown_as_such():
   assert 'loss not finite' in _shown(False, _ROW | {'train_loss': None})
 
 
-def test_the_time_left_uses_only_epochs_of_this_process(monkeypatch):
+@pytest.mark.parametrize(
+  ('steps_done', 'first_seconds'),
+  [(600, 90), (609, 9)],
+  ids=('epoch', 'step'),
+)
+def test_the_time_left_counts_only_steps_of_this_process(
+  monkeypatch, steps_done, first_seconds
+):
   now = [100.0]
   monkeypatch.setattr(progress.time, 'monotonic', lambda: now[0])
   console = rich.console.Console(file=io.StringIO(), width=200)
-  # Resumed after epoch 60 of 100; each epoch takes 90 seconds.
-  with progress.Progress(console, 'run', epochs=100, steps=10) as shown:
-    for epoch in (61, 62):
-      now[0] += 90
+  # Resumed in or after epoch 60 of 100; each step takes 9 seconds.
+  with progress.Progress(
+    console, 'run', epochs=100, steps=10, steps_done=steps_done
+  ) as shown:
+    for epoch, seconds in ((61, first_seconds), (62, 90)):
+      now[0] += seconds
       shown.epoch(_ROW | {'epoch': epoch})
-  assert console.file.getvalue().splitlines()[-1].endswith('57m00s left')
+  for line, left in zip(
+    console.file.getvalue().splitlines(), ('58m30s', '57m00s'), strict=True
+  ):
+    assert line.endswith(f'{left} left')
 
 
 def test_a_pipe_receives_lines_even_with_force_color(monkeypatch):
