@@ -104,8 +104,10 @@ class Progress:
 
   def _time_left(self, epochs_done: float) -> str:
     here = epochs_done - self._epochs_before
+    if here <= 0:
+      return ''
     elapsed = time.monotonic() - self._started
-    seconds = elapsed / here * (self._epochs - epochs_done) if here > 0 else 0
+    seconds = elapsed / here * (self._epochs - epochs_done)
     return f'{duration(seconds)} left'
 
 

@@ -107,6 +107,15 @@ def test_the_time_left_counts_only_steps_of_this_process(
     assert line.endswith(f'{left} left')
 
 
+def test_no_time_left_is_shown_before_the_first_step_of_this_process():
+  console = rich.console.Console(file=io.StringIO(), width=200)
+  with progress.Progress(
+    console, 'run', epochs=9, steps=10, steps_done=15
+  ) as shown:
+    shown.step(2, 5, 0.75)
+  assert console.file.getvalue().rstrip().endswith('loss 0.7500')
+
+
 def test_a_pipe_receives_lines_even_with_force_color(monkeypatch):
   stream = io.StringIO()
   monkeypatch.setenv('FORCE_COLOR', '1')
