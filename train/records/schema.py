@@ -306,15 +306,19 @@ class _BatchesSettings(TypedDict):
   image_size: _Count
 
 
+class _EstimateOfRepeats(_Estimate):
+  values: list[float | None]
+
+
 class _BatchFigures(TypedDict):
-  same_correlation: _Estimate
-  other_correlation: _Estimate
-  same_agreement: _Estimate
-  other_agreement: _Estimate
-  chance_agreement: _Estimate
-  autocorrelation: _Estimate
-  frozen_correlation: _Estimate
-  frozen_agreement: _Estimate
+  same_correlation: _EstimateOfRepeats
+  other_correlation: _EstimateOfRepeats
+  same_agreement: _EstimateOfRepeats
+  other_agreement: _EstimateOfRepeats
+  chance_agreement: _EstimateOfRepeats
+  autocorrelation: _EstimateOfRepeats
+  frozen_correlation: _EstimateOfRepeats
+  frozen_agreement: _EstimateOfRepeats
 
 
 class _BatchesOfEpoch(_BatchFigures):
@@ -331,8 +335,22 @@ class _BatchesExample(TypedDict):
   second: list[float]
 
 
+class _Range(TypedDict):
+  low: float
+  high: float
+
+
+class _PredictionOfValleys(TypedDict):
+  same_correlation: _Range
+  same_agreement: _Range
+  autocorrelation: _Range
+  frozen_correlation: _Range
+  frozen_agreement: _Range
+
+
 class _BatchSize(TypedDict):
   batch_size: _Count
+  valleys: _PredictionOfValleys
   of_epochs: list[_BatchesOfEpoch]
   all: _BatchesAll
   example: _BatchesExample
@@ -344,7 +362,6 @@ class Batches(TypedDict):
   dataset: str
   scale: str
   settings: _BatchesSettings
-  valley_autocorrelation: float
   sizes: list[_BatchSize]
 
 

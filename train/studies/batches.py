@@ -3,26 +3,28 @@ r"""Does a phase say where the weights are, or how hard the batch is?
 LCAM calls a step horizontal whose batch loss is at or below the mean of
 the epoch. The paper reads a low loss as a place of the weights, the bottom of
 a valley that they oscillate across (sections 3.1 and 3.2). A batch loss is also
-low where the batch has easy images, wherever the weights are. The two readings
-predict different things, and this study measures them:
+low where the batch has easy images, wherever the weights are. This study
+measures three things:
 
 * **Two networks on the same batches.** Two initial parameters are trained on
-  the same images in the same order with the same crops. If the phase is a place
-  of the weights, their losses are uncorrelated within an epoch and their phases
-  agree by chance. If it is the batch, both agree. The control is two networks
-  on different batches, which share the trend of an epoch alone.
+  the same images in the same order with the same crops. The control is two
+  networks on different batches, which share the trend of an epoch alone. If
+  losses and phases agree, they belong to the batches and not to the path of one
+  network. This alone does not exclude an oscillation: two weights in one valley
+  fall into step if the same batches push them.
 * **A frozen network.** The parameters at the start of each epoch see the
   batches of that epoch at a learning rate of zero. They cannot oscillate. If
   their losses and phases are those of the network that trains, no oscillation
-  is needed to explain them. In the early epochs the learning rate is the full
-  one, so that the network that trains moves far.
-* **The next step.** Weights that oscillate have a loss that depends on the
-  step before. For a heavy ball of momentum :math:`\beta` on a quadratic with
-  :math:`\eta k` (learning rate times curvature), driven by noise, the place is
-  an autoregression of order 2 with a lag-1 autocorrelation of
-  :math:`\rho = (1 + \beta - \eta k) / (1 + \beta)`, and the loss, its square,
-  has :math:`\rho^2`. Batches drawn without replacement are almost uncorrelated
-  from step to step.
+  is needed to explain them. Only epochs at the full learning rate count: where
+  the rate is low, a network that trains hardly moves either.
+* **The next step.** A place that oscillates changes within a few steps, and its
+  loss depends on that of the step before. Batches drawn without replacement are
+  almost uncorrelated from step to step.
+
+Beside each figure is the prediction of the paper's own picture:
+:class:`~train.studies.traction.Valley`, simulated with the same number of steps
+per epoch and the same figures computed from its batch losses. In this valley,
+too, the batch is most of the loss.
 
 Losses are compared within an epoch, after a straight line over its steps is
 taken away, and without the short last batch. All figures are exploratory and
@@ -54,12 +56,10 @@ from train.program import build
 from train.program import optimizers
 from train.records import run_directory
 from train.studies import parts as parts_lib
+from train.studies import traction
 from train.studies import verdicts
 
 _SCALES = {'small': experiments.SMALL, 'medium': experiments.MEDIUM}
-
-# The stiffest direction of the simulated valley, see train/studies/traction.py.
-_STEP_TIMES_CURVATURE = 0.1
 
 # A correlation over fewer steps says nothing.
 _LEAST_STEPS = 10
@@ -100,13 +100,12 @@ def measure(
     console: Where progress is shown. Default: standard error.
 
   Returns:
-    A record of plain JSON values: ``dataset``, ``scale``, ``settings``,
-    ``valley_autocorrelation`` (what the simulated valley predicts for the next
-    step), and ``sizes``, for each batch size ``batch_size``, ``of_epochs`` (a
-    row an epoch), ``all`` (the mean over the epochs from the fourth on, of a
-    short study the last) and ``example``, two networks' losses in the last
-    epoch. A row has the ``learning_rate`` of its epoch's first step. Figures
-    have ``n`` repeats, ``mean``,
+    A record of plain JSON values: ``dataset``, ``scale``, ``settings``, and
+    ``sizes``, for each batch size ``batch_size``, ``of_epochs`` (a row an
+    epoch), ``all`` (the mean over the epochs from the fourth on, of a short
+    study the last), ``valleys`` (see :func:`predict`) and ``example``, two
+    networks' losses in the last epoch. A row has the ``learning_rate`` of its
+    epoch's first step. Figures have ``n`` repeats, their ``values``, ``mean``,
     ``sd`` and the 95 % interval's ``half_width``. Versions and device.
 
   Raises:
@@ -141,7 +140,18 @@ def measure(
   sizes = []
   for own in configs:
     measured = _measure_size(own, images, repeats, epochs, parts, say)
-    sizes.append({'batch_size': own.batch_size, **_summarize(measured)})
+    assert own.horizontal_momentum is not None
+    assert own.vertical_momentum is not None
+    sizes.append(
+      {
+        'batch_size': own.batch_size,
+        **_summarize(measured),
+        'valleys': predict(
+          len(images.train) // own.batch_size,
+          (own.horizontal_momentum, own.vertical_momentum),
+        ),
+      }
+    )
   return {
     'dataset': dataset,
     'scale': scale,
@@ -155,30 +165,99 @@ def measure(
       'horizontal_momentum': config.horizontal_momentum,
       'vertical_momentum': config.vertical_momentum,
     },
-    'valley_autocorrelation': verdicts.rounded(
-      valley_autocorrelation(0.9, _STEP_TIMES_CURVATURE)
-    ),
     'sizes': sizes,
     'seconds': round(time.monotonic() - started, 1),
     **run_directory.environment(jax.devices()[:1]),
   }
 
 
-def valley_autocorrelation(
-  momentum: float, step_times_curvature: float
-) -> float:
-  """Lag-1 autocorrelation of the loss of a heavy ball in a valley.
+# Before them, the weights of a valley are on the way to its optimum.
+_STEPS_TO_THE_OPTIMUM = 2000
+_EPOCHS_IN_A_VALLEY = 5
+_SEEDS_IN_A_VALLEY = 20
+
+_PREDICTED = (
+  'same_correlation', 'same_agreement', 'autocorrelation',
+  'frozen_correlation', 'frozen_agreement',
+)  # fmt: skip
+
+
+def predict(
+  steps_per_epoch: int,
+  momenta: tuple[float, float],
+  *,
+  seeds: int = _SEEDS_IN_A_VALLEY,
+) -> dict[str, dict[str, float | None]]:
+  """The figures of two weights in the paper's valley instead of networks.
+
+  The valleys are the seven of :mod:`train.studies.traction`: that of the
+  report, and those with another learning rate, coupling or noise. The two of a
+  pair start on opposite sides and see the same batches.
 
   Args:
-    momentum: Of the heavy ball, in [0, 1).
-    step_times_curvature: Learning rate times curvature, above 0 and below
-      2 (1 + momentum), where it is stable.
+    steps_per_epoch: Number of steps of an epoch, at least 3.
+    momenta: LCAM's horizontal and vertical momentum.
+    seeds: Number of pairs in each valley.
 
-  Example:
-    >>> round(valley_autocorrelation(0.9, 0.1), 3)
-    0.898
+  Returns:
+    For each figure the means over pairs and epochs of the valleys with the
+    ``low``est and the ``high``est.
   """
-  return (1 - step_times_curvature / (1 + momentum)) ** 2
+  valley = traction.Valley(steps_per_epoch=steps_per_epoch)
+  valleys = [
+    valley._replace(**changes)
+    for changes in [{}, *traction.other_valleys(valley)]
+  ]
+  of_valleys = [_figures_in(own, momenta, seeds) for own in valleys]
+  return {
+    name: {
+      'low': verdicts.rounded(min(own[name] for own in of_valleys)),
+      'high': verdicts.rounded(max(own[name] for own in of_valleys)),
+    }
+    for name in _PREDICTED
+  }
+
+
+def _figures_in(
+  valley: traction.Valley, momenta: tuple[float, float], seeds: int
+) -> dict[str, float]:
+  """Means of the figures of pairs of weights in one valley."""
+  other_side = valley._replace(
+    quick_start=-valley.quick_start, slow_start=-valley.slow_start
+  )
+  steps = valley.steps_per_epoch
+  before = -(-_STEPS_TO_THE_OPTIMUM // steps)
+  epochs = before + _EPOCHS_IN_A_VALLEY
+
+  def run(side: traction.Valley) -> list[_Run]:
+    """The runs of all seeds, without the way to the optimum."""
+    walks = traction.walk(momenta, 0, seeds, epochs * steps, valley=side)
+    # By seed and epoch.
+    places, minima = (
+      x.astype(np.float64).reshape(seeds, epochs, steps, 2)[:, before:]
+      for x in (walks.places[:, :-1], walks.minima)
+    )
+    losses = side.loss(places - minima)
+    frozen = side.loss(places[:, :, :1] - minima)
+    rates = np.full(_EPOCHS_IN_A_VALLEY, side.learning_rate)
+    return [
+      _Run(own, choices(own), rates, own_frozen)
+      for own, own_frozen in zip(losses, frozen, strict=True)
+    ]
+
+  repeats = [
+    # Different batches are not predicted.
+    _Repeat(first, second, first)
+    for first, second in zip(run(valley), run(other_side), strict=True)
+  ]
+  figures = [
+    _of_epoch(repeat, epoch)
+    for repeat in repeats
+    for epoch in range(_EPOCHS_IN_A_VALLEY)
+  ]
+  return {
+    name: float(np.mean([own[name] for own in figures])) for name in _PREDICTED
+  }
 
 
 # ------------------------------------------------------------------- settings
@@ -447,12 +526,13 @@ def _summarize(measured: Sequence[_Repeat]) -> dict[str, Any]:
   settled = range(min(_SETTLED, epochs - 1), epochs)
 
   def over_repeats(name: str, epochs: Sequence[int]) -> dict[str, Any]:
-    return verdicts.summarize(
-      [
-        float(np.mean([own[epoch][name] for epoch in epochs]))
-        for own in figures
-      ]
-    )
+    values = [
+      float(np.mean([own[epoch][name] for epoch in epochs])) for own in figures
+    ]
+    return {
+      **verdicts.summarize(values),
+      'values': [verdicts.rounded(value) for value in values],
+    }
 
   first = measured[0]
   return {
@@ -520,10 +600,14 @@ def summary(record: dict[str, Any]) -> str:
     f'{settings["repeats"]} pairs of WRN-{settings["depth"]}-'
     f'{settings["widen_factor"]} under LCAM, each pair on batches of its own,'
     f' for {settings["epochs"]} epochs of {settings["train_examples"]:,} images'
-    f' of {settings["image_size"]}x{settings["image_size"]}. If a phase is a'
-    ' place of the weights, two networks on the same batches agree by chance;'
-    ' if it is how hard the batch is, they agree. Frozen parameters, those at'
-    ' the start of an epoch, cannot oscillate at all. Exploratory: no verdicts.'
+    f' of {settings["image_size"]}x{settings["image_size"]}. Does a phase say'
+    ' where the weights are, or how hard the images of the batch are? Losses'
+    ' and phases that two networks have in common belong to the batch. Frozen'
+    ' parameters, those at the start of an epoch, cannot oscillate at all; they'
+    ' matter where the learning rate is full, as a network hardly moves later.'
+    ' "Valleys": the same figures of two weights in the seven simulated valleys'
+    ' of `python -m train traction`, lowest to highest, which is what the'
+    " paper's picture predicts. Exploratory: no verdicts."
   )
 
 
@@ -531,43 +615,90 @@ def sentences(record: dict[str, Any]) -> list[str]:
   """What the record says, with a figure for each batch size."""
   sizes = record['sizes']
   repeats = record['settings']['repeats']
+  rows = [_last_at_the_full_rate(size) for size in sizes]
+  settled = [size['all'] for size in sizes]
 
-  def each(show: Callable[[dict[str, Any]], str]) -> str:
-    return ' / '.join(show(size) for size in sizes)
+  def each(found: Sequence[dict[str, Any]], name: str, unit: str = '') -> str:
+    return ' / '.join(_show(row[name], repeats, unit) for row in found)
 
-  def settled(name: str, unit: str = '') -> str:
-    return each(lambda size: _show(size['all'][name], repeats, unit))
+  def valleys(name: str, unit: str = '') -> str:
+    shown = [_show_range(size['valleys'][name], unit) for size in sizes]
+    return f'valleys: {" / ".join(shown)}'
 
-  def full_rate(size: dict[str, Any]) -> str:
-    row = _last_at_the_full_rate(size)
-    return f'epoch {row["epoch"]} at {row["learning_rate"]:g}'
-
-  def at_the_full_rate(size: dict[str, Any]) -> str:
-    row = _last_at_the_full_rate(size)
-    return (
-      f'{_show(row["frozen_correlation"], repeats)} and'
-      f' {_show(row["frozen_agreement"], repeats, " %")}'
-    )
-
+  at = ' / '.join(
+    f'epoch {row["epoch"]} at {row["learning_rate"]:g}' for row in rows
+  )
   return [
-    f'For batches of {each(lambda size: str(size["batch_size"]))}, means over'
-    f' epochs {sizes[0]["all"]["first_epoch"]} to {len(sizes[0]["of_epochs"])}'
+    f'For batches of {" / ".join(str(size["batch_size"]) for size in sizes)},'
     f' with 95 % intervals over the pairs, n = {repeats}:',
-    'The losses of two networks on the same batches correlate at'
-    f' {settled("same_correlation")}, on different batches at'
-    f' {settled("other_correlation")}.',
-    f'Their phases agree in {settled("same_agreement", " %")} of the steps on'
-    f' the same batches, in {settled("other_agreement", " %")} on different'
-    f' ones. Chance is {settled("chance_agreement", " %")}.',
-    'The losses of frozen parameters and of the network that trains correlate'
-    f' at {settled("frozen_correlation")}, and their phases agree in'
-    f' {settled("frozen_agreement", " %")} of the steps.',
-    'In the last epoch that starts at the full learning rate'
-    f' ({each(full_rate)}), these are {each(at_the_full_rate)}.',
-    f'The lag-1 autocorrelation of the loss is {settled("autocorrelation")}.'
-    ' That of a heavy ball in the simulated valley is'
-    f' {record["valley_autocorrelation"]:.2f}.',
+    f'In the last epoch that starts at the full learning rate ({at}), the'
+    ' losses of frozen parameters and of the network that trains correlate at'
+    f' {each(rows, "frozen_correlation")} ({valleys("frozen_correlation")}),'
+    ' and their phases agree in'
+    f' {each(rows, "frozen_agreement", " %")} of the steps'
+    f' ({valleys("frozen_agreement", " %")}). Two networks on the same batches'
+    f' have {each(rows, "same_correlation")} and'
+    f' {each(rows, "same_agreement", " %")}; chance agrees in'
+    f' {each(rows, "chance_agreement", " %")}.',
+    f'Over epochs {settled[0]["first_epoch"]} to {len(sizes[0]["of_epochs"])},'
+    ' the losses of two networks on the same batches correlate at'
+    f' {each(settled, "same_correlation")} ({valleys("same_correlation")}), on'
+    f' different batches at {each(settled, "other_correlation")}. Their phases'
+    f' agree in {each(settled, "same_agreement", " %")} of the steps'
+    f' ({valleys("same_agreement", " %")}), on different batches in'
+    f' {each(settled, "other_agreement", " %")}; chance agrees in'
+    f' {each(settled, "chance_agreement", " %")}.',
+    'The lag-1 autocorrelation of the loss over these epochs is'
+    f' {each(settled, "autocorrelation")} ({valleys("autocorrelation")}).',
+    _reading(sizes),
   ]
+
+
+def _reading(sizes: Sequence[dict[str, Any]]) -> str:
+  """What follows from the figures."""
+  same = [size['all']['same_correlation'] for size in sizes]
+  frozen = [
+    _last_at_the_full_rate(size)['frozen_correlation'] for size in sizes
+  ]
+  if any(figure['half_width'] is None for figure in (*same, *frozen)):
+    return 'What the losses have in common is unknown.'
+
+  def shares(found: Sequence[dict[str, Any]]) -> str:
+    return ' / '.join(f'{100 * figure["mean"] ** 2:.0f} %' for figure in found)
+
+  said = (
+    'Of the variance of the loss within an epoch (r²), two networks have'
+    f' {shares(same)} in common, and frozen parameters and the network that'
+    f' trains, at the full learning rate, {shares(frozen)}.'
+  )
+  if all(figure['mean'] > 0.5**0.5 for figure in same):
+    said += (
+      ' The images of a batch decide most phases: LCAM weights the memory of'
+      ' gradients by how hard they are.'
+    )
+  valleys = [size['valleys']['frozen_correlation'] for size in sizes]
+  lows = [figure['mean'] - figure['half_width'] for figure in frozen]
+  highs = [figure['mean'] + figure['half_width'] for figure in frozen]
+  if all(low > own['high'] for low, own in zip(lows, valleys, strict=True)):
+    said += (
+      ' Frozen parameters have more in common with the network that trains'
+      ' than in any of the valleys.'
+    )
+  elif all(high > own['low'] for high, own in zip(highs, valleys, strict=True)):
+    said += (
+      ' This does not exclude the oscillation that the paper describes: in its'
+      ' valleys, too, much of the loss is that of the batch alone.'
+    )
+  return said
+
+
+def _show_range(found: dict[str, float], unit: str) -> str:
+  factor, digits = (100, 0) if unit else (1, 2)
+  low, high = (
+    f'{round(factor * found[end], digits) + 0.0:.{digits}f}'
+    for end in ('low', 'high')
+  )
+  return (low if low == high else f'{low} to {high}') + unit
 
 
 def _last_at_the_full_rate(size: dict[str, Any]) -> dict[str, Any]:
@@ -614,7 +745,12 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     figure = mpl_figure.Figure(
       figsize=(12, 0.6 + 3.4 * len(sizes)), layout='constrained'
     )
-    figure.suptitle(safe.label(title(record)))
+    n = record['settings']['repeats']
+    figure.suptitle(
+      safe.label(
+        f'{title(record)}, n = {n} pairs of networks (thick: mean; thin: each)'
+      )
+    )
     rows = figure.subplots(len(sizes), 3, squeeze=False)
     for size, (left, middle, right) in zip(sizes, rows, strict=True):
       example = size['example']
@@ -643,13 +779,6 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
           'autocorrelation': 'one network, next step',
         },
       )
-      middle.axhline(
-        record['valley_autocorrelation'],
-        color='0.5',
-        lw=1,
-        ls=':',
-        label='next step in the simulated valley',
-      )
       middle.axhline(0, color='0.3', lw=1)
       _curves(
         right,
@@ -675,19 +804,27 @@ def _curves(
   names: dict[str, str],
   factor: float = 1,
 ) -> None:
-  """Means over the repeats with their intervals, by epoch."""
+  """Each repeat and the mean over them, by epoch."""
   epochs = [row['epoch'] for row in size['of_epochs']]
   for i, (name, text) in enumerate(names.items()):
     figures = [row[name] for row in size['of_epochs']]
     mean = factor * np.array([f['mean'] for f in figures], np.float64)
-    half = factor * np.array([f['half_width'] for f in figures], np.float64)
     pictures.draw_line(axis, epochs, mean, text, i)
-    axis.fill_between(
+    axis.plot(
       epochs,
-      mean - half,
-      mean + half,
+      factor * np.array([f['values'] for f in figures], np.float64),
       color=pictures.COLORS[i],
-      alpha=0.15,
-      lw=0,
+      alpha=0.35,
+      lw=0.7,
     )
+    if name in size['valleys'] and name.startswith(('frozen', 'auto')):
+      found = size['valleys'][name]
+      axis.axhspan(
+        factor * found['low'],
+        factor * found['high'],
+        color=pictures.COLORS[i],
+        alpha=0.15,
+        lw=0,
+        label='the same in simulated valleys',
+      )
   pictures.label_axis(axis, label)

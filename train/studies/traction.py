@@ -104,6 +104,23 @@ class Valley(NamedTuple):
   learning_rate: float = 0.1
   steps_per_epoch: int = 391
 
+  def loss(self, offset: Any, coupling: Any = None) -> Any:
+    """The loss of a batch.
+
+    Args:
+      offset: shape=(..., 2): the weights minus the minimum of the batch.
+      coupling: In place of the valley's own.
+
+    Returns:
+      shape=(...).
+    """
+    q, s = offset[..., 0], offset[..., 1]
+    return (
+      self.quick_curvature * q**2 / 2
+      + self.slow_curvature * s**2 / 2
+      + (self.coupling if coupling is None else coupling) * q * s
+    )
+
 
 class _Arm(NamedTuple):
   """How the momentum is chosen. Several arms have a leading axis."""
@@ -229,21 +246,22 @@ def measure(
     _measure_other(
       valley._replace(**changes), changes, keys[: -(-seeds // 4)], blocks
     )
-    for changes in _other_valleys(valley)
+    for changes in other_valleys(valley)
   ]
   return {
     **record,
     'claims': judge(record),
     'paths': {
       verdicts.pair_name(pair): np.round(
-        path(pair, seed, min(steps, _PATH_STEPS), valley=valley), 2
+        walk(pair, seed, 1, min(steps, _PATH_STEPS), valley=valley).places[0],
+        2,
       ).tolist()
       for pair in _PATH_PAIRS
     },
   }
 
 
-def _other_valleys(valley: Valley) -> list[dict[str, Any]]:
+def other_valleys(valley: Valley) -> list[dict[str, Any]]:
   """Changes of one setting at a time, to see what depends on it."""
   strongest = (valley.quick_curvature * valley.slow_curvature) ** 0.5
   return [
@@ -324,49 +342,41 @@ def _elsewhere(
   return found
 
 
-def path(
+class Walks(NamedTuple):
+  """LCAM with several seeds in one valley."""
+
+  places: np.ndarray
+  """shape=(seeds, steps + 1, 2), dtype=float32: q and s, from the start on."""
+  minima: np.ndarray
+  """shape=(seeds, steps, 2), dtype=float32: a_t and b_t of the batches."""
+
+
+def walk(
   pair: tuple[float, float],
   seed: int,
+  seeds: int,
   steps: int,
   *,
   valley: Valley | None = None,
-) -> np.ndarray:
-  """The path of LCAM with the first seed.
+) -> Walks:
+  """The paths of LCAM, and the batches that it saw.
 
   Args:
     pair: The horizontal and the vertical momentum.
     seed: As for :func:`measure`.
+    seeds: As for :func:`measure`.
     steps: Number of steps.
     valley: As for :func:`measure`.
-
-  Returns:
-    shape=(steps + 1, 2), dtype=float32: q and s, including the start.
   """
   valley = valley or Valley()
   blocks = -(-steps // _BLOCK)
   arm = _lcam_arm(pair, blocks, valley.coupling)
-  _, _, places = _run_path(valley, arm, _seed_keys(seed, 1)[0], blocks)
-  start = np.array([[valley.quick_start, valley.slow_start]], np.float32)
-  return np.concatenate([start, places.reshape(-1, 2)])[: steps + 1]
-
-
-def batch_minima(
-  seed: int, steps: int, *, valley: Valley | None = None
-) -> np.ndarray:
-  """The minima of the batches of the first seed.
-
-  Args:
-    seed: As for :func:`measure`.
-    steps: Number of batches.
-    valley: As for :func:`measure`.
-
-  Returns:
-    shape=(steps, 2), dtype=float32: a_t and b_t.
-  """
-  valley = valley or Valley()
-  key = _seed_keys(seed, 1)[0]
-  draw = jax.vmap(lambda step: _draw(valley, key, step)[0])
-  return np.asarray(draw(jnp.arange(steps)))
+  after, minima = jax.device_get(
+    _walk(valley, arm, _seed_keys(seed, seeds), blocks)
+  )
+  start = np.array([valley.quick_start, valley.slow_start], np.float32)
+  places = np.concatenate([np.tile(start, (seeds, 1, 1)), after], axis=1)
+  return Walks(places[:, : steps + 1], minima[:, :steps])
 
 
 # ----------------------------------------------------------------- simulation
@@ -442,8 +452,21 @@ def _lcam_arm(pair: tuple[float, float], blocks: int, coupling: Any) -> _Arm:
 
 
 @functools.partial(jax.jit, static_argnames='blocks')
-def _run_path(valley: Valley, arm: _Arm, key: jax.Array, blocks: int) -> Any:
-  return _run_one(valley, blocks, arm, key, keep_path=True)
+def _walk(
+  valley: Valley, arm: _Arm, keys: jax.Array, blocks: int
+) -> tuple[jax.Array, jax.Array]:
+  """The weights after each step, and the minima of the batches."""
+  steps = blocks * _BLOCK
+
+  def of_seed(key: jax.Array) -> tuple[jax.Array, jax.Array]:
+    _, _, places = _run_one(valley, blocks, arm, key, keep_path=True)
+    minima, _ = jax.vmap(lambda step: _draw(valley, key, step))(
+      jnp.arange(steps)
+    )
+    assert places is not None
+    return places.reshape(steps, 2), minima
+
+  return jax.vmap(of_seed)(keys)
 
 
 def _run_one(
@@ -469,12 +492,7 @@ def _run_one(
   """
 
   def batch_loss(weights: jax.Array, minimum: jax.Array) -> jax.Array:
-    q, s = weights - minimum
-    return (
-      valley.quick_curvature * q**2 / 2
-      + valley.slow_curvature * s**2 / 2
-      + arm.coupling * q * s
-    )
+    return valley.loss(weights - minimum, arm.coupling)
 
   def take_step(
     carry: tuple[_Place, _Sums], step: jax.Array

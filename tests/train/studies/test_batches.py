@@ -1,5 +1,6 @@
 """Two networks on the same batches: results agree with SciPy."""
 
+import copy
 import dataclasses
 import io
 
@@ -20,6 +21,7 @@ from train import studies
 from train.program import build
 from train.records import read
 from train.studies import batches
+from train.studies import traction
 
 _EPOCHS = 4
 _REPEATS = 3
@@ -165,25 +167,113 @@ def test_frozen_parameters_have_the_losses_of_their_start(of_digits):
   )
 
 
-def test_the_prediction_of_the_valley_agrees_with_a_simulated_heavy_ball():
-  rng = np.random.default_rng(0)
-  momentum, rate = 0.9, 0.1
-  place = signal.lfilter(
-    [1.0], [1.0, -(1 + momentum - rate), momentum], rng.normal(size=400_000)
+def test_the_figures_in_a_valley_equal_a_loop_in_float64():
+  """The loop is an independent implementation of Algorithm 1."""
+  valley = traction.Valley(steps_per_epoch=40)
+  seeds, epochs, before, momenta = 2, 55, 50, (0.9, 0.95)
+  hessian = np.array(
+    [
+      [valley.quick_curvature, valley.coupling],
+      [valley.coupling, valley.slow_curvature],
+    ]
   )
-  loss = place[1000:] ** 2
-  simulated = np.corrcoef(loss[:-1], loss[1:])[0, 1]
-  assert batches.valley_autocorrelation(momentum, rate) == pytest.approx(
-    simulated, abs=0.01
-  )
+
+  def losses(sign, minima):
+    weights = sign * np.array([valley.quick_start, valley.slow_start])
+    velocity, momentum = np.zeros(2), momenta[0]
+    found, frozen = [], []
+    for of_epoch in minima.reshape(epochs, 40, 2):
+      start, own, total = weights, [], 0.0
+      for t, minimum in enumerate(of_epoch):
+        away = weights - minimum
+        own.append(away @ hessian @ away / 2)
+        total += own[-1]
+        velocity = momentum * velocity + hessian @ away
+        weights = weights - valley.learning_rate * velocity
+        momentum = momenta[0 if own[-1] <= total / (t + 1) else 1]
+      found.append(own)
+      rest = start - of_epoch
+      frozen.append(np.einsum('ti,ij,tj->t', rest, hessian, rest) / 2)
+    return np.array(found)[before:], np.array(frozen)[before:]
+
+  def correlation(first, second):
+    return stats.pearsonr(signal.detrend(first), signal.detrend(second))[0]
+
+  def phases(of_epoch):
+    return of_epoch <= np.cumsum(of_epoch) / np.arange(1, 41)
+
+  _, minima = traction.walk(momenta, 0, seeds, epochs * 40, valley=valley)
+  expected = {name: [] for name in batches._PREDICTED}
+  for of_seed in minima.astype(np.float64):
+    first, frozen = losses(1, of_seed)
+    second, _ = losses(-1, of_seed)
+    for x, y, still in zip(first, second, frozen, strict=True):
+      for name, other in (('same', y), ('frozen', still)):
+        expected[f'{name}_correlation'].append(correlation(x, other))
+        expected[f'{name}_agreement'].append(
+          np.mean(phases(x) == phases(other))
+        )
+      expected['autocorrelation'].append(correlation(x[:-1], x[1:]))
+  found = batches._figures_in(valley, momenta, seeds)
+  for name, values in expected.items():
+    # In float32 a loss may fall on the other side of the mean.
+    assert found[name] == pytest.approx(np.mean(values), abs=0.01), name
+
+
+def test_the_prediction_is_the_range_over_the_valleys():
+  steps, momenta = 40, (0.9, 0.95)
+  valley = traction.Valley(steps_per_epoch=steps)
+  figures = [
+    batches._figures_in(valley._replace(**changes), momenta, 2)
+    for changes in [{}, *traction.other_valleys(valley)]
+  ]
+  predicted = batches.predict(steps, momenta, seeds=2)
+  assert len(figures) == 7
+  for name, found in predicted.items():
+    values = [own[name] for own in figures]
+    assert found['low'] == pytest.approx(min(values), rel=1e-4), name
+    assert found['high'] == pytest.approx(max(values), rel=1e-4), name
+    assert found['low'] <= found['high']
+
+
+@pytest.mark.parametrize(
+  ('same', 'frozen', 'words'),
+  [
+    (0.9, 0.5, ['81 %', 'decide most phases', 'does not exclude']),
+    (0.9, 0.9, ['81 %', 'decide most phases', 'than in any']),
+    (0.5, 0.5, ['25 %', 'does not exclude']),
+  ],
+)
+def test_the_reading_follows_from_the_figures(of_digits, same, frozen, words):
+  record = copy.deepcopy(of_digits[0])
+  for size in record['sizes']:
+    size['all']['same_correlation']['mean'] = same
+    size['valleys']['frozen_correlation'] = {'low': 0.3, 'high': 0.7}
+    for row in size['of_epochs']:
+      row['frozen_correlation'] |= {'mean': frozen, 'half_width': 0.1}
+  said = batches.sentences(record)[-1]
+  for part in words:
+    assert part in said
+  assert ('decide most' in said) == (same == 0.9)
+  assert ('than in any' in said) == (frozen == 0.9)
 
 
 def test_the_study_prints_and_draws_its_results(of_digits, tmp_path):
-  record, _, _, shown = of_digits
+  record, trained, _, shown = of_digits
   assert 'network 6/6' in shown
   said = ' '.join(batches.sentences(record))
-  assert 'For batches of 16 / 32, means over epochs' in said
-  assert 'of a heavy ball in the simulated valley is 0.90' in said
+  assert 'For batches of 16 / 32, with 95 % intervals over the pairs' in said
+  assert 'n = 3:' in said
+  last = record['sizes'][0]['of_epochs'][-1]['same_agreement']
+  assert last['values'] == [
+    pytest.approx(
+      np.mean(
+        trained[2 * i][1].horizontal[-1] == trained[2 * i + 1][1].horizontal[-1]
+      ),
+      rel=1e-4,
+    )
+    for i in range(_REPEATS)
+  ]
   study = studies.STUDIES['batches']
   study.write(record, tmp_path)
   assert read.study(tmp_path / 'batches.json', 'batches') is not None
