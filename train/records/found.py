@@ -27,7 +27,7 @@ class Study:
   """A record of one of the studies."""
 
   kind: str
-  """traction, movement or probe."""
+  """A name in the registry of studies."""
   path: pathlib.Path
   record: dict[str, Any]
 
