@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 import dataclasses
+import math
 import pathlib
 from typing import Any
 
@@ -60,6 +61,19 @@ class Run:
       experiments.of_record(self.config), len(self.rows)
     )
     return self.test_errors[epoch]
+
+  @property
+  def mean_momentum(self) -> float:
+    """Mean momentum of the epochs up to the one that the paper reports.
+
+    NaN if it is not recorded.
+    """
+    epoch = experiments.read_off_epoch(
+      experiments.of_record(self.config), len(self.rows)
+    )
+    momenta = self.curve('mean_momentum')[:epoch]
+    known = [momentum for momentum in momenta if momentum is not None]
+    return sum(known) / epoch if len(known) == epoch else math.nan
 
   @property
   def steps(self) -> list[StepsRow]:

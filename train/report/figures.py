@@ -1,6 +1,7 @@
 """The figures of a report, in colors that are safe for color blindness."""
 
 from collections.abc import Mapping, Sequence
+import dataclasses
 import pathlib
 from typing import Any
 
@@ -17,6 +18,7 @@ from train import statistics
 from train.records import Arm
 from train.report import paper
 from train.report import preregistered
+from train.report import tables
 
 
 def draw_shares(
@@ -145,28 +147,43 @@ def draw_arms(arms: Sequence[Arm], path: pathlib.Path, title: str) -> None:
     pictures.save(figure, path)
 
 
-def draw_errors(
-  panels: Mapping[str, tuple[Sequence[Arm], Arm | None]], path: pathlib.Path
-) -> None:
+@dataclasses.dataclass(frozen=True)
+class Curves:
+  """Arms of one figure of the paper."""
+
+  arms: Sequence[Arm]
+  control: Arm | None
+  """The arm that the others are compared with."""
+  asked: frozenset[str] = frozenset()
+  """Names of arms whose difference from the control is preregistered: it is
+  shown elsewhere, with the interval of its family."""
+
+
+def draw_errors(panels: Mapping[str, Curves], path: pathlib.Path) -> None:
   """Draws test error over the epochs, as in Figures 2 to 4 of the paper.
 
-  Below the curves, one line per arm shows its differences from a control, seed
-  by seed, at the epoch that the paper reports.
+  The curve of an arm is that of the control, the mean over all of its seeds,
+  plus the mean difference from it over the seeds that both have: arms with
+  other seeds can then be compared. Below the curves, one line per arm shows its
+  differences from the control, seed by seed, at the epoch that the paper
+  reports.
 
   Args:
-    panels: Arms and control by title. The left panel shows the whole run, the
-      right panel its last two fifths.
+    panels: Arms by title. The left panel shows the whole run, the right panel
+      its last two fifths.
     path: The PNG file to write.
   """
   compared = [
     [
       (i, arm, differences)
-      for i, arm in enumerate(arms)
-      if control is not None and arm is not control
-      for differences in [_differences(arm, control)]
+      for i, arm in enumerate(panel.arms)
+      if panel.control is not None
+      and arm is not panel.control
+      and arm.name not in panel.asked
+      for differences in [_differences(arm, panel.control)]
       if differences
     ]
-    for arms, control in panels.values()
+    for panel in panels.values()
   ]
   with pictures.drawing():
     heights = [
@@ -178,50 +195,70 @@ def draw_errors(
       figsize=(11, sum(heights) + 0.3), layout='constrained'
     )
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
-    for row, ((title, (arms, control)), of_panel) in enumerate(
+    for row, ((title, panel), of_panel) in enumerate(
       zip(panels.items(), compared, strict=True)
     ):
       whole = figure.add_subplot(grid[2 * row, 0])
       end = figure.add_subplot(grid[2 * row, 1])
-      _draw_curves(arms, whole, end)
+      _draw_curves(panel, whole, end)
       whole.set_title(title, loc='left')
-      if control is None or not of_panel:
+      if panel.control is None or not of_panel:
         continue
       axis = figure.add_subplot(grid[2 * row + 1, :])
       _draw_differences(axis, of_panel)
       axis.set_xlabel(
-        f'test error − that of {control.label} (points), at the reported epoch;'
-        ' small: seeds; large: mean, with its own 95 % interval from'
-        f' {_FEW + 1} seeds on'
+        f'exploratory: test error − that of {panel.control.label} (points), at'
+        ' the reported epoch\nsmall: seeds; large: mean, with its own 95 %'
+        f' interval from {tables.FEW + 1} seeds on'
       )
     pictures.save(figure, path)
 
 
-_FEW = 3
-
-
 def _draw_curves(
-  arms: Sequence[Arm], whole: mpl_axes.Axes, end: mpl_axes.Axes
+  panel: Curves, whole: mpl_axes.Axes, end: mpl_axes.Axes
 ) -> None:
   lowest, highest = np.inf, -np.inf
-  for i, arm in enumerate(arms):
-    band = _band(arm, 'test_error')
-    if band is None:
+  for i, arm in enumerate(panel.arms):
+    curve = _error_curve(arm, panel.control)
+    if curve is None:
       continue
-    epochs, mean, _, _ = band
+    epochs, errors, n = curve
     late = epochs > 0.6 * epochs[-1]
-    lowest = min(lowest, mean[late].min())
-    highest = max(highest, mean[late].max())
+    lowest = min(lowest, errors[late].min())
+    highest = max(highest, errors[late].max())
     for axis in (whole, end):
-      pictures.draw_line(axis, epochs, mean, _label(arm), i)
+      label = safe.label(f'{arm.label} (n={n})')
+      pictures.draw_line(axis, epochs, errors, label, i)
     end.set_xlim(0.6 * epochs[-1], epochs[-1])
-  end.set_title('the last two fifths (means over the seeds)', loc='left')
+  end.set_title('the last two fifths (means, adjusted for seeds)', loc='left')
   if np.isfinite(lowest):
     margin = 0.05 * (highest - lowest) or 1
     end.set_ylim(lowest - margin, highest + margin)
   pictures.label_axis(whole, 'test error (%)')
   pictures.label_axis(end, 'test error (%)')
   whole.legend(fontsize=8)
+
+
+def _error_curve(arm: Arm, control: Arm | None) -> tuple[Any, Any, int] | None:
+  """Epochs, test errors adjusted for the seeds, and the number of seeds."""
+  own = _band(arm, 'test_error')
+  if own is None:
+    return None
+  plain = own[0], own[1], len(arm.finished)
+  if control is None or arm is control:
+    return plain
+  first, second = (
+    dataclasses.replace(
+      one, runs=[run for run in one.finished if run.seeds in seeds]
+    )
+    for one, other in ((arm, control), (control, arm))
+    for seeds in [{run.seeds for run in other.finished}]
+  )
+  bands = [_band(x, 'test_error') for x in (first, second, control)]
+  if any(band is None or not np.array_equal(band[0], own[0]) for band in bands):
+    return plain
+  ours, theirs, of_control = (band[1] for band in bands if band is not None)
+  return own[0], of_control + ours - theirs, len(first.runs)
 
 
 def _differences(arm: Arm, control: Arm) -> list[float]:
@@ -263,7 +300,7 @@ def _draw_seeds(
     color=color,
     mew=0,
   )
-  has_interval = sample.n > _FEW
+  has_interval = sample.n > tables.FEW
   axis.errorbar(
     sample.mean,
     -row,
@@ -309,7 +346,7 @@ def draw_points(
       0.995,
       0.002,
       'small: seeds; large: mean, with its own 95 % interval from'
-      f' {_FEW + 1} seeds on; blue: LCAM',
+      f' {tables.FEW + 1} seeds on; blue: LCAM',
       ha='right',
       va='bottom',
       fontsize=8,
@@ -382,14 +419,17 @@ def draw_preregistered(
           fontsize=8,
           color=color,
         )
-    for row, (_, dataset) in enumerate(rows):
-      axis.plot(
-        [paper.CLAIMED_GAP[dataset]] * 2,
-        [-row - 0.42, -row + 0.42],
-        color='black',
-        lw=2,
-        label="gap in the paper's Table 1 to what it calls cosine annealing",
-      )
+    for row, (question, dataset) in enumerate(rows):
+      # The paper gives no number for the other questions.
+      if question is preregistered.QUESTIONS[0]:
+        axis.plot(
+          [paper.CLAIMED_GAP[dataset]] * 2,
+          [-row - 0.42, -row + 0.42],
+          color='black',
+          lw=2,
+          label="gap in the paper's Table 1 to what it calls cosine annealing"
+          '\n(of errors at an epoch selected on the test set)',
+        )
     axis.axvline(0, color='0.3', lw=1)
     axis.margins(x=0.1)
     low, high = axis.get_xlim()
@@ -435,32 +475,58 @@ def draw_claims(
     explored: Claims and differences of one family.
     path: The PNG file to write.
   """
+  panels = _by_size(explored)
   with pictures.drawing():
     figure = mpl_figure.Figure(
-      figsize=(10, 1.8 + 0.36 * len(explored)), layout='constrained'
+      figsize=(10, 1.8 + 0.7 * len(panels) + 0.36 * len(explored)),
+      layout='constrained',
     )
-    axis = figure.subplots()
-    for i, (_, judgement) in enumerate(explored):
-      difference = judgement.estimate.difference
-      axis.errorbar(
-        difference,
-        -i,
-        xerr=np.nan_to_num(judgement.high - difference),
-        color=pictures.COLORS[0],
-        marker='o',
-        capsize=3,
+    axes = figure.subplots(
+      len(panels), 1, squeeze=False, height_ratios=[1 + len(p) for p in panels]
+    )[:, 0]
+    for axis, rows in zip(axes, panels, strict=True):
+      for i, (_, judgement) in enumerate(rows):
+        difference = judgement.estimate.difference
+        axis.errorbar(
+          difference,
+          -i,
+          xerr=np.nan_to_num(judgement.high - difference),
+          color=pictures.COLORS[0],
+          marker='o',
+          capsize=3,
+        )
+      axis.axvline(0, color='0.3', lw=1)
+      axis.grid(False, axis='y')
+      axis.set_ylim(0.6 - len(rows), 0.6)
+      axis.set_yticks(
+        [-i for i in range(len(rows))],
+        [
+          f'{claim.words} (n={judgement.estimate.n})'
+          for claim, judgement in rows
+        ],
       )
-    axis.axvline(0, color='0.3', lw=1)
-    axis.grid(False, axis='y')
-    axis.set_ylim(0.6 - len(explored), 0.6)
-    axis.set_yticks(
-      [-i for i in range(len(explored))],
-      [claim.words for claim, _ in explored],
-    )
-    axis.set_xlabel(
-      'difference in test error (points) with its simultaneous 95 % interval'
+    axes[-1].set_xlabel(
+      'exploratory: difference in test error\n'
+      '(points) with its simultaneous 95 % interval'
     )
     pictures.save(figure, path)
+
+
+_Explored = tuple[paper.Claim, statistics.Judgement]
+
+
+def _by_size(explored: Sequence[_Explored]) -> list[list[_Explored]]:
+  """Puts differences apart that would make all others unreadable."""
+
+  def reach(row: _Explored) -> float:
+    judgement = row[1]
+    ends = (judgement.low, judgement.high, judgement.estimate.difference)
+    return float(np.nanmax(np.abs(ends)))
+
+  limit = 3 * float(np.median([reach(row) for row in explored]))
+  near = [row for row in explored if reach(row) <= limit]
+  far = [row for row in explored if reach(row) > limit]
+  return [rows for rows in (near, far) if rows]
 
 
 def _band(arm: Arm, name: str) -> tuple[Any, Any, Any, Any] | None:

@@ -114,11 +114,9 @@ def preregistered_table(answers: Sequence[preregistered.Answers]) -> str:
       rows.append(row)
   head = ['preregistered']
   for of_stage in answers:
-    head += [f'{of_stage.stage.scale.name}: n', *_ANSWER]
+    n, *others = _JUDGED
+    head += [f'{of_stage.stage.scale.name}: {n}', *others]
   return _markdown(head, rows)
-
-
-_ANSWER = ['points', 'interval', 'margin', 'p', 'verdict']
 
 
 def _answer(
@@ -127,11 +125,8 @@ def _answer(
   contrast = of_stage.contrasts.get((question, dataset))
   if not of_stage.is_complete or contrast is None:
     n = f'{of_stage.done[dataset]} of {of_stage.planned}'
-    return [n, *['–'] * len(_ANSWER)]
-  cells = _cells(contrast.judgement)
-  # The preregistration states what can be found.
-  del cells[_JUDGED.index('detectable')]
-  return cells
+    return [n, *['–'] * (len(_JUDGED) - 1)]
+  return _cells(contrast.judgement)
 
 
 _JUDGED = [
@@ -143,6 +138,24 @@ _JUDGED = [
   'p',
   'verdict',
 ]
+
+
+def arms_of_stage_table(answers: preregistered.Answers) -> str:
+  """Error and mean momentum of the five arms of a stage that is complete."""
+  rows = []
+  for section, name in preregistered.ARMS:
+    row = [f'{section} {name}']
+    for dataset in preregistered.DATASETS:
+      figures = answers.arms.get(((section, name), dataset))
+      if figures is None:
+        row += ['–', '–']
+        continue
+      row += [f'{figures.error:.2f}', _or_dash(figures.momentum, 3)]
+    rows.append(row)
+  head = [f'{answers.stage.scale.name}, exploratory']
+  for name in preregistered.DATASETS.values():
+    head += [f'{name}: test error %', 'mean momentum']
+  return _markdown(head, rows)
 
 
 def contrasts_table(

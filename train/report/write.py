@@ -1,10 +1,12 @@
 """Writes the report on a set of runs: a Markdown file and its figures."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+import contextlib
 import dataclasses
 import itertools
 import pathlib
 import textwrap
+from typing import Any
 
 from train import errors
 from train import files
@@ -159,7 +161,7 @@ def write_found(
       *_told(found),
       *_unfinished(arms),
       *_preregistered_section(answers, out),
-      *(['## Terms', _HORIZONTAL] if has_phases else []),
+      *(['## Terms', _HORIZONTAL] if has_phases and not answers else []),
       *paragraphs,
       _how_to_read(answers, bool(appendix or grids), others, margin),
     ]
@@ -185,8 +187,14 @@ The paper divides the weights of a network into quick ones, W_Q, which oscillate
 across a valley of the loss, and slow ones, W_S, which drift along it. It says
 that moving one group pulls the other. It calls a data set horizontal or
 vertical after the phase that should have the larger momentum, and neutral if
-neither should. Each study below is judged separately, with the margin that it
-states."""
+neither should.
+
+The claims of the simulation are judged as one family, those of each set of
+trained networks as another, and the differences of all probes as one more. A
+claim is found (*as the paper says*), or *the opposite* is found; there is *no
+difference* if the whole interval is inside the margin that the sentence states;
+otherwise it is *undecided*. Traction requires that a simulated difference is
+larger than without coupling."""
 
 _APPENDIX = """\
 This appendix is exploratory: it shows differences and intervals, and no
@@ -211,8 +219,8 @@ def _how_to_read(
     ' difference in percentage points; for two arms it is the mean over their'
     ' pairs of runs.',
     'Differences that are judged or shown together are a family. p is adjusted'
-    " by Holm's method: if all arms are equal, a family contains a false"
-    ' difference in one of twenty cases. "interval" is adjusted by'
+    " by Holm's method: in at most one of twenty cases, a family contains a"
+    ' false difference. "interval" is adjusted by'
     " Bonferroni's method: in nineteen of twenty cases, all intervals of a"
     ' family contain their true differences. (If several differences are found,'
     ' the interval of one of them may just include zero.)',
@@ -273,19 +281,33 @@ def _preregistered_section(
     for question in preregistered.QUESTIONS
   )
   notes = [note for a in answers for note in preregistered.notes(a)]
+  complete = [of_stage for of_stage in answers if of_stage.is_complete]
+  waiting = (
+    ' Until all planned seeds of a stage are complete, only its residual'
+    ' standard deviation is examined.'
+    if len(complete) < len(preregistered.STAGES)
+    else ''
+  )
   return [
     '## Preregistered questions',
     f'![The six contrasts with simultaneous 95 % intervals]({file})',
     tables.preregistered_table(answers),
     preregistered.conclusion(answers),
+    ' '.join(_HORIZONTAL.split())
+    + f' {preregistered.momenta(answers[0].stage.scale)}',
     f'{questions} Two controls ignore the loss, and their mean error counts: a'
-    ' random control, which uses the two momenta in each epoch in the shares of'
-    ' the run of LCAM but independent of the loss, and the mean momentum of'
-    " that run, fixed. The gaps in the paper's Table 1 are 0.02 to 0.36 points"
-    ' for a WRN-28-10: *undecided* does not mean that there is no such effect.'
-    ' Until all planned seeds are complete, only the residual standard'
-    ' deviation is examined.',
+    ' random control with the shares of the run of LCAM in each epoch'
+    ' (coin-by-epoch), and the mean momentum of that run, fixed (time-average).'
+    ' "detectable" is the true difference that is found with a probability of'
+    f' 80 %.{waiting}',
     '\n'.join(f'- {note}' for note in notes),
+    *(
+      paragraph
+      for of_stage in complete
+      for said in [preregistered.on_the_phase(of_stage)]
+      if said is not None
+      for paragraph in (said, tables.arms_of_stage_table(of_stage))
+    ),
   ]
 
 
@@ -324,42 +346,51 @@ class _Studies:
     self, kinds: str | Sequence[str], heading: str, intro: str | None = None
   ) -> list[str]:
     """The paragraphs on some kinds of studies; empty if there are none."""
-    paragraphs: list[str] = []
     of_kinds = [kinds] if isinstance(kinds, str) else kinds
+    fit: list[records.Study] = []
     for study in self._found.studies:
-      if study.kind not in of_kinds:
-        continue
-      try:
-        paragraphs += _study_section(study, self._out, self._taken)
-      # Only the study itself knows what else its record must satisfy.
-      except _UNFIT as error:
-        reason = ' '.join(str(error).split()) or 'its figures do not fit'
-        self._found.left_out.append(
-          f'{study.path} cannot be drawn: {type(error).__name__}, {reason}.'
-        )
+      if study.kind in of_kinds:
+        with self._leaving_out(study):
+          studies.STUDIES[study.kind].load().sentences(study.record)
+          # A record that is left out belongs to no family.
+          fit.append(study)
+    paragraphs: list[str] = []
+    for study in fit:
+      beside = [
+        other.record
+        for other in fit
+        if other.kind == study.kind and other is not study
+      ]
+      with self._leaving_out(study):
+        paragraphs += _study_section(study, beside, self._out, self._taken)
     if not paragraphs:
       return []
-    for kind in of_kinds:
-      paragraphs += self._together(kind)
     return [heading, *([intro] if intro else []), *paragraphs]
 
-  def _together(self, kind: str) -> list[str]:
-    found = [s.record for s in self._found.studies if s.kind == kind]
+  @contextlib.contextmanager
+  def _leaving_out(self, study: records.Study) -> Iterator[None]:
+    """Leaves out a study whose record does not fit."""
     try:
-      said = studies.STUDIES[kind].load().together(found) if found else []
-    except _UNFIT:
-      # The invalid record is reported above.
-      return []
-    return [safe.markdown(sentence) for sentence in said]
+      yield
+    # Only the study itself knows what else its record must satisfy.
+    except _UNFIT as error:
+      reason = ' '.join(str(error).split()) or 'its figures do not fit'
+      self._found.left_out.append(
+        f'{study.path} cannot be drawn: {type(error).__name__}, {reason}.'
+      )
 
 
 def _study_section(
-  study: records.Study, out: pathlib.Path, taken: set[str]
+  study: records.Study,
+  beside: Sequence[dict[str, Any]],
+  out: pathlib.Path,
+  taken: set[str],
 ) -> list[str]:
   """The paragraphs on a study. Draws its figure.
 
   Args:
     study: The study.
+    beside: The other records of its kind in the report.
     out: Output folder of the figure.
     taken: Names of existing figures. The name of this one is added.
   """
@@ -370,13 +401,14 @@ def _study_section(
       break
     picture = f'{stem}-{i}'
   taken.add(picture)
-  module.draw(record, out / f'{picture}.png')
+  module.draw(record, out / f'{picture}.png', beside)
   title = safe.markdown(module.title(record))
   return [
     f'### {title}',
     module.summary(record),
     '\n'.join(
-      f'- {safe.markdown(sentence)}' for sentence in module.sentences(record)
+      f'- {safe.markdown(sentence)}'
+      for sentence in module.sentences(record, beside)
     ),
     f'![{title}]({picture}.png)',
   ]
@@ -496,16 +528,21 @@ class _Scale:
   def figures_section(self) -> list[str]:
     """The curves as in the figures of the paper."""
     prefix, out = self._scale.prefix, self._sheet.out
-    panels: dict[str, dict[str, tuple[list[Arm], Arm | None]]] = {}
+    panels: dict[str, dict[str, figures.Curves]] = {}
     shares: dict[str, list[Arm]] = {}
     for family, against in paper.figures(self._scale):
       arms = [arm for arm in self._of(family.members) if arm.finished]
       if not arms:
         continue
       control = [arm for arm in self._of([against]) if arm.finished]
-      panels.setdefault(against.section, {})[family.title] = (
+      panels.setdefault(against.section, {})[family.title] = figures.Curves(
         arms,
         control[0] if control else None,
+        frozenset(
+          arm.name
+          for arm in arms
+          if frozenset((arm.name, against.name)) in self._asked
+        ),
       )
       if any(arm.has_phases for arm in arms):
         shares[family.title] = [arm for arm in arms if arm.has_phases]
@@ -514,7 +551,10 @@ class _Scale:
     paragraphs = [
       f'## The figures of the paper at {self._scale.title}',
       f'{_networks(list(self._arms.values()))}:'
-      f' {_machines(self._arms.values())}.',
+      f' {_machines(self._arms.values())}, those of the appendix. A'
+      ' curve is the mean of the control plus the mean difference from it over'
+      ' the n seeds that both have. Exploratory: no verdicts. Preregistered'
+      ' differences are not repeated.',
     ]
     for section, of_section in panels.items():
       file = f'{prefix}{section}.png'

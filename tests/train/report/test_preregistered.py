@@ -368,8 +368,8 @@ def test_the_report_starts_with_the_six_lines(tmp_path):
   for line, begin in zip(lines, expected, strict=True):
     cells = [cell.strip() for cell in line.strip('|').split('|')]
     assert cells[0].startswith(begin)
-    assert cells[1] == '30' and cells[6].startswith('worse')
-    assert cells[7:] == ['2 of 8', *['–'] * 5]
+    assert cells[1] == '30' and cells[7].startswith('worse')
+    assert cells[8:] == ['2 of 8', *['–'] * 6]
   assert '2 of 8 seeds so far' in text
   picture = matplotlib.image.imread(tmp_path / 'preregistered.png')[..., :3]
   assert (picture.min(-1) < 0.5).mean() > 0.005
@@ -398,8 +398,23 @@ class TestTheDecision:
     assert answers.is_complete
     return preregistered.conclusion([answers])
 
+  def test_only_stage_1_decides_on_the_paper(self):
+    errors = _errors(30, shift=-5.0, spread=0.01)
+    small = preregistered.answer(_SMALL, _arms(_SMALL, errors))
+    said = preregistered.conclusion([small])
+    assert 'a fixed momentum of 0.9, better on CIFAR-10 and better on' in said
+    assert 'LCAM is better' not in said
+    assert 'test error of 50 % on CIFAR-10 and 85 % on CIFAR-100' in said
+    assert 'taken from stage 1, the medium scale, which is not complete' in said
+    few = _arms(_MEDIUM, _errors(2, level=(12, 41)))
+    medium = preregistered.answer(_MEDIUM, few)
+    said = preregistered.conclusion([small, medium])
+    assert 'LCAM is better' not in said
+    assert 'taken from stage 1, the medium scale, which is not complete' in said
+
   def test_better_needs_both_data_sets_and_a_reason_needs_its_contrast(self):
     all_worse = self._say(_1=1.0, _2=1.0, _3=1.0, _4=1.0)
+    assert 'not complete' not in all_worse
     assert 'LCAM is better than a fixed momentum of 0.9' in all_worse
     assert 'because of the loss and of the phase' in all_worse
     only_p1 = self._say(_1=1.0)
@@ -408,3 +423,38 @@ class TestTheDecision:
     neither = self._say(_1=-1.0)
     assert 'LCAM is better' not in neither
     assert 'worse on CIFAR-10 and worse on CIFAR-100' in neither
+
+
+class TestWhatP3LeavesOpen:
+  def test_the_phase_and_the_means_of_both_arms(self, tmp_path):
+    errors = _errors(30)
+    for own, shift in zip(errors.values(), (0.7, -0.4), strict=True):
+      own[:, 4] += shift
+    text = _report(tmp_path, _arms(_SMALL, errors))
+    # LCAM accelerates the vertical phase on CIFAR-10, the horizontal on
+    # CIFAR-100.
+    turned = [
+      (own[:, 4] - own[:, 0]).mean() * sign
+      for own, sign in zip(errors.values(), (1, -1), strict=True)
+    ]
+    assert (
+      f'vertical momentum is {turned[0]:+.2f} points on CIFAR-10 and'
+      f' {turned[1]:+.2f} points on CIFAR-100'
+    ) in text
+    # Mean of 0.902 to 0.924.
+    assert 'swapped: 0.913 and 0.913 on CIFAR-10' in text
+    row = ['ablation swapped']
+    for own in errors.values():
+      row += [f'{own[:, 4].mean():.2f}', '0.913']
+    table = [
+      [cell.strip() for cell in line.strip('|').split('|')]
+      for line in text.splitlines()
+      if line.startswith('| ')
+    ]
+    assert row in table
+    # 300 runs of 36 seconds.
+    assert 'Their runs took 3.0 hours in sum' in text
+
+  def test_there_is_nothing_before_the_stage_is_complete(self, tmp_path):
+    text = _report(tmp_path, _arms(_SMALL, _errors(29)))
+    assert 'P3 is turned' not in text and 'ablation swapped  ' not in text
