@@ -3,7 +3,7 @@
 A study measures something and writes a record. Its sentences and its figure are
 made from that record alone, now or later. :data:`STUDIES` is the registry: the
 command line and the report use only its entries and the functions of
-:class:`Module`. To add a study, write a file with these seven functions, an
+:class:`Module`. To add a study, write a file with these six functions, an
 entry, and the type of its record in :data:`train.records.schema.STUDIES`.
 """
 
@@ -38,17 +38,24 @@ class Module(Protocol):
   def summary(self, record: Record) -> str:
     """What was measured, and how much. Markdown with escaped names."""
 
-  def sentences(self, record: Record) -> list[str]:
-    """The results, with a :class:`~train.statistics.Verdict` if judged."""
+  def sentences(
+    self, record: Record, beside: Sequence[Record] = ()
+  ) -> list[str]:
+    """The results.
 
-  def together(self, records: Sequence[Record]) -> list[str]:
-    """The results of several records as one family; empty if there is none."""
+    Args:
+      record: The record.
+      beside: The other records of this kind in the same report, which may be
+        judged as one family with this one.
+    """
 
   def picture(self, record: Record) -> str:
     """The name of the figure in a report, without suffix."""
 
-  def draw(self, record: Record, path: pathlib.Path) -> None:
-    """Draws the figure as a PNG file."""
+  def draw(
+    self, record: Record, path: pathlib.Path, beside: Sequence[Record] = ()
+  ) -> None:
+    """Draws the figure as a PNG file; ``beside`` as for :meth:`sentences`."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -611,8 +611,11 @@ def summary(record: dict[str, Any]) -> str:
   )
 
 
-def sentences(record: dict[str, Any]) -> list[str]:
+def sentences(
+  record: dict[str, Any], beside: Sequence[dict[str, Any]] = ()
+) -> list[str]:
   """What the record says, with a figure for each batch size."""
+  del beside  # There are no verdicts.
   sizes = record['sizes']
   repeats = record['settings']['repeats']
   rows = [_last_at_the_full_rate(size) for size in sizes]
@@ -723,23 +726,23 @@ def _show(figure: dict[str, Any], repeats: int, unit: str = '') -> str:
 # --------------------------------------------------------------------- picture
 
 
-def together(records: Sequence[dict[str, Any]]) -> list[str]:
-  """Each record is a family of its own."""
-  del records
-  return []
-
-
 def picture(record: dict[str, Any]) -> str:
   return f'batches-{record["dataset"]}-{record["scale"]}'
 
 
-def draw(record: dict[str, Any], path: pathlib.Path) -> None:
+def draw(
+  record: dict[str, Any],
+  path: pathlib.Path,
+  beside: Sequence[dict[str, Any]] = (),
+) -> None:
   """Draws, for each batch size, two networks' losses and the agreement.
 
   Args:
     record: From :func:`measure`, or read from its JSON file.
     path: The PNG file to write.
+    beside: Not used.
   """
+  del beside
   sizes = record['sizes']
   with pictures.drawing():
     figure = mpl_figure.Figure(

@@ -608,7 +608,8 @@ def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
     record: From :func:`measure`, or read from movement.json.
 
   Returns:
-    For each claim its words, the figure with its simultaneous interval, the
+    For each claim its words; its figure with the simultaneous interval and p;
+    ``needed``, the same of the other figure that the claim requires; the
     margin, the verdict and a sentence.
   """
   arms, gains, runs = record['arms'], record['gains'], record['runs']
@@ -646,9 +647,9 @@ def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
         'pair': name,
         'sentence': (
           f'{claim}, {name}: the {group} weights move'
-          f' {verdicts.show_percent(of_pull.figure, found)} than with the'
-          ' random control (movement in horizontal over vertical steps:'
-          f' {ours}, of the control {coins}; n = {of_pull.figure["n"]}):'
+          f' {verdicts.show_percent(of_pull.figure, found.half_width)} than'
+          f' with the random control ({_RATIO}: {ours}, of the control {coins};'
+          f' n = {of_pull.figure["n"]}):'
           f' {found.words}.{_against_the_simulation(of_pull, found, group)}'
         ),
       }
@@ -665,6 +666,8 @@ def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
   )
   return claims
 
+
+_RATIO = 'movement in horizontal over vertical steps'
 
 SIMULATED = {'slow': -2.3, 'quick': 2.5}
 """Percent by which a group moves more than with the random control in the
@@ -700,30 +703,34 @@ def summary(record: dict[str, Any]) -> str:
   return (
     f'{len(record["runs"])} trained networks ({networks}), measured in'
     f' {settings["epochs"]} more epochs (`python -m train movement RUN...`).'
+    f' {verdicts.intervals_note(len(judge(record)), _RATIO)}'
   )
 
 
-def sentences(record: dict[str, Any]) -> list[str]:
+def sentences(
+  record: dict[str, Any], beside: Sequence[dict[str, Any]] = ()
+) -> list[str]:
+  del beside  # The networks of a record are a family of their own.
   return [claim['sentence'] for claim in judge(record)]
-
-
-def together(records: Sequence[dict[str, Any]]) -> list[str]:
-  """Each record is a family of its own."""
-  del records
-  return []
 
 
 def picture(record: dict[str, Any]) -> str:
   return f'movement-{"-".join(record["settings"]["datasets"])}'
 
 
-def draw(record: dict[str, Any], path: pathlib.Path) -> None:
+def draw(
+  record: dict[str, Any],
+  path: pathlib.Path,
+  beside: Sequence[dict[str, Any]] = (),
+) -> None:
   """Draws the ratios of the phases, and the gains over the random controls.
 
   Args:
     record: From :func:`measure`, or read from movement.json.
     path: The PNG file to write.
+    beside: Not used, see :func:`sentences`.
   """
+  del beside
   settings, runs = record['settings'], record['runs']
   with pictures.drawing():
     figure = mpl_figure.Figure(figsize=(12, 4.6), layout='constrained')
@@ -758,7 +765,9 @@ def _draw_ratios(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
     range(len(arms)), [name.replace(' ', '\n') for name in arms], fontsize=9
   )
   axis.set_ylabel('rms movement, horizontal / vertical steps')
-  axis.set_title('Mean and 95 % interval; small dots: the runs', fontsize=10)
+  axis.set_title(
+    'Mean with its own 95 % interval; small dots: the runs', fontsize=10
+  )
   axis.legend()
 
 
@@ -783,7 +792,8 @@ def _draw_gains(record: dict[str, Any], axis: mpl_axes.Axes) -> None:
       i += 1
   axis.set_xlabel('movement relative to the random control (%)')
   axis.set_title(
-    'Effect of choosing by the loss: mean with its own 95 % interval',
+    'Effect of choosing by the loss: mean with its own 95 % interval\n'
+    '(the verdicts use simultaneous ones, which are wider)',
     fontsize=10,
   )
 

@@ -438,8 +438,10 @@ def summary(record: dict[str, Any]) -> str:
   )
 
 
-def sentences(record: dict[str, Any]) -> list[str]:
-  return [judge(record)['sentence']]
+def sentences(
+  record: dict[str, Any], beside: Sequence[dict[str, Any]] = ()
+) -> list[str]:
+  return [judge(record, beside)['sentence']]
 
 
 def picture(record: dict[str, Any]) -> str:
@@ -485,7 +487,9 @@ _ANSWERS = {
 }
 
 
-def judge(record: dict[str, Any]) -> dict[str, Any]:
+def judge(
+  record: dict[str, Any], beside: Sequence[dict[str, Any]] = ()
+) -> dict[str, Any]:
   """Classifies a data set by the errors of a record.
 
   All pairs are fitted together, see :mod:`train.statistics`. A seed that
@@ -493,6 +497,8 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
 
   Args:
     record: From :func:`measure`, or read from probe.json.
+    beside: Other probes that are reported with this one, also of the same data
+      set. The differences of all of them are one family.
 
   Returns:
     Plain JSON values:
@@ -501,11 +507,13 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
       are equivalent within the margin), or "undecided"; ``sentence``: the
       answer in words.
     * ``beyond_momentum``, ``over_fixed``: the two further contrasts, judged
-      together, with ``mean``, ``low``, ``high``, ``p_value``, ``margin`` and
-      ``verdict``; ``None`` if they cannot be estimated.
+      together for this probe alone, with ``mean``, ``low``, ``high``,
+      ``p_value``, ``margin`` and ``verdict``; ``None`` if they cannot be
+      estimated.
     * ``difference``: error with the horizontal phase accelerated minus error
       with the vertical one accelerated: ``n``, ``by_seed``, ``mean``, 95 %
-      interval ``low`` to ``high``, ``p_value``, the ``margin``, the ``verdict``
+      interval ``low`` to ``high`` (with ``beside``, simultaneous) and
+      ``p_value`` (with ``beside``, Holm's), the ``margin``, the ``verdict``
       of the first, and ``could_have_found``, the true difference that this test
       finds with a probability of 80 %. ``None`` if fewer than two seeds
       finished.
@@ -524,18 +532,20 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
       'beyond_momentum': None,
       'over_fixed': None,
     }
-  design = _design(record, whole)
-  raw = _raw_weights(record)
-  estimate = design.contrast(raw)
-  if estimate is None:
+  judged = _judge_difference(record, beside)
+  if judged is None:
     raise ValueError('The compared arms have no seed in common.')
-  (judged,) = statistics.judge([estimate])
+  estimate = judged.estimate
   answer = _ANSWERS[judged.verdict]
   mean, margin = estimate.difference, estimate.margin
-  figures = (
-    f'horizontal minus vertical: {mean:+.2f} points, 95 % interval'
-    f' {judged.low:+.2f} to {judged.high:+.2f}, p = {judged.p:.2g}'
-  )
+  in_family = _in_family(judged)
+  figures = f'horizontal minus vertical: {mean:+.2f} points,'
+  interval = f'95 % interval {judged.low:+.2f} to {judged.high:+.2f}'
+  p = f'p = {judged.p:.2g}'
+  if in_family:
+    figures += f" simultaneous {interval}, Holm's {p},{in_family}"
+  else:
+    figures += f' {interval}, {p}'
   if judged.verdict in (Verdict.BETTER, Verdict.WORSE):
     other = 'vertical' if answer == 'horizontal' else 'horizontal'
     sentence = (
@@ -564,10 +574,12 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
       f' {seeds - len(whole)} of {seeds} seeds diverged and are left out.'
     )
   better = 'horizontal' if mean < 0 else 'vertical'
-  more = _further(design, record, raw, better)
+  more = _further(record, whole, better)
   if more is not None:
     is_found = judged.verdict in (Verdict.BETTER, Verdict.WORSE)
     sentence += f' {_further_sentence(more, better, is_found)}'
+    if in_family:
+      sentence += ' These two contrasts are judged for this probe alone.'
   by_seed = {
     role: _mean_errors(arms, role) for role in ('horizontal', 'vertical')
   }
@@ -591,6 +603,34 @@ def judge(record: dict[str, Any]) -> dict[str, Any]:
     'beyond_momentum': more and _judged(more[0]),
     'over_fixed': more and _judged(more[1]),
   }
+
+
+def _judge_difference(
+  record: dict[str, Any], beside: Sequence[dict[str, Any]]
+) -> statistics.Judgement | None:
+  """Horizontal minus vertical acceleration, judged with that of other probes.
+
+  Returns:
+    ``None`` if it cannot be estimated.
+  """
+  own, *others = map(_estimate_difference, (record, *beside))
+  if own is None:
+    return None
+  return statistics.judge([own, *(e for e in others if e is not None)])[0]
+
+
+def _estimate_difference(record: dict[str, Any]) -> statistics.Estimate | None:
+  seeds = _whole_seeds(record)
+  if len(seeds) < 2:
+    return None
+  return _design(record, seeds).contrast(_raw_weights(record))
+
+
+def _in_family(judged: statistics.Judgement) -> str:
+  """What is said of a difference that is not judged alone."""
+  if judged.family_size < 2:
+    return ''
+  return f' in the family of {judged.family_size} probes'
 
 
 def _whole_seeds(record: dict[str, Any]) -> list[int]:
@@ -628,17 +668,13 @@ def _raw_weights(record: dict[str, Any]) -> dict[str, float]:
 
 
 def _further(
-  design: statistics.BlockDesign,
-  record: dict[str, Any],
-  raw: Mapping[str, float],
-  better: str,
+  record: dict[str, Any], seeds: Sequence[int], better: str
 ) -> list[statistics.Judgement] | None:
   """The difference beyond the mean momentum, and that of the better from 0.9.
 
   Args:
-    design: The fit.
     record: The record of the probe.
-    raw: The weights of the difference.
+    seeds: Those that finished with all pairs of both orders.
     better: The role with the lower mean error.
 
   Returns:
@@ -650,6 +686,7 @@ def _further(
     for name, arm in arms.items()
     if arm['role'] == 'fixed'
   }
+  raw = _raw_weights(record)
   needed = {
     max(arms[name]['horizontal_momentum'], arms[name]['vertical_momentum'])
     for name in raw
@@ -669,6 +706,7 @@ def _further(
     part = share if arm['role'] == 'horizontal' else 1 - share
     for place, sign in ((fixed[fast], -1), (base, 1)):
       beyond[place] = beyond.get(place, 0.0) + sign * weight * part
+  design = _design(record, seeds)
   estimates = [design.contrast(weights) for weights in (beyond, over)]
   if any(estimate is None for estimate in estimates):
     return None
@@ -700,37 +738,6 @@ def _judged(judged: statistics.Judgement) -> dict[str, Any]:
     'margin': judged.estimate.margin,
     'verdict': str(judged.verdict),
   }
-
-
-def together(records: Sequence[dict[str, Any]]) -> list[str]:
-  """The answers of several data sets as one family.
-
-  Args:
-    records: Probes. If a data set has several, the last one is used.
-
-  Returns:
-    A sentence, or none if fewer than two can be judged.
-  """
-  asked = [
-    (record['dataset'], estimate)
-    for record in {r['dataset']: r for r in records}.values()
-    for seeds in [_whole_seeds(record)]
-    if len(seeds) > 1
-    for estimate in [_design(record, seeds).contrast(_raw_weights(record))]
-    if estimate is not None
-  ]
-  if len(asked) < 2:
-    return []
-  judged = statistics.judge([estimate for _, estimate in asked])
-  each = '; '.join(
-    f'{name}: {_ANSWERS[found.verdict]} ({found.estimate.difference:+.2f}'
-    f' points, {found.low:+.2f} to {found.high:+.2f}, p = {found.p:.2g})'
-    for (name, _), found in zip(asked, judged, strict=True)
-  )
-  return [
-    f'The {len(asked)} probes as one family, which is the valid result for'
-    f" several data sets (p by Holm's method, simultaneous intervals): {each}."
-  ]
 
 
 def _mean_errors(
@@ -776,14 +783,21 @@ _LOOKS = {
 }
 
 
-def draw(record: dict[str, Any], path: pathlib.Path) -> None:
+def draw(
+  record: dict[str, Any],
+  path: pathlib.Path,
+  beside: Sequence[dict[str, Any]] = (),
+) -> None:
   """Draws the errors of all pairs, and the difference against zero.
 
   Args:
     record: From :func:`measure`, or read from its JSON file.
     path: The PNG file to write.
+    beside: See :func:`judge`.
   """
-  arms, judged = record['pairs'], judge(record)
+  arms, judged = record['pairs'], judge(record, beside)
+  of_difference = _judge_difference(record, beside)
+  in_family = '' if of_difference is None else _in_family(of_difference)
   with pictures.drawing():
     figure = mpl_figure.Figure(
       figsize=(9, 4.2),
@@ -791,7 +805,7 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
       layout=layout_engine.ConstrainedLayoutEngine(rect=(0, 0.04, 1, 0.96)),
     )
     figure.suptitle(
-      f'{safe.label(record["dataset"])}: {judged["answer"]},'
+      f'{safe.label(record["dataset"])}: {judged["answer"]}{in_family},'
       f' {len(record["seeds"])} seeds'
     )
     left, right = figure.subplots(
@@ -840,10 +854,14 @@ def draw(record: dict[str, Any], path: pathlib.Path) -> None:
     right.set_xticks([0], ['horizontal\n− vertical'])
     right.set_xlabel('phase accelerated')
     right.set_ylabel('difference (points)')
+    simultaneous = (
+      f' (difference: simultaneous{in_family})' if in_family else ''
+    )
     figure.text(
       0.995,
       0.005,
-      'small: seeds; large: mean with 95 % interval; gray: the margin',
+      f'small: seeds; large: mean with 95 % interval{simultaneous}; gray: the'
+      ' margin',
       ha='right',
       fontsize=8,
       color='0.4',

@@ -312,7 +312,7 @@ def _measure_other(
         'needed_sd': needed['sd'],
       }
       for e in expected
-      for needed in [e.without_coupling or e.also or e.figure]
+      for needed in [e.needed or e.figure]
     ],
   }
 
@@ -705,9 +705,10 @@ def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
     record: From :func:`measure`, or read from traction.json.
 
   Returns:
-    For each claim its words, the figure with its simultaneous interval, the
-    margin, the verdict and a sentence, which also counts the verdicts in the
-    other valleys.
+    For each claim its words; its figure with the simultaneous interval and p;
+    ``needed``, the same of the excess due to coupling or of the other figure
+    that the claim requires; the margin, the verdict and a sentence, which also
+    counts the verdicts in the other valleys.
   """
   expected = _expectations(record)
   claims = _claims(record, expected)
@@ -716,9 +717,9 @@ def judge(record: dict[str, Any]) -> list[dict[str, Any]]:
     for other in record.get('others', [])
   ]
   for i, claim in enumerate(claims):
-    found = collections.Counter(str(other[i].verdict) for other in elsewhere)
+    found = collections.Counter(other[i].short for other in elsewhere)
     if found:
-      counts = ', '.join(f'{n} {word}' for word, n in found.most_common())
+      counts = ', '.join(f'{short} in {n}' for short, n in found.most_common())
       claim['sentence'] += f' In {len(elsewhere)} other valleys: {counts}.'
   return claims
 
@@ -772,6 +773,9 @@ def _claims(
   ):
     group, what = name.split('_')
     does = {'movement': 'moves', 'distance': 'oscillates'}[what]
+    excess = verdicts.show_points(
+      compared[name]['due_to_coupling'], found.needed_half_width
+    )
     claims.append(
       {
         **found.record(of_gain),
@@ -780,10 +784,10 @@ def _claims(
         'figure': name,
         'sentence': (
           f'{claim}, {compared["pair"]}: the {group} group {does}'
-          f' {verdicts.show_percent(of_gain.figure, found)} than with'
-          f' {_CONTROLS[compared["control"]]} (without coupling'
-          f' {verdicts.show_percent(compared[name]["uncoupled"])}):'
-          f' {found.words}.'
+          f' {verdicts.show_percent(of_gain.figure, found.half_width)} than'
+          f' with {_CONTROLS[compared["control"]]} (without coupling'
+          f' {verdicts.show_percent(compared[name]["uncoupled"])}; due to'
+          f' coupling {excess}): {found.words}.'
         ),
       }
     )
@@ -846,17 +850,15 @@ def summary(record: dict[str, Any]) -> str:
       f' With {settings}. The other valleys use a quarter of the seeds, and'
       f' each changes one setting: {", ".join(changes)}.'
     )
-  return said
+  note = verdicts.intervals_note(len(_expectations(record)), 'without coupling')
+  return f'{said} {note}'
 
 
-def sentences(record: dict[str, Any]) -> list[str]:
+def sentences(
+  record: dict[str, Any], beside: Sequence[dict[str, Any]] = ()
+) -> list[str]:
+  del beside  # Each simulation is a family of its own.
   return [claim['sentence'] for claim in judge(record)]
-
-
-def together(records: Sequence[dict[str, Any]]) -> list[str]:
-  """Each record is a family of its own."""
-  del records
-  return []
 
 
 def picture(record: dict[str, Any]) -> str:
@@ -864,6 +866,11 @@ def picture(record: dict[str, Any]) -> str:
   return 'figure1'
 
 
-def draw(record: dict[str, Any], path: pathlib.Path) -> None:
+def draw(
+  record: dict[str, Any],
+  path: pathlib.Path,
+  beside: Sequence[dict[str, Any]] = (),
+) -> None:
   """Draws :mod:`train.studies.traction_figure`."""
+  del beside
   traction_figure.draw(record, judge(record), path)

@@ -73,6 +73,13 @@ class Expected:
   """Another figure that must be above zero for the same claim."""
   also_words: str = ''
   """Its description."""
+  kind: str = 'difference'
+  """What the figure is."""
+
+  @property
+  def needed(self) -> dict[str, Any] | None:
+    """The second figure that must be above zero, if there is one."""
+    return self.without_coupling or self.also
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,29 +87,40 @@ class Found:
   """The result for an expectation."""
 
   verdict: Verdict
-  """"better": the figure is above zero, as the paper says."""
+  """"better": all figures of the claim are above zero, as the paper says."""
+  short: str
+  """The verdict in a few words, to be counted."""
   words: str
   """The verdict in words."""
   half_width: float
   """Half the width of the simultaneous interval; NaN if untested."""
   p: float
+  needed_half_width: float
+  """Half the width of that of the second figure; NaN if there is none."""
+  needed_p: float
 
   def record(self, expected: Expected) -> dict[str, Any]:
     """The fields of the claim in the record of the study."""
-    mean, half = expected.figure['mean'], self.half_width
-    low = high = None
-    if mean is not None and not math.isnan(half):
-      low, high = rounded(mean - half), rounded(mean + half)
+    needed = expected.needed
     return {
       'claim': expected.claim,
       'n': expected.figure['n'],
-      'mean': mean,
-      'low': low,
-      'high': high,
-      'p': rounded(self.p),
+      **_interval(expected.figure, self.half_width, self.p),
+      'needed': needed
+      and _interval(needed, self.needed_half_width, self.needed_p),
       'margin': expected.margin,
       'verdict': str(self.verdict),
     }
+
+
+def _interval(
+  figure: dict[str, Any], half_width: float, p: float
+) -> dict[str, Any]:
+  mean = figure['mean']
+  low = high = None
+  if mean is not None and not math.isnan(half_width):
+    low, high = rounded(mean - half_width), rounded(mean + half_width)
+  return {'mean': mean, 'low': low, 'high': high, 'p': rounded(p)}
 
 
 def judge(family: Sequence[Expected]) -> list[Found]:
@@ -114,60 +132,93 @@ def judge(family: Sequence[Expected]) -> list[Found]:
   Returns:
     The result of each.
   """
-  judged = statistics.judge([_estimate(e.figure, e.margin) for e in family])
-  # A claim with two requirements holds only if both do (an intersection-union
-  # test), which needs no further adjustment: all families have one size.
-  couplings, others = (
+  # A claim with two figures holds only if both are above zero (an
+  # intersection-union test), which needs no further adjustment: both families
+  # have one size.
+  first, second = (
     statistics.judge(
-      [_estimate(needed or e.figure, e.margin) for e, needed in needs]
+      [_estimate(f, e.margin) for e, f in zip(family, figures, strict=True)]
     )
-    for needs in (
-      [(e, e.without_coupling) for e in family],
-      [(e, e.also) for e in family],
+    for figures in (
+      [e.figure for e in family],
+      [e.needed or e.figure for e in family],
     )
   )
   return [
-    _decide(*of_claim)
-    for of_claim in zip(family, judged, couplings, others, strict=True)
+    _decide(*of_claim) for of_claim in zip(family, first, second, strict=True)
   ]
+
+
+# "better", "worse" and "equivalent" are left to errors. By verdict: what is
+# counted, and what the sentence on a claim adds to it.
+_WORDS = {
+  Verdict.BETTER: ('as the paper says', ''),
+  Verdict.WORSE: ('the opposite', ' of what the paper says'),
+  Verdict.EQUIVALENT: ('no {kind}', ' beyond {margin}'),
+  Verdict.UNDECIDED: ('undecided', ''),
+}
+
+# For a figure above zero, by the verdict on its excess over that without
+# coupling.
+_NO_TRACTION = {
+  Verdict.WORSE: 'less than without coupling',
+  Verdict.EQUIVALENT: 'no more than without coupling',
+  Verdict.UNDECIDED: 'not shown to need coupling',
+}
 
 
 def _decide(
   expected: Expected,
   judgement: statistics.Judgement,
-  coupling: statistics.Judgement,
-  other: statistics.Judgement,
+  second: statistics.Judgement,
 ) -> Found:
-  """The result of a claim, from the judgements of all its requirements."""
+  """The result of a claim.
+
+  Args:
+    expected: The claim.
+    judgement: Of its figure.
+    second: Of the second figure, if there is one.
+  """
   verdict = judgement.verdict
   margin = f'{expected.margin:g}{expected.unit}'
-  is_small = judgement.is_within_margin
-  words = {
-    Verdict.BETTER: (
-      f'{verdict}, but within {margin}'
-      if is_small
-      else f'{verdict}, as the paper says'
-    ),
-    Verdict.WORSE: f'{verdict}, the opposite of what the paper says'
-    + (f', but within {margin}' if is_small else ''),
-    Verdict.EQUIVALENT: f'{verdict} within {margin}',
-    Verdict.UNDECIDED: f'{verdict}',
-  }[verdict]
+  kind = expected.kind
+  short = _WORDS[verdict][0].format(kind=kind)
+  words = short + _WORDS[verdict][1].format(margin=margin)
+  if verdict in (Verdict.BETTER, Verdict.WORSE):
+    if judgement.is_within_margin:
+      words += f', but within {margin}'
+    elif (
+      expected.needed is not None
+      and second.verdict == verdict
+      and second.is_within_margin
+    ):
+      part = expected.also_words or 'the part due to coupling'
+      words += f', but within {margin} for {part}'
   if expected.without_coupling is not None:
-    if verdict == Verdict.BETTER and coupling.verdict != Verdict.BETTER:
-      verdict = coupling.verdict
-      words = f'{verdict}: no more than without coupling'
-    elif verdict == Verdict.WORSE and coupling.verdict != Verdict.WORSE:
+    if verdict == Verdict.BETTER and second.verdict != Verdict.BETTER:
+      verdict = second.verdict
+      short = words = _NO_TRACTION[verdict]
+    elif verdict == Verdict.WORSE and second.verdict != Verdict.WORSE:
       words += ', with and without coupling'
   if expected.also is not None:
-    if other.verdict == Verdict.WORSE and verdict != Verdict.WORSE:
-      verdict = other.verdict
-      words = f'{verdict}: the opposite holds for {expected.also_words}'
-    elif verdict == Verdict.BETTER and other.verdict != Verdict.BETTER:
-      verdict = other.verdict
-      words = f'{verdict}: not found for {expected.also_words}'
-  half_width = (judgement.high - judgement.low) / 2
-  return Found(verdict, words, half_width, judgement.p)
+    if second.verdict == Verdict.WORSE and verdict != Verdict.WORSE:
+      verdict = second.verdict
+      short = _WORDS[verdict][0]
+      words = f'{short} holds for {expected.also_words}'
+    elif verdict == Verdict.BETTER and second.verdict != Verdict.BETTER:
+      verdict = second.verdict
+      short = _WORDS[verdict][0].format(kind=kind)
+      words = f'not found for {expected.also_words}'
+  needs = expected.needed is not None
+  return Found(
+    verdict,
+    short,
+    words,
+    half_width=(judgement.high - judgement.low) / 2,
+    p=judgement.p,
+    needed_half_width=(second.high - second.low) / 2 if needs else math.nan,
+    needed_p=second.p if needs else math.nan,
+  )
 
 
 def _estimate(figure: dict[str, Any], margin: float) -> statistics.Estimate:
@@ -198,6 +249,7 @@ def expected_at_the_bottom(
     MARGIN_CORRELATION,
     also=leaving,
     also_words='the step from this point, which LCAM multiplies',
+    kind='correlation',
   )
 
 
@@ -210,41 +262,69 @@ def bottom_sentence(
     pair: The momenta, from :func:`pair_name`.
     arriving: See :func:`expected_at_the_bottom`.
     leaving: See :func:`expected_at_the_bottom`.
-    found: The result for ``arriving``.
+    found: The result of the claim.
   """
   return (
     f'W_Q is fast where the loss is low, {pair}: the correlation of a low loss'
     f' with the length of the step to this point is'
-    f' {show_number(arriving, found)} (of the step from it:'
-    f' {show_number(leaving)}): {found.words}.'
+    f' {show_number(arriving, found.half_width)} (of the step from it:'
+    f' {show_number(leaving, found.needed_half_width)}): {found.words}.'
   )
 
 
-def show_percent(figure: dict[str, Any], found: Found | None = None) -> str:
+def intervals_note(claims: int, alone: str) -> str:
+  """A sentence on the intervals in the sentences of a study.
+
+  Args:
+    claims: Number of the claims.
+    alone: The words before the figures that are shown with their own interval.
+  """
+  return (
+    f'"±" is half a 95 % interval: that of "{alone}" is for the figure alone,'
+    f' all others are simultaneous over the {claims} claims.'
+  )
+
+
+def show_percent(
+  figure: dict[str, Any], half_width: float | None = None
+) -> str:
   """``2.1 ± 0.3 % less`` of a difference from :func:`summarize`.
 
   Args:
     figure: The difference.
-    found: The result whose simultaneous interval is shown. Default: the
-      figure's own interval.
+    half_width: Half the width of the simultaneous interval, NaN if unknown.
+      Default: that of the figure's own interval.
   """
-  if figure['mean'] is None:
-    return 'unknown %'
-  more = 'more' if figure['mean'] >= 0 else 'less'
-  return f'{_plus_minus(abs(figure["mean"]), figure, found, 2)} % {more}'
+  return _more_or_less(figure, half_width, '%')
 
 
-def show_number(figure: dict[str, Any], found: Found | None = None) -> str:
+def show_points(figure: dict[str, Any], half_width: float | None = None) -> str:
+  """``0.6 ± 0.2 points more`` of a difference between percentages."""
+  return _more_or_less(figure, half_width, 'points')
+
+
+def show_number(figure: dict[str, Any], half_width: float | None = None) -> str:
   """``0.12 ± 0.03`` of a figure, see :func:`show_percent`."""
   if figure['mean'] is None:
     return 'unknown'
-  return _plus_minus(figure['mean'], figure, found, 4)
+  return _plus_minus(figure['mean'], figure, half_width, 4)
+
+
+def _more_or_less(
+  figure: dict[str, Any], half_width: float | None, unit: str
+) -> str:
+  mean = figure['mean']
+  if mean is None:
+    return f'unknown {unit}'
+  more = 'more' if mean >= 0 else 'less'
+  return f'{_plus_minus(abs(mean), figure, half_width, 2)} {unit} {more}'
 
 
 def _plus_minus(
-  mean: float, figure: dict[str, Any], found: Found | None, digits: int
+  mean: float, figure: dict[str, Any], half_width: float | None, digits: int
 ) -> str:
-  half_width = figure['half_width'] if found is None else found.half_width
+  if half_width is None:
+    half_width = figure['half_width']
   text = f'{mean:.{digits}f}'
   if half_width is not None and not math.isnan(half_width):
     text += f' ± {half_width:.{digits}f}'

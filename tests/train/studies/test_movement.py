@@ -230,18 +230,19 @@ def _several(record, gain):
 
 
 @pytest.mark.parametrize(
-  ('gain', 'verdict'),
+  ('gain', 'verdict', 'words'),
   [
-    (3.0, 'better'),
-    (-3.0, 'worse'),
-    (0.0, 'equivalent'),
-    (0.8, 'better'),
+    (3.0, 'better', 'as the paper says'),
+    (-3.0, 'worse', 'the opposite of what the paper says'),
+    (0.0, 'equivalent', 'no difference beyond 1 %'),
+    (0.6, 'better', 'as the paper says, but within 1 %'),
   ],
 )
-def test_several_runs_have_an_interval(measured, gain, verdict):
+def test_several_runs_have_an_interval(measured, gain, verdict, words):
   summary = _several(measured[0], gain)
   claim = summary['claims'][0]
   assert claim['verdict'] == verdict
+  assert f'): {words}.' in claim['sentence']
   (gains,) = (g for g in summary['gains'] if g['pair'] == '0.95/0.9')
   np.testing.assert_allclose(gains['slow']['mean'], gain, atol=1e-6)
   # The standard deviation of 0, 0.1, 0.2, 0.3 and t(3) = 3.182.
@@ -255,6 +256,13 @@ def test_several_runs_have_an_interval(measured, gain, verdict):
     [gain - simultaneous, gain + simultaneous],
     atol=1e-3,
   )
+  assert f' {abs(gain):.2f} ± {simultaneous:.2f} % ' in claim['sentence']
+  assert claim['needed'] is None
+  # A claim on two figures has both.
+  of_the_bottom = summary['claims'][-1]
+  leaving = summary['runs'][0]['speed_correlation_from']
+  np.testing.assert_allclose(of_the_bottom['needed']['mean'], leaving, 1e-4)
+  assert 'simultaneous over the 3 claims' in movement.summary(summary)
 
 
 class TestGroups:

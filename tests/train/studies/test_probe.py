@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import rich.console
 from scipy import stats
+from statsmodels.stats import multitest
 
 from tests.train import runs
 from train import config as config_lib
@@ -324,29 +325,97 @@ def test_the_answer_says_if_the_winner_does_not_beat_the_fixed_momentum():
   assert 'only the other' not in given['sentence']
 
 
-def test_data_sets_are_a_family():
-  records = [
-    {'dataset': name, 'pairs': _four_arms(high, _LOW)}
-    for name, high in (
+@pytest.fixture(scope='module')
+def family():
+  """Three probes that have an answer, and one that has none."""
+  missing = [np.nan] * _SEEDS
+  return [
+    {
+      'dataset': name,
+      'pairs': _four_arms(horizontal, _LOW),
+      'seeds': list(range(_SEEDS)),
+    }
+    for name, horizontal in (
       ('cifar10', _HIGH),
-      ('digits', [31.0, 33.9, 37.3, 39.4]),
-      ('cifar100', [30.2, 32.9, 36.1, 38.9]),
+      ('digits', [30.2, 34.6, 35.6, 40.0]),
+      ('cifar100', [30.4, 34.6, 36.2, 40.4]),
+      ('svhn_cropped', missing),
     )
   ]
-  p_values = [
-    probe.judge(record)['difference']['p_value'] for record in records
-  ]
-  order = np.argsort(p_values)
-  # Holm's p-values.
-  holm = np.empty(3)
-  holm[order] = np.minimum(
-    1, np.maximum.accumulate(np.sort(p_values) * [3, 2, 1])
+
+
+def _beside(records):
+  """Each record, and the others."""
+  for i, record in enumerate(records):
+    yield record, records[:i] + records[i + 1 :]
+
+
+def test_probes_of_a_report_are_a_family(family):
+  answered = family[:-1]
+  alone = [probe.judge(record)['difference'] for record in answered]
+  _, holm, _, _ = multitest.multipletests(
+    [difference['p_value'] for difference in alone], method='holm'
   )
-  (sentence,) = probe.together(records)
-  for record, p in zip(records, holm, strict=True):
-    assert f'{record["dataset"]}: ' in sentence
-    assert f'p = {p:.2g}' in sentence
-  assert probe.together(records[:1]) == []
+  given = [probe.judge(record, beside) for record, beside in _beside(family)]
+  for record, answer, p in zip(answered, given, holm, strict=False):
+    errors_ = np.array([arm['errors'] for arm in record['pairs']])
+    residual = errors_ - errors_.mean(1, keepdims=True) - errors_.mean(0)
+    residual += errors_.mean()
+    # Four arms and four seeds have 3 x 3 degrees of freedom.
+    error = np.sqrt((residual**2).sum() / 9 * 2 / _SEEDS)
+    half_width = stats.t.isf(0.05 / 3 / 2, 9) * error
+    mean = np.mean(errors_[2] - errors_[3])
+    difference = answer['difference']
+    np.testing.assert_allclose(
+      [difference[name] for name in ('mean', 'low', 'high', 'p_value')],
+      [mean, mean - half_width, mean + half_width, p],
+    )
+    assert (
+      f'simultaneous 95 % interval {mean - half_width:+.2f} to'
+      f" {mean + half_width:+.2f}, Holm's p = {p:.2g}, in the family of 3"
+      ' probes)'
+    ) in answer['sentence']
+    assert answer['sentence'].startswith(answer['answer'])
+  assert given[-1]['sentence'].startswith('undecided: fewer than two')
+  # The family changes an answer.
+  assert probe.judge(family[2])['answer'] == 'vertical'
+  assert given[2]['answer'] == 'undecided'
+
+
+def test_a_probe_alone_is_no_family(family):
+  *_, unanswered = family
+  alone = probe.judge(family[2])
+  assert 'family' not in alone['sentence']
+  assert probe.judge(family[2], [unanswered]) == alone
+
+
+def test_the_figure_shows_the_answer_in_the_family(
+  family, tmp_path, monkeypatch
+):
+  drawn = []
+  monkeypatch.setattr(
+    probe.pictures, 'save', lambda figure, path: drawn.append(figure)
+  )
+  for record, beside in _beside(family):
+    probe.draw(record, tmp_path / 'probe.png', beside)
+  probe.draw(family[2], tmp_path / 'probe.png')
+  titles = [figure.get_suptitle() for figure in drawn]
+  assert titles[0] == 'cifar10: vertical in the family of 3 probes, 4 seeds'
+  assert titles[2] == 'cifar100: undecided in the family of 3 probes, 4 seeds'
+  assert titles[3:] == [
+    'svhn_cropped: undecided, 4 seeds',
+    'cifar100: vertical, 4 seeds',
+  ]
+  for figure, beside in ((drawn[2], family[:2]), (drawn[4], [])):
+    difference = probe.judge(family[2], beside)['difference']
+    # The right panel has one mean with an interval.
+    (container,) = figure.axes[1].containers
+    (interval,) = container.lines[2][0].get_segments()
+    np.testing.assert_allclose(
+      interval[:, 1], [difference['low'], difference['high']]
+    )
+    (footer,) = (text.get_text() for text in figure.texts[1:])
+    assert ('simultaneous' in footer) == bool(beside)
 
 
 def test_several_accelerated_momenta_are_averaged_per_seed():
