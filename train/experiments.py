@@ -3,7 +3,7 @@
 `python -m train list` lists them, `python -m train run NAME` runs one, and
 `python -m train sweep GROUP` runs a section. Every experiment of the paper has
 three scales: the paper's, for one GPU; `medium-`, a fifth of the epochs with a
-narrower and shallower network, which two CPU cores train in an hour or less;
+narrower and shallower network, which two CPU cores train in 25 to 70 minutes;
 and `small-`, a tenth of the epochs with an even smaller network and 5,000
 images of half the width and height. Schedules keep their proportions.
 """

@@ -63,6 +63,15 @@ class Run:
     return self.test_errors[epoch]
 
   @property
+  def seconds(self) -> float:
+    """Time of its epochs, its share if runs were trained together.
+
+    The time of the summary is that of the last process. NaN if not recorded.
+    """
+    epochs = [row.get('seconds', math.nan) for row in self.rows]
+    return sum(epochs) / self.summary.get('runs_together', 1)
+
+  @property
   def mean_momentum(self) -> float:
     """Mean momentum of the epochs up to the one that the paper reports.
 

@@ -150,10 +150,11 @@ class Answers:
   positive_control: dict[str, statistics.Judgement]
   """By data set. Empty before the stage is complete."""
   arms: dict[tuple[tuple[str, str], str], Figures]
-  """Exploratory: by section and arm, and data set. Empty before the stage is
-  complete."""
+  """Exploratory: by section and arm, and data set, over the seeds with an error
+  in all five arms. Empty before the stage is complete."""
   hours: float
-  """Sum of the hours of the runs that count."""
+  """Sum of the hours of the runs with an error in all five arms; NaN if unknown
+  or before the stage is complete."""
 
   @property
   def is_complete(self) -> bool:
@@ -206,9 +207,18 @@ def answer(stage: Stage, arms: Iterable[Arm]) -> Answers | None:
     }
     for dataset, own in ended.items()
   }
-  counted_runs = {
-    (place, dataset): [run for run in own if run.seed in counted[dataset]]
-    for (place, dataset), own in runs.items()
+  # The runs with an error in all five arms.
+  whole = {
+    key: [
+      run
+      for run in own
+      if _is_of(stage, run)
+      and all(
+        math.isfinite(errors[key[1]][place].get(run.seed, math.nan))
+        for place in ARMS
+      )
+    ]
+    for key, own in runs.items()
   }
   done = {dataset: len(seeds) for dataset, seeds in counted.items()}
   is_complete = min(done.values()) >= planned
@@ -233,21 +243,15 @@ def answer(stage: Stage, arms: Iterable[Arm]) -> Answers | None:
     ],
     judge(errors, stage.scale) if is_complete else {},
     _positive_control(ended, counted) if is_complete else {},
-    {
-      key: _figures([run for run in own if run.is_done])
-      for key, own in counted_runs.items()
-      if is_complete and any(run.is_done for run in own)
-    },
-    sum(
-      run.summary.get('seconds', 0.0) / 3600
-      for own in counted_runs.values()
-      for run in own
-    ),
+    {key: _figures(own) for key, own in whole.items() if is_complete and own},
+    sum(run.seconds for own in whole.values() for run in own) / 3600
+    if is_complete
+    else math.nan,
   )
 
 
 def _figures(runs: Sequence[Run]) -> Figures:
-  """Means over runs that are done."""
+  """Means over at least one run."""
   return Figures(
     float(np.mean([run.read_off_error for run in runs])),
     float(np.mean([run.mean_momentum for run in runs])),
@@ -258,14 +262,18 @@ def _errors(found: Arm, stage: Stage) -> dict[int, float]:
   """The error of each run of the stage that has ended; NaN if it diverged."""
   errors = {}
   for run in found.runs:
-    # A run with different seeds belongs to no stage.
-    if run.seed < stage.first_seed or set(run.seeds) != {run.seed}:
+    if not _is_of(stage, run):
       continue
     if run.is_done:
       errors[run.seed] = run.read_off_error
     elif run.summary['status'] == 'diverged':
       errors[run.seed] = math.nan
   return errors
+
+
+def _is_of(stage: Stage, run: Run) -> bool:
+  # A run with different seeds belongs to no stage.
+  return run.seed >= stage.first_seed and set(run.seeds) == {run.seed}
 
 
 def _finite(
@@ -419,11 +427,14 @@ def conclusion(answers: Sequence[Answers]) -> str:
       " The gaps in the paper's Table 1, 0.02 to 0.36 points for a WRN-28-10,"
       ' are mostly too small to be found or excluded here.'
     )
-  if not any(a.stage is deciding and a.is_complete for a in answers):
-    said.append(
-      f'The verdict on the paper is taken from stage {deciding.number},'
-      f' {deciding.scale.title}, which is not complete.'
-    )
+  of_paper = (
+    f'The verdict on the paper is taken from stage {deciding.number},'
+    f' {deciding.scale.title}'
+  )
+  if any(a.stage is deciding and a.is_complete for a in answers):
+    said.append(f'{of_paper}.')
+  else:
+    said.append(f'{of_paper}, which is not complete.')
   return ' '.join(said)
 
 
@@ -492,8 +503,8 @@ def notes(answers: Answers) -> list[str]:
   if spreads:
     when = '' if answers.is_complete else f' after {LOOK_AFTER} seeds'
     said[0] += f' Residual spread in points{when}: {" and ".join(spreads)}.'
-  if answers.hours > 0:
-    said[0] += f' Their runs took {answers.hours:.1f} hours in sum.'
+  if not math.isnan(answers.hours):
+    said[0] += f' The runs took {answers.hours:.1f} hours in sum.'
   if answers.diverged:
     said.append(
       'Diverged, and left out of what needs them:'
@@ -535,13 +546,17 @@ def on_the_phase(answers: Answers) -> str | None:
       f'{difference if is_horizontal else -difference:+.2f} points on {name}'
     )
     lcam, swapped = (answers.arms[p, dataset].momentum for p in (LCAM, SWAPPED))
-    means.append(f'{lcam:.3f} and {swapped:.3f} on {name}')
+    if not math.isnan(lcam + swapped):
+      means.append(f'{lcam:.4f} and {swapped:.4f} on {name}')
+  with_means = f' (LCAM and swapped: {"; ".join(means)})' if means else ''
+  stage = answers.stage
   return (
-    'Exploratory: if P3 is turned so that the same phase is accelerated on both'
-    ' data sets, the larger horizontal minus the larger vertical momentum is'
-    f' {" and ".join(by_phase)}. The two arms differ in their mean momentum as'
-    f' well as in the phase (LCAM and swapped: {" and ".join(means)}), and each'
-    ' is one side of the difference: a better LCAM and a worse swapped arm look'
-    ' alike in P3. The table shows both, means over the same runs up to the'
-    ' reported epoch.'
+    f'{stage.scale.title.capitalize()} (stage {stage.number}), exploratory: if'
+    ' P3 is turned so that the same phase is accelerated on both data sets, the'
+    ' error of the larger horizontal minus that of the larger vertical momentum'
+    f' is {" and ".join(by_phase)}. The two arms differ in their mean momentum'
+    f' as well as in the phase{with_means}, and each is one side of the'
+    ' difference: a better LCAM and a worse swapped arm look alike in P3. The'
+    ' table shows all five arms over the same seeds: the error at the reported'
+    ' epoch, and the mean momentum up to it.'
   )

@@ -150,7 +150,7 @@ def arms_of_stage_table(answers: preregistered.Answers) -> str:
       if figures is None:
         row += ['–', '–']
         continue
-      row += [f'{figures.error:.2f}', _or_dash(figures.momentum, 3)]
+      row += [f'{figures.error:.2f}', _or_dash(figures.momentum, 4)]
     rows.append(row)
   head = [f'{answers.stage.scale.name}, exploratory']
   for name in preregistered.DATASETS.values():

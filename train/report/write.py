@@ -283,8 +283,8 @@ def _preregistered_section(
   notes = [note for a in answers for note in preregistered.notes(a)]
   complete = [of_stage for of_stage in answers if of_stage.is_complete]
   waiting = (
-    ' Until all planned seeds of a stage are complete, only its residual'
-    ' standard deviation is examined.'
+    ' Before all planned seeds of a stage are complete, this section only'
+    ' counts them, and has the residual standard deviation of the first three.'
     if len(complete) < len(preregistered.STAGES)
     else ''
   )
@@ -351,7 +351,11 @@ class _Studies:
     for study in self._found.studies:
       if study.kind in of_kinds:
         with self._leaving_out(study):
-          studies.STUDIES[study.kind].load().sentences(study.record)
+          module = studies.STUDIES[study.kind].load()
+          for show in (
+            module.title, module.summary, module.picture, module.sentences,
+          ):  # fmt: skip
+            show(study.record)
           # A record that is left out belongs to no family.
           fit.append(study)
     paragraphs: list[str] = []
@@ -551,10 +555,11 @@ class _Scale:
     paragraphs = [
       f'## The figures of the paper at {self._scale.title}',
       f'{_networks(list(self._arms.values()))}:'
-      f' {_machines(self._arms.values())}, those of the appendix. A'
-      ' curve is the mean of the control plus the mean difference from it over'
-      ' the n seeds that both have. Exploratory: no verdicts. Preregistered'
-      ' differences are not repeated.',
+      f' {_machines(self._arms.values())}, the same as in the appendix. A curve'
+      ' is the mean of the control plus the mean difference from it over the n'
+      ' seeds that both have, or, where the legend says so, the mean of its own'
+      ' seeds. Exploratory: no verdicts. Preregistered differences are not'
+      ' repeated.',
     ]
     for section, of_section in panels.items():
       file = f'{prefix}{section}.png'

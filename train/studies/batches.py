@@ -15,16 +15,17 @@ measures three things:
 * **A frozen network.** The parameters at the start of each epoch see the
   batches of that epoch at a learning rate of zero. They cannot oscillate. If
   their losses and phases are those of the network that trains, no oscillation
-  is needed to explain them. Only epochs at the full learning rate count: where
-  the rate is low, a network that trains hardly moves either.
+  is needed to explain them. Only epochs wholly at the full learning rate count:
+  where the rate is low, a network that trains hardly moves either.
 * **The next step.** A place that oscillates changes within a few steps, and its
   loss depends on that of the step before. Batches drawn without replacement are
   almost uncorrelated from step to step.
 
-Beside each figure is the prediction of the paper's own picture:
-:class:`~train.studies.traction.Valley`, simulated with the same number of steps
-per epoch and the same figures computed from its batch losses. In this valley,
-too, the batch is most of the loss.
+For comparison, the paper's own picture is simulated:
+:class:`~train.studies.traction.Valley` with the same number of steps per epoch
+and the same figures computed from its batch losses. In this valley, too, the
+batch is most of the loss. The correlation with frozen weights depends on the
+learning rate, and approaches 1 for low ones.
 
 Losses are compared within an epoch, after a straight line over its steps is
 taken away, and without the short last batch. All figures are exploratory and
@@ -176,10 +177,7 @@ _STEPS_TO_THE_OPTIMUM = 2000
 _EPOCHS_IN_A_VALLEY = 5
 _SEEDS_IN_A_VALLEY = 20
 
-_PREDICTED = (
-  'same_correlation', 'same_agreement', 'autocorrelation',
-  'frozen_correlation', 'frozen_agreement',
-)  # fmt: skip
+_PREDICTED = ('autocorrelation', 'frozen_correlation', 'frozen_agreement')
 
 
 def predict(
@@ -188,25 +186,26 @@ def predict(
   *,
   seeds: int = _SEEDS_IN_A_VALLEY,
 ) -> dict[str, dict[str, float | None]]:
-  """The figures of two weights in the paper's valley instead of networks.
+  """The figures of weights in the paper's valley instead of networks.
 
-  The valleys are the seven of :mod:`train.studies.traction`: that of the
-  report, and those with another learning rate, coupling or noise. The two of a
-  pair start on opposite sides and see the same batches.
+  The valleys are those of :mod:`train.studies.traction`: that of the report,
+  and those with another learning rate or coupling. (The figures do not depend
+  on the scale of the noise.)
 
   Args:
     steps_per_epoch: Number of steps of an epoch, at least 3.
     momenta: LCAM's horizontal and vertical momentum.
-    seeds: Number of pairs in each valley.
+    seeds: Number of repetitions in each valley.
 
   Returns:
-    For each figure the means over pairs and epochs of the valleys with the
-    ``low``est and the ``high``est.
+    For each figure the means over repetitions and epochs of the valleys with
+    the ``low``est and the ``high``est.
   """
   valley = traction.Valley(steps_per_epoch=steps_per_epoch)
   valleys = [
     valley._replace(**changes)
     for changes in [{}, *traction.other_valleys(valley)]
+    if 'noise' not in changes
   ]
   of_valleys = [_figures_in(own, momenta, seeds) for own in valleys]
   return {
@@ -221,38 +220,22 @@ def predict(
 def _figures_in(
   valley: traction.Valley, momenta: tuple[float, float], seeds: int
 ) -> dict[str, float]:
-  """Means of the figures of pairs of weights in one valley."""
-  other_side = valley._replace(
-    quick_start=-valley.quick_start, slow_start=-valley.slow_start
-  )
+  """Means of the figures of weights in one valley."""
   steps = valley.steps_per_epoch
   before = -(-_STEPS_TO_THE_OPTIMUM // steps)
   epochs = before + _EPOCHS_IN_A_VALLEY
 
-  def run(side: traction.Valley) -> list[_Run]:
-    """The runs of all seeds, without the way to the optimum."""
-    walks = traction.walk(momenta, 0, seeds, epochs * steps, valley=side)
-    # By seed and epoch.
-    places, minima = (
-      x.astype(np.float64).reshape(seeds, epochs, steps, 2)[:, before:]
-      for x in (walks.places[:, :-1], walks.minima)
-    )
-    losses = side.loss(places - minima)
-    frozen = side.loss(places[:, :, :1] - minima)
-    rates = np.full(_EPOCHS_IN_A_VALLEY, side.learning_rate)
-    return [
-      _Run(own, choices(own), rates, own_frozen)
-      for own, own_frozen in zip(losses, frozen, strict=True)
-    ]
-
-  repeats = [
-    # Different batches are not predicted.
-    _Repeat(first, second, first)
-    for first, second in zip(run(valley), run(other_side), strict=True)
-  ]
+  walks = traction.walk(momenta, 0, seeds, epochs * steps, valley=valley)
+  # By seed and epoch, without the way to the optimum.
+  places, minima = (
+    x.astype(np.float64).reshape(seeds, epochs, steps, 2)[:, before:]
+    for x in (walks.places[:, :-1], walks.minima)
+  )
+  losses = valley.loss(places - minima)
+  frozen = valley.loss(places[:, :, :1] - minima)
   figures = [
-    _of_epoch(repeat, epoch)
-    for repeat in repeats
+    _of_network(own[epoch], choices(own)[epoch], still[epoch])
+    for own, still in zip(losses, frozen, strict=True)
     for epoch in range(_EPOCHS_IN_A_VALLEY)
   ]
   return {
@@ -570,11 +553,18 @@ def _of_epoch(repeat: _Repeat, epoch: int) -> dict[str, float]:
     'chance_agreement': float(
       shares[0] * shares[1] + (1 - shares[0]) * (1 - shares[1])
     ),
-    'autocorrelation': _correlate(losses[0][:-1], losses[0][1:]),
-    'frozen_correlation': _correlate(losses[0], frozen),
-    'frozen_agreement': float(
-      np.mean(horizontal[0] == choices(frozen[None])[0])
-    ),
+    **_of_network(losses[0], horizontal[0], frozen),
+  }
+
+
+def _of_network(
+  losses: np.ndarray, horizontal: np.ndarray, frozen: np.ndarray
+) -> dict[str, float]:
+  """The figures of one network in one epoch, each array of shape=(steps,)."""
+  return {
+    'autocorrelation': _correlate(losses[:-1], losses[1:]),
+    'frozen_correlation': _correlate(losses, frozen),
+    'frozen_agreement': float(np.mean(horizontal == choices(frozen[None])[0])),
   }
 
 
@@ -595,19 +585,22 @@ def title(record: dict[str, Any]) -> str:
 
 
 def summary(record: dict[str, Any]) -> str:
-  settings = record['settings']
+  settings, sizes = record['settings'], record['sizes']
+  of_sizes = ' / '.join(str(size['batch_size']) for size in sizes)
   return (
     f'{settings["repeats"]} pairs of WRN-{settings["depth"]}-'
     f'{settings["widen_factor"]} under LCAM, each pair on batches of its own,'
     f' for {settings["epochs"]} epochs of {settings["train_examples"]:,} images'
     f' of {settings["image_size"]}x{settings["image_size"]}. Does a phase say'
     ' where the weights are, or how hard the images of the batch are? Losses'
-    ' and phases that two networks have in common belong to the batch. Frozen'
-    ' parameters, those at the start of an epoch, cannot oscillate at all; they'
-    ' matter where the learning rate is full, as a network hardly moves later.'
-    ' "Valleys": the same figures of two weights in the seven simulated valleys'
-    ' of `python -m train traction`, lowest to highest, which is what the'
-    " paper's picture predicts. Exploratory: no verdicts."
+    ' and phases that two networks have in common do not depend on the path of'
+    ' one of them. Frozen parameters, those at the start of an epoch, cannot'
+    ' oscillate at all; they matter where the learning rate is full, as a'
+    ' network hardly moves later. "Valleys": the same figures of weights in the'
+    ' simulated valley of `python -m train traction`, lowest to highest over'
+    ' learning rates from 0.03 to 0.2; with a lower rate, frozen weights differ'
+    f' less. Figures are for batches of {of_sizes}, with 95 % intervals over'
+    f' the pairs, n = {settings["repeats"]}. Exploratory: no verdicts.'
   )
 
 
@@ -615,7 +608,7 @@ def sentences(
   record: dict[str, Any], beside: Sequence[dict[str, Any]] = ()
 ) -> list[str]:
   """What the record says, with a figure for each batch size."""
-  del beside  # There are no verdicts.
+  del beside  # Each record is a family of its own.
   sizes = record['sizes']
   repeats = record['settings']['repeats']
   rows = [_last_at_the_full_rate(size) for size in sizes]
@@ -631,11 +624,13 @@ def sentences(
   at = ' / '.join(
     f'epoch {row["epoch"]} at {row["learning_rate"]:g}' for row in rows
   )
+  first, last = settled[0]['first_epoch'], len(sizes[0]['of_epochs'])
+  over = (
+    f'Over epochs {first} to {last}' if last > first else f'In epoch {last}'
+  )
   return [
-    f'For batches of {" / ".join(str(size["batch_size"]) for size in sizes)},'
-    f' with 95 % intervals over the pairs, n = {repeats}:',
-    f'In the last epoch that starts at the full learning rate ({at}), the'
-    ' losses of frozen parameters and of the network that trains correlate at'
+    f'In the last epoch wholly at the full learning rate ({at}), the losses of'
+    ' frozen parameters and of the network that trains correlate at'
     f' {each(rows, "frozen_correlation")} ({valleys("frozen_correlation")}),'
     ' and their phases agree in'
     f' {each(rows, "frozen_agreement", " %")} of the steps'
@@ -643,14 +638,12 @@ def sentences(
     f' have {each(rows, "same_correlation")} and'
     f' {each(rows, "same_agreement", " %")}; chance agrees in'
     f' {each(rows, "chance_agreement", " %")}.',
-    f'Over epochs {settled[0]["first_epoch"]} to {len(sizes[0]["of_epochs"])},'
-    ' the losses of two networks on the same batches correlate at'
-    f' {each(settled, "same_correlation")} ({valleys("same_correlation")}), on'
-    f' different batches at {each(settled, "other_correlation")}. Their phases'
-    f' agree in {each(settled, "same_agreement", " %")} of the steps'
-    f' ({valleys("same_agreement", " %")}), on different batches in'
-    f' {each(settled, "other_agreement", " %")}; chance agrees in'
-    f' {each(settled, "chance_agreement", " %")}.',
+    f'{over}, the losses of two networks on the same batches correlate at'
+    f' {each(settled, "same_correlation")}, on different batches at'
+    f' {each(settled, "other_correlation")}. Their phases agree in'
+    f' {each(settled, "same_agreement", " %")} of the steps on the same'
+    f' batches, in {each(settled, "other_agreement", " %")} on different ones;'
+    f' chance agrees in {each(settled, "chance_agreement", " %")}.',
     'The lag-1 autocorrelation of the loss over these epochs is'
     f' {each(settled, "autocorrelation")} ({valleys("autocorrelation")}).',
     _reading(sizes),
@@ -659,40 +652,41 @@ def sentences(
 
 def _reading(sizes: Sequence[dict[str, Any]]) -> str:
   """What follows from the figures."""
-  same = [size['all']['same_correlation'] for size in sizes]
-  frozen = [
-    _last_at_the_full_rate(size)['frozen_correlation'] for size in sizes
-  ]
-  if any(figure['half_width'] is None for figure in (*same, *frozen)):
-    return 'What the losses have in common is unknown.'
-
-  def shares(found: Sequence[dict[str, Any]]) -> str:
-    return ' / '.join(f'{100 * figure["mean"] ** 2:.0f} %' for figure in found)
-
+  beyond_chance = []
+  for size in sizes:
+    agreement, chance = (
+      size['all'][name]['mean']
+      for name in ('same_agreement', 'chance_agreement')
+    )
+    if agreement is None or chance is None or chance == 1:
+      return 'What two networks have in common is unknown.'
+    beyond_chance.append((agreement - chance) / (1 - chance))
+  shown = ' / '.join(f'{100 * share:.0f} %' for share in beyond_chance)
   said = (
-    'Of the variance of the loss within an epoch (r²), two networks have'
-    f' {shares(same)} in common, and frozen parameters and the network that'
-    f' trains, at the full learning rate, {shares(frozen)}.'
+    f'Two networks agree in {shown} of the steps in which chance would not'
+    " (Cohen's kappa)."
   )
-  if all(figure['mean'] > 0.5**0.5 for figure in same):
+  if min(beyond_chance) > 0.5:
     said += (
-      ' The images of a batch decide most phases: LCAM weights the memory of'
-      ' gradients by how hard they are.'
+      ' Which batch a step has decides most phases, for either network: LCAM'
+      ' weights the memory of gradients mainly by the batch.'
     )
-  valleys = [size['valleys']['frozen_correlation'] for size in sizes]
-  lows = [figure['mean'] - figure['half_width'] for figure in frozen]
-  highs = [figure['mean'] + figure['half_width'] for figure in frozen]
-  if all(low > own['high'] for low, own in zip(lows, valleys, strict=True)):
-    said += (
-      ' Frozen parameters have more in common with the network that trains'
-      ' than in any of the valleys.'
+  shares = []
+  for size in sizes:
+    frozen = _last_at_the_full_rate(size)['frozen_correlation']['mean']
+    if frozen is None:
+      return said
+    valleys = size['valleys']['frozen_correlation']
+    low, high = (100 * valleys[end] ** 2 for end in ('low', 'high'))
+    shares.append(
+      f'{100 * frozen**2:.0f} % (valleys: {low:.0f} to {high:.0f} %)'
     )
-  elif all(high > own['low'] for high, own in zip(highs, valleys, strict=True)):
-    said += (
-      ' This does not exclude the oscillation that the paper describes: in its'
-      ' valleys, too, much of the loss is that of the batch alone.'
-    )
-  return said
+  return (
+    f'{said} With frozen parameters only the images differ from step to step:'
+    f' their loss has {" / ".join(shares)} of its variance in common with that'
+    ' of the network that trains at the full rate. The figures do not exclude'
+    ' that the rest oscillates as the paper describes.'
+  )
 
 
 def _show_range(found: dict[str, float], unit: str) -> str:
@@ -705,9 +699,14 @@ def _show_range(found: dict[str, float], unit: str) -> str:
 
 
 def _last_at_the_full_rate(size: dict[str, Any]) -> dict[str, Any]:
+  """The last epoch after which the next begins at the full rate, too.
+
+  The rate of an epoch is that of its first step, and may fall within it.
+  """
   rows = size['of_epochs']
   full = max(row['learning_rate'] for row in rows)
-  return [row for row in rows if row['learning_rate'] == full][-1]
+  at_full = [row for row in rows if row['learning_rate'] == full]
+  return at_full[-2] if len(at_full) > 1 else at_full[-1]
 
 
 def _show(figure: dict[str, Any], repeats: int, unit: str = '') -> str:
@@ -809,6 +808,7 @@ def _curves(
 ) -> None:
   """Each repeat and the mean over them, by epoch."""
   epochs = [row['epoch'] for row in size['of_epochs']]
+  last = _last_at_the_full_rate(size)['epoch']
   for i, (name, text) in enumerate(names.items()):
     figures = [row[name] for row in size['of_epochs']]
     mean = factor * np.array([f['mean'] for f in figures], np.float64)
@@ -820,14 +820,19 @@ def _curves(
       alpha=0.35,
       lw=0.7,
     )
-    if name in size['valleys'] and name.startswith(('frozen', 'auto')):
+    if name in size['valleys']:
       found = size['valleys'][name]
-      axis.axhspan(
+      axis.fill_between(
+        [epochs[0], last],
         factor * found['low'],
         factor * found['high'],
         color=pictures.COLORS[i],
-        alpha=0.15,
+        alpha=0.2,
         lw=0,
-        label='the same in simulated valleys',
+        label=f'{text}: simulated valleys',
       )
+  if last < epochs[-1]:
+    axis.axvline(
+      last, color='0.5', lw=1, ls=':', label='the rate falls from here'
+    )
   pictures.label_axis(axis, label)

@@ -412,6 +412,14 @@ class TestTheDecision:
     assert 'LCAM is better' not in said
     assert 'taken from stage 1, the medium scale, which is not complete' in said
 
+  def test_with_both_stages_the_deciding_one_is_named(self):
+    small = preregistered.answer(_SMALL, _arms(_SMALL, _errors(30)))
+    errors = _errors(5, level=(12.0, 41.0), spread=0.01)
+    medium = preregistered.answer(_MEDIUM, _arms(_MEDIUM, errors))
+    said = preregistered.conclusion([small, medium])
+    assert said.index('(stage 1)') < said.index('(stage 0)')
+    assert said.endswith('taken from stage 1, the medium scale.')
+
   def test_better_needs_both_data_sets_and_a_reason_needs_its_contrast(self):
     all_worse = self._say(_1=1.0, _2=1.0, _3=1.0, _4=1.0)
     assert 'not complete' not in all_worse
@@ -441,19 +449,53 @@ class TestWhatP3LeavesOpen:
       f'vertical momentum is {turned[0]:+.2f} points on CIFAR-10 and'
       f' {turned[1]:+.2f} points on CIFAR-100'
     ) in text
-    # Mean of 0.902 to 0.924.
-    assert 'swapped: 0.913 and 0.913 on CIFAR-10' in text
+    # 0.89 and a hundredth of the vertical momentum, and the mean of 0.002 to
+    # 0.024.
+    assert (
+      'swapped: 0.9125 and 0.9120 on CIFAR-10; 0.9120 and 0.9123 on CIFAR-100'
+    ) in text
+    assert 'The small scale (stage 0), exploratory: if P3' in text
     row = ['ablation swapped']
-    for own in errors.values():
-      row += [f'{own[:, 4].mean():.2f}', '0.913']
+    for own, momentum in zip(
+      errors.values(), ('0.9120', '0.9123'), strict=True
+    ):
+      row += [f'{own[:, 4].mean():.2f}', momentum]
     table = [
       [cell.strip() for cell in line.strip('|').split('|')]
       for line in text.splitlines()
       if line.startswith('| ')
     ]
     assert row in table
-    # 300 runs of 36 seconds.
-    assert 'Their runs took 3.0 hours in sum' in text
+    # 300 runs of 15 epochs of 2.4 seconds.
+    assert 'The runs took 3.0 hours in sum' in text
+
+  def test_only_seeds_with_all_five_errors_are_shown(self):
+    errors = _errors(30)
+    arms = _arms(_SMALL, errors, diverged={('cifar100', 1, 7)})
+    lcam = preregistered.arm(_SMALL.scale, 'cifar100', _ARMS[0])
+    # With other seeds, it belongs to no stage.
+    other = made.run(lcam, 8, 99.0)
+    other.config['init_seed'] = 999
+    runs = [run for arm in arms for run in arm.runs]
+    answers = preregistered.answer(
+      _SMALL, records.group_into_arms([*runs, other])
+    )
+    kept = np.delete(errors['cifar100'], 7, 0).mean(0)
+    for place, error in zip(_ARMS, kept, strict=True):
+      found = answers.arms[place, 'cifar100']
+      assert found.error == pytest.approx(error)
+    # 36 seconds each.
+    assert answers.hours == pytest.approx((5 * 30 + 5 * 29) / 100)
+
+  def test_records_without_momentum_and_seconds(self, tmp_path):
+    arms = _arms(_SMALL, _errors(30))
+    for arm in arms:
+      for run in arm.runs:
+        for row in run.rows:
+          del row['mean_momentum'], row['seconds']
+    text = _report(tmp_path, arms)
+    assert 'P3 is turned' in text and 'nan' not in text
+    assert 'hours in sum' not in text
 
   def test_there_is_nothing_before_the_stage_is_complete(self, tmp_path):
     text = _report(tmp_path, _arms(_SMALL, _errors(29)))

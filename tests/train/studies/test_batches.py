@@ -178,8 +178,8 @@ def test_the_figures_in_a_valley_equal_a_loop_in_float64():
     ]
   )
 
-  def losses(sign, minima):
-    weights = sign * np.array([valley.quick_start, valley.slow_start])
+  def losses(minima):
+    weights = np.array([valley.quick_start, valley.slow_start])
     velocity, momentum = np.zeros(2), momenta[0]
     found, frozen = [], []
     for of_epoch in minima.reshape(epochs, 40, 2):
@@ -205,65 +205,73 @@ def test_the_figures_in_a_valley_equal_a_loop_in_float64():
   _, minima = traction.walk(momenta, 0, seeds, epochs * 40, valley=valley)
   expected = {name: [] for name in batches._PREDICTED}
   for of_seed in minima.astype(np.float64):
-    first, frozen = losses(1, of_seed)
-    second, _ = losses(-1, of_seed)
-    for x, y, still in zip(first, second, frozen, strict=True):
-      for name, other in (('same', y), ('frozen', still)):
-        expected[f'{name}_correlation'].append(correlation(x, other))
-        expected[f'{name}_agreement'].append(
-          np.mean(phases(x) == phases(other))
-        )
-      expected['autocorrelation'].append(correlation(x[:-1], x[1:]))
+    for own, still in zip(*losses(of_seed), strict=True):
+      expected['frozen_correlation'].append(correlation(own, still))
+      expected['frozen_agreement'].append(np.mean(phases(own) == phases(still)))
+      expected['autocorrelation'].append(correlation(own[:-1], own[1:]))
   found = batches._figures_in(valley, momenta, seeds)
   for name, values in expected.items():
     # In float32 a loss may fall on the other side of the mean.
     assert found[name] == pytest.approx(np.mean(values), abs=0.01), name
 
 
-def test_the_prediction_is_the_range_over_the_valleys():
+def test_the_range_is_that_of_the_learning_rates():
+  """The slower the weights, the more they resemble frozen ones."""
   steps, momenta = 40, (0.9, 0.95)
   valley = traction.Valley(steps_per_epoch=steps)
-  figures = [
-    batches._figures_in(valley._replace(**changes), momenta, 2)
-    for changes in [{}, *traction.other_valleys(valley)]
-  ]
-  predicted = batches.predict(steps, momenta, seeds=2)
-  assert len(figures) == 7
-  for name, found in predicted.items():
-    values = [own[name] for own in figures]
-    assert found['low'] == pytest.approx(min(values), rel=1e-4), name
-    assert found['high'] == pytest.approx(max(values), rel=1e-4), name
-    assert found['low'] <= found['high']
+  fast, slow = (
+    batches._figures_in(valley._replace(learning_rate=rate), momenta, 3)
+    for rate in (0.2, 0.03)
+  )
+  predicted = batches.predict(steps, momenta, seeds=3)
+  for name in ('frozen_correlation', 'frozen_agreement'):
+    assert predicted[name]['low'] == pytest.approx(fast[name], rel=1e-4)
+    assert predicted[name]['high'] == pytest.approx(slow[name], rel=1e-4)
+    assert predicted[name]['low'] < predicted[name]['high']
+  frozen = batches._figures_in(valley._replace(learning_rate=1e-6), momenta, 3)
+  assert frozen['frozen_correlation'] == pytest.approx(1, abs=1e-3)
 
 
 @pytest.mark.parametrize(
-  ('same', 'frozen', 'words'),
-  [
-    (0.9, 0.5, ['81 %', 'decide most phases', 'does not exclude']),
-    (0.9, 0.9, ['81 %', 'decide most phases', 'than in any']),
-    (0.5, 0.5, ['25 %', 'does not exclude']),
-  ],
+  ('same', 'is_most'), [((0.8, 0.8), True), ((0.8, 0.7), False)]
 )
-def test_the_reading_follows_from_the_figures(of_digits, same, frozen, words):
+def test_the_reading_follows_from_the_figures(of_digits, same, is_most):
   record = copy.deepcopy(of_digits[0])
-  for size in record['sizes']:
-    size['all']['same_correlation']['mean'] = same
+  for size, agreement in zip(record['sizes'], same, strict=True):
+    size['all']['same_agreement']['mean'] = agreement
+    size['all']['chance_agreement']['mean'] = 0.5
     size['valleys']['frozen_correlation'] = {'low': 0.3, 'high': 0.7}
     for row in size['of_epochs']:
-      row['frozen_correlation'] |= {'mean': frozen, 'half_width': 0.1}
+      row['frozen_correlation'] |= {'mean': 0.5}
   said = batches.sentences(record)[-1]
-  for part in words:
-    assert part in said
-  assert ('decide most' in said) == (same == 0.9)
-  assert ('than in any' in said) == (frozen == 0.9)
+  # (0.8 - 0.5) / (1 - 0.5) and (0.7 - 0.5) / (1 - 0.5).
+  shown = ' / '.join('60 %' if x == 0.8 else '40 %' for x in same)
+  assert f'agree in {shown} of the steps' in said
+  assert ('decides most phases' in said) == is_most
+  assert (
+    'loss has 25 % (valleys: 9 to 49 %) / 25 % (valleys: 9 to 49 %)' in said
+  )
+
+
+def test_the_full_rate_is_that_of_all_steps_of_an_epoch(of_digits):
+  record = copy.deepcopy(of_digits[0])
+  size = record['sizes'][0]
+  rates = [0.1, 0.1, 0.1, 0.05]
+  for row, rate in zip(size['of_epochs'], rates, strict=True):
+    row['learning_rate'] = rate
+  # The rate may begin to fall within epoch 3.
+  assert batches._last_at_the_full_rate(size)['epoch'] == 2
+  one = {**size, 'of_epochs': size['of_epochs'][:1]}
+  assert batches._last_at_the_full_rate(one)['epoch'] == 1
 
 
 def test_the_study_prints_and_draws_its_results(of_digits, tmp_path):
   record, trained, _, shown = of_digits
   assert 'network 6/6' in shown
   said = ' '.join(batches.sentences(record))
-  assert 'For batches of 16 / 32, with 95 % intervals over the pairs' in said
-  assert 'n = 3:' in said
+  summary = batches.summary(record)
+  assert 'for batches of 16 / 32, with 95 % intervals over the pairs' in summary
+  assert 'n = 3.' in summary and 'In epoch 4, the losses' in said
   last = record['sizes'][0]['of_epochs'][-1]['same_agreement']
   assert last['values'] == [
     pytest.approx(
