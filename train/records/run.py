@@ -55,12 +55,16 @@ class Run:
     }
 
   @property
-  def read_off_error(self) -> float:
-    """Test error in percent at the epoch that the paper reports."""
-    epoch = experiments.read_off_epoch(
+  def read_off_epoch(self) -> int:
+    """The epoch that the paper reports."""
+    return experiments.read_off_epoch(
       experiments.of_record(self.config), len(self.rows)
     )
-    return self.test_errors[epoch]
+
+  @property
+  def read_off_error(self) -> float:
+    """Test error in percent at the epoch that the paper reports."""
+    return self.test_errors[self.read_off_epoch]
 
   @property
   def seconds(self) -> float:
@@ -77,12 +81,9 @@ class Run:
 
     NaN if it is not recorded.
     """
-    epoch = experiments.read_off_epoch(
-      experiments.of_record(self.config), len(self.rows)
-    )
-    momenta = self.curve('mean_momentum')[:epoch]
+    momenta = self.curve('mean_momentum')[: self.read_off_epoch]
     known = [momentum for momentum in momenta if momentum is not None]
-    return sum(known) / epoch if len(known) == epoch else math.nan
+    return sum(known) / len(known) if len(known) == len(momenta) else math.nan
 
   @property
   def steps(self) -> list[StepsRow]:

@@ -402,14 +402,7 @@ def draw_preregistered(
           alpha=0.15,
           label=f'margin of equivalence, {of_stage.stage.scale.name}',
         )
-        axis.errorbar(
-          estimate.difference,
-          y,
-          xerr=np.nan_to_num(judgement.high - estimate.difference),
-          color=color,
-          marker=marker,
-          capsize=3,
-        )
+        _draw_interval(axis, judgement, y, color, marker)
         axis.annotate(
           str(judgement.verdict),
           (judgement.high, y),
@@ -464,6 +457,25 @@ def draw_preregistered(
     pictures.save(figure, path)
 
 
+def _draw_interval(
+  axis: mpl_axes.Axes,
+  judgement: statistics.Judgement,
+  y: float,
+  color: str,
+  marker: str,
+) -> None:
+  """Draws a difference with its simultaneous interval, if it was tested."""
+  difference = judgement.estimate.difference
+  axis.errorbar(
+    difference,
+    y,
+    xerr=np.nan_to_num(judgement.high - difference),
+    color=color,
+    marker=marker,
+    capsize=3,
+  )
+
+
 _STAGE_LOOKS = {
   experiments.SMALL: (pictures.COLORS[1], 's'),
   experiments.MEDIUM: (pictures.COLORS[0], 'o'),
@@ -491,15 +503,7 @@ def draw_claims(
     )[:, 0]
     for axis, rows in zip(axes, panels, strict=True):
       for i, (_, judgement) in enumerate(rows):
-        difference = judgement.estimate.difference
-        axis.errorbar(
-          difference,
-          -i,
-          xerr=np.nan_to_num(judgement.high - difference),
-          color=pictures.COLORS[0],
-          marker='o',
-          capsize=3,
-        )
+        _draw_interval(axis, judgement, -i, pictures.COLORS[0], 'o')
       axis.axvline(0, color='0.3', lw=1)
       axis.grid(False, axis='y')
       axis.set_ylim(0.6 - len(rows), 0.6)

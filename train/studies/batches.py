@@ -691,10 +691,7 @@ def _reading(sizes: Sequence[dict[str, Any]]) -> str:
 
 def _show_range(found: dict[str, float], unit: str) -> str:
   factor, digits = (100, 0) if unit else (1, 2)
-  low, high = (
-    f'{round(factor * found[end], digits) + 0.0:.{digits}f}'
-    for end in ('low', 'high')
-  )
+  low, high = (_digits(factor * found[end], digits) for end in ('low', 'high'))
   return (low if low == high else f'{low} to {high}') + unit
 
 
@@ -714,12 +711,16 @@ def _show(figure: dict[str, Any], repeats: int, unit: str = '') -> str:
   factor, digits = (100, 1) if unit else (1, 2)
   if figure['mean'] is None:
     return 'unknown'
-  # Without a negative zero.
-  text = f'{round(factor * figure["mean"], digits) + 0.0:.{digits}f}'
+  text = _digits(factor * figure['mean'], digits)
   if figure['half_width'] is not None:
     text += f' ± {factor * figure["half_width"]:.{digits}f}'
   text += unit
   return text if figure['n'] == repeats else f'{text} (n = {figure["n"]})'
+
+
+def _digits(value: float, digits: int) -> str:
+  """The number without a negative zero."""
+  return f'{round(value, digits) + 0.0:.{digits}f}'
 
 
 # --------------------------------------------------------------------- picture
