@@ -290,7 +290,7 @@ def _is_out_of_memory(error: Exception) -> bool:
 
 
 def _start_jax(configs: Iterable[config_lib.Config] = ()) -> None:
-  """Configures the environment for these runs, before JAX is imported."""
+  """Configures the environment for these networks, before JAX is imported."""
   jax_environment.check_address_space()
   for sentence in jax_environment.prepare():
     _tell(sentence)
@@ -628,7 +628,7 @@ def _study(study: studies.Study, argv: list[str]) -> int:
   flags: Any = command_line.parse(
     study.flags, argv, f'python -m train {study.name}'
   )
-  _start_jax()
+  _start_jax(study.networks(flags))
   with interruption.importing():
     module = study.load()
   settings = vars(flags).copy()

@@ -4,10 +4,12 @@ A study measures something and writes a record. Its sentences and its figure are
 made from that record alone, now or later. :data:`STUDIES` is the registry: the
 command line and the report use only its entries and the functions of
 :class:`Module`. To add a study, write a file with these six functions, an
-entry, and the type of its record in :data:`train.records.schema.STUDIES`.
+entry, and the type of its record in :data:`train.records.schema.STUDIES`. If it
+trains networks, their settings belong in :mod:`train.studies.configs`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+import contextlib
 import dataclasses
 import importlib
 import pathlib
@@ -18,7 +20,9 @@ import tyro
 
 from train import command_line
 from train import config as config_lib
+from train import errors
 from train import sources
+from train.studies import configs
 
 Record = dict[str, Any]
 """Plain JSON values: settings and measurements."""
@@ -73,6 +77,21 @@ class Study:
   """The flags of the command: the settings of ``measure``, and ``out``."""
   resumes: bool = False
   """Whether ``measure`` takes ``parts``, a folder that it resumes from."""
+  trains: Callable[[Any], Iterable[config_lib.Config]] = lambda flags: ()
+  """The settings of the networks that ``measure`` trains, from the flags."""
+
+  def networks(self, flags: Any) -> list[config_lib.Config]:
+    """The settings of the networks that it trains, without JAX.
+
+    Args:
+      flags: An instance of :attr:`flags`.
+
+    Returns:
+      Nothing if the flags are wrong, which ``measure`` reports.
+    """
+    with contextlib.suppress(errors.UsageError):
+      return list(self.trains(flags))
+    return []
 
   def load(self) -> Module:
     """Imports the study, and with it JAX: see :mod:`jax_environment`."""
@@ -211,19 +230,44 @@ class BatchesFlags:
   """
 
 
+# ------------------------------------------------------------------- networks
+
+
+def _of_movement(flags: MovementFlags) -> Iterable[config_lib.Config]:
+  return map(configs.of_run, flags.runs)
+
+
+def _of_probe(flags: ProbeFlags) -> Iterable[config_lib.Config]:
+  size = configs.size_of_probe(flags.dataset, image_size=flags.image_size)
+  yield configs.of_probe(flags.dataset, size)
+
+
+def _of_batches(flags: BatchesFlags) -> Iterable[config_lib.Config]:
+  config = configs.of_batches(flags.scale, flags.dataset).config
+  for batch_size in flags.batch_sizes:
+    yield configs.with_batch_size(config, batch_size)
+
+
 # ------------------------------------------------------------------- registry
 
 STUDIES = {
   study.name: study
   for study in (
     Study('traction', '', 'Figure 1 as a simulation', TractionFlags),
-    Study('movement', 'RUN...', 'the same in trained networks', MovementFlags),
+    Study(
+      'movement',
+      'RUN...',
+      'the same in trained networks',
+      MovementFlags,
+      trains=_of_movement,
+    ),
     Study(
       'probe',
       '--dataset NAME',
       'classify a data set',
       ProbeFlags,
       resumes=True,
+      trains=_of_probe,
     ),
     Study(
       'batches',
@@ -231,6 +275,7 @@ STUDIES = {
       'is the phase of the weights or the batch?',
       BatchesFlags,
       resumes=True,
+      trains=_of_batches,
     ),
   )
 }

@@ -48,19 +48,16 @@ import rich.console
 from train import config as config_lib
 from train import data
 from train import errors
-from train import experiments
 from train import pictures
 from train import progress
 from train import safe
 from train.data import dataset as dataset_lib
 from train.program import build
-from train.program import optimizers
 from train.records import run_directory
+from train.studies import configs as configs_lib
 from train.studies import parts as parts_lib
 from train.studies import traction
 from train.studies import verdicts
-
-_SCALES = {'small': experiments.SMALL, 'medium': experiments.MEDIUM}
 
 # A correlation over fewer steps says nothing.
 _LEAST_STEPS = 10
@@ -117,7 +114,7 @@ def measure(
     console.print, highlight=False, markup=False, soft_wrap=True
   )
   started = time.monotonic()
-  experiment = _experiment(scale, dataset)
+  experiment = configs_lib.of_batches(scale, dataset)
   reads_off = experiment.reads_off or experiment.config.epochs
   _check(batch_sizes, repeats, epochs, reads_off)
   epochs = epochs or reads_off
@@ -126,7 +123,7 @@ def measure(
     data_dir=data_dir,
     train_examples=train_examples or experiment.config.train_examples,
   )
-  configs = [_with_batch_size(config, size) for size in batch_sizes]
+  configs = [configs_lib.with_batch_size(config, size) for size in batch_sizes]
   for own in configs:
     config_lib.check(own)
   images = data.load(
@@ -246,19 +243,6 @@ def _figures_in(
 # ------------------------------------------------------------------- settings
 
 
-def _experiment(scale: str, dataset: str) -> experiments.Experiment:
-  if scale not in _SCALES:
-    raise errors.UsageError(
-      f'--scale must be one of {", ".join(_SCALES)}, got {scale!r}.'
-    )
-  try:
-    return experiments.find(_SCALES[scale], 'figure4', dataset, 'lcam')
-  except KeyError:
-    raise errors.UsageError(
-      f'--dataset must be a data set of the paper, got {dataset!r}.'
-    ) from None
-
-
 def _check(
   batch_sizes: Sequence[int], repeats: int, epochs: int | None, most: int
 ) -> None:
@@ -277,22 +261,6 @@ def _check(
     raise errors.UsageError(
       f'--epochs must be at least 1 and at most {most}, got {epochs}.'
     )
-
-
-def _with_batch_size(
-  config: config_lib.Config, batch_size: int
-) -> config_lib.Config:
-  """The same run with another batch size, as the ablations have it."""
-  factor = batch_size / config.batch_size
-  rate = config.learning_rate or optimizers.get(config).learning_rate
-  return dataclasses.replace(
-    config,
-    batch_size=batch_size,
-    # In proportion: Goyal et al., 2017.
-    learning_rate=rate * factor,
-    # Per step, so that an epoch decays as much.
-    decay_rate=config.decay_rate and config.decay_rate**factor,
-  )
 
 
 # ------------------------------------------------------------------- training

@@ -50,11 +50,8 @@ from train.program import build
 from train.records import metrics
 from train.records import run_directory
 from train.statistics import Verdict
+from train.studies import configs as configs_lib
 from train.studies import parts as parts_lib
-
-# As in the small experiments: more steps for the same images.
-_BATCH_SIZE = 32
-_EVAL_BATCH_SIZE = 250
 
 _BASE = 0.9
 
@@ -131,23 +128,14 @@ def measure(
   started = time.monotonic()
 
   # ------------------------------------------------------- settings and data
-  size = _size(
+  size = configs_lib.size_of_probe(
     dataset,
     epochs=epochs,
     train_examples=train_examples,
     validation_examples=validation_examples,
     image_size=image_size,
   )
-  config = config_lib.Config(
-    dataset=dataset,
-    data_dir=data_dir,
-    train_examples=size.train_examples,
-    image_size=size.image_size,
-    epochs=size.epochs,
-    batch_size=_BATCH_SIZE,
-    eval_batch_size=_EVAL_BATCH_SIZE,
-    schedule=schedule,
-  )
+  config = configs_lib.of_probe(dataset, size, data_dir, schedule)
   config_lib.check(config)
   _check(seeds, accelerated, size, schedule)
   pairs = _pairs(accelerated)
@@ -325,13 +313,6 @@ def _train_group(
 
 
 # ------------------------------------------------------------- settings, data
-
-
-def _size(dataset: str, **given: int | None) -> sources.ProbeSize:
-  return dataclasses.replace(
-    sources.get(dataset).probe,
-    **{k: v for k, v in given.items() if v is not None},
-  )
 
 
 def _check(

@@ -21,6 +21,7 @@ from train import studies
 from train.program import build
 from train.records import read
 from train.studies import batches
+from train.studies import configs
 from train.studies import traction
 
 _EPOCHS = 4
@@ -45,7 +46,7 @@ def of_digits():
     return trained[-1][1]
 
   with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(batches, '_experiment', lambda *_: experiment)
+    patch.setattr(configs, 'of_batches', lambda *_: experiment)
     patch.setattr(batches, '_train', remember)
     patch.setattr(data, 'load', lambda *_, **__: digits)
     console = rich.console.Console(file=io.StringIO())

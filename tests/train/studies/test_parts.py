@@ -14,6 +14,7 @@ from train import data
 from train import experiments
 from train.records import read
 from train.studies import batches
+from train.studies import configs
 from train.studies import probe
 
 _EPOCHS = 2
@@ -59,7 +60,7 @@ def of_batches(monkeypatch):
   experiment = dataclasses.replace(
     experiments.get('digits-lcam'), config=config, reads_off=4
   )
-  monkeypatch.setattr(batches, '_experiment', lambda *_: experiment)
+  monkeypatch.setattr(configs, 'of_batches', lambda *_: experiment)
   monkeypatch.setattr(data, 'load', lambda *_, **__: images)
   return _Study(
     monkeypatch,
