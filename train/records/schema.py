@@ -324,6 +324,7 @@ class _BatchFigures(TypedDict):
 class _BatchesOfEpoch(_BatchFigures):
   epoch: _Count
   learning_rate: float
+  last_learning_rate: float
 
 
 class _BatchesAll(_BatchFigures):

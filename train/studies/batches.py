@@ -103,8 +103,9 @@ def measure(
     epoch), ``all`` (the mean over the epochs from the fourth on, of a short
     study the last), ``valleys`` (see :func:`predict`) and ``example``, two
     networks' losses in the last epoch. A row has the ``learning_rate`` of its
-    epoch's first step. Figures have ``n`` repeats, their ``values``, ``mean``,
-    ``sd`` and the 95 % interval's ``half_width``. Versions and device.
+    epoch's first step and the ``last_learning_rate``. Figures have ``n``
+    repeats, their ``values``, ``mean``, ``sd`` and the 95 % interval's
+    ``half_width``. Versions and device.
 
   Raises:
     UsageError: A setting is out of range, or the data cannot be had.
@@ -272,7 +273,8 @@ class _Run(NamedTuple):
   losses: np.ndarray  # shape=(epochs, steps)
   # shape=(epochs, steps): 1 where the loss chose the horizontal momentum.
   horizontal: np.ndarray
-  learning_rates: np.ndarray  # shape=(epochs,), of the first step.
+  # shape=(epochs, steps), with the short last batches.
+  learning_rates: np.ndarray
   # shape=(epochs, steps): losses of the parameters at the start of the epoch.
   # Of the first network of a pair alone.
   frozen: np.ndarray | None = None
@@ -428,7 +430,7 @@ def _train(
       frozen.append(measured.loss[0])
     state, measured = program.train_epoch(state, train_images, number)
     losses.append(measured.loss[0])
-    rates.append(program.learning_rates(number)[0, 0])
+    rates.append(program.learning_rates(number)[0])
     show(number, float(losses[-1].mean()))
   full = len(images.train) // config.batch_size
   of_epochs = np.asarray(losses, np.float64)
@@ -486,11 +488,16 @@ def _summarize(measured: Sequence[_Repeat]) -> dict[str, Any]:
     }
 
   first = measured[0]
+  rates = [
+    [float(f'{rate:.4g}') for rate in (of_epoch[0], of_epoch[-1])]
+    for of_epoch in first.first.learning_rates
+  ]
   return {
     'of_epochs': [
       {
         'epoch': epoch + 1,
-        'learning_rate': float(f'{first.first.learning_rates[epoch]:.4g}'),
+        'learning_rate': rates[epoch][0],
+        'last_learning_rate': rates[epoch][1],
         **{name: over_repeats(name, [epoch]) for name in _FIGURES},
       }
       for epoch in range(epochs)
@@ -664,14 +671,11 @@ def _show_range(found: dict[str, float], unit: str) -> str:
 
 
 def _last_at_the_full_rate(size: dict[str, Any]) -> dict[str, Any]:
-  """The last epoch after which the next begins at the full rate, too.
-
-  The rate of an epoch is that of its first step, and may fall within it.
-  """
+  """The last epoch that ends at the full rate, or else the first one."""
   rows = size['of_epochs']
   full = max(row['learning_rate'] for row in rows)
-  at_full = [row for row in rows if row['learning_rate'] == full]
-  return at_full[-2] if len(at_full) > 1 else at_full[-1]
+  at_full = [row for row in rows if row['last_learning_rate'] == full]
+  return at_full[-1] if at_full else rows[0]
 
 
 def _show(figure: dict[str, Any], repeats: int, unit: str = '') -> str:
@@ -714,7 +718,7 @@ def draw(
   sizes = record['sizes']
   with pictures.drawing():
     figure = mpl_figure.Figure(
-      figsize=(12, 0.6 + 3.4 * len(sizes)), layout='constrained'
+      figsize=(12, 1.4 + 3.4 * len(sizes)), layout='constrained'
     )
     n = record['settings']['repeats']
     figure.suptitle(
@@ -763,8 +767,11 @@ def draw(
         },
         factor=100,
       )
-    for axis in rows[0][1:]:
-      axis.legend(fontsize=8)
+    # Below the curves, which leave no room in a short study.
+    for axis in rows[-1][1:]:
+      axis.legend(
+        fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.2), ncols=2
+      )
     pictures.save(figure, path)
 
 

@@ -157,6 +157,10 @@ def test_frozen_parameters_have_the_losses_of_their_start(of_digits):
   assert trained[1][1].frozen is None
   rows = record['sizes'][0]['of_epochs']
   assert rows[0]['learning_rate'] == config.learning_rate
+  rates = moving.learning_rates(_EPOCHS)[0]
+  assert rates[-1] < rates[0] < config.learning_rate
+  assert rows[-1]['learning_rate'] == pytest.approx(rates[0], rel=1e-3)
+  assert rows[-1]['last_learning_rate'] == pytest.approx(rates[-1], rel=1e-3)
   correlations = [
     stats.pearsonr(
       signal.detrend(own.losses[1]), signal.detrend(own.frozen[1])
@@ -257,11 +261,13 @@ def test_the_reading_follows_from_the_figures(of_digits, same, is_most):
 def test_the_full_rate_is_that_of_all_steps_of_an_epoch(of_digits):
   record = copy.deepcopy(of_digits[0])
   size = record['sizes'][0]
-  rates = [0.1, 0.1, 0.1, 0.05]
-  for row, rate in zip(size['of_epochs'], rates, strict=True):
-    row['learning_rate'] = rate
-  # The rate may begin to fall within epoch 3.
+  # The rate begins to fall within epoch 3.
+  rates = [(0.1, 0.1), (0.1, 0.1), (0.1, 0.06), (0.05, 0.04)]
+  for row, (first, last) in zip(size['of_epochs'], rates, strict=True):
+    row |= {'learning_rate': first, 'last_learning_rate': last}
   assert batches._last_at_the_full_rate(size)['epoch'] == 2
+  size['of_epochs'][2]['last_learning_rate'] = 0.1
+  assert batches._last_at_the_full_rate(size)['epoch'] == 3
   one = {**size, 'of_epochs': size['of_epochs'][:1]}
   assert batches._last_at_the_full_rate(one)['epoch'] == 1
 
