@@ -718,7 +718,7 @@ def draw(
   sizes = record['sizes']
   with pictures.drawing():
     figure = mpl_figure.Figure(
-      figsize=(12, 1.4 + 3.4 * len(sizes)), layout='constrained'
+      figsize=(12, 1.8 + 3.4 * len(sizes)), layout='constrained'
     )
     n = record['settings']['repeats']
     figure.suptitle(
@@ -769,9 +769,7 @@ def draw(
       )
     # Below the curves, which leave no room in a short study.
     for axis in rows[-1][1:]:
-      axis.legend(
-        fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.2), ncols=2
-      )
+      axis.legend(fontsize=8, loc='upper center', bbox_to_anchor=(0.5, -0.2))
     pictures.save(figure, path)
 
 
