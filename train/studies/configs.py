@@ -42,7 +42,16 @@ def of_batches(scale: str, dataset: str) -> experiments.Experiment:
 def with_batch_size(
   config: config_lib.Config, batch_size: int
 ) -> config_lib.Config:
-  """The same run with another batch size, as the ablations have it."""
+  """The same run with another batch size, as the ablations have it.
+
+  Raises:
+    UsageError: If ``batch_size`` is out of range.
+  """
+  if not 1 <= batch_size <= config_lib.MOST_STEPS:
+    raise errors.UsageError(
+      f'--batch-sizes must be from 1 to {config_lib.MOST_STEPS}, got'
+      f' {batch_size}.'
+    )
   factor = batch_size / config.batch_size
   rate = config.learning_rate or optimizers.get(config).learning_rate
   return dataclasses.replace(

@@ -301,6 +301,8 @@ def test_the_study_prints_and_draws_its_results(of_digits, tmp_path):
     ('--repeats 2', ['--repeats', 'at least 3', '2']),
     ('--epochs 13', ['--epochs', 'at most 12', '13']),
     ('--batch-sizes 32 32', ['--batch-sizes', '32 32']),
+    ('--batch-sizes 0', ['--batch-sizes', 'from 1 to 2147483647', 'got 0']),
+    ('--batch-sizes 1' + '0' * 400, ['--batch-sizes', 'from 1', 'got 10000']),
     ('--dataset digits', ['--dataset', 'digits']),
   ],
 )
