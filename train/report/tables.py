@@ -1,9 +1,10 @@
 """Tables in Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 import math
 
 from train import experiments
+from train import markdown
 from train import safe
 from train import statistics
 from train.records import Arm
@@ -30,7 +31,7 @@ def errors_table(arms: Sequence[Arm]) -> str:
         f'{statistics.describe(list(best.values())).mean:.2f}',
       ]
     )
-  return _markdown(
+  return markdown.table(
     ['arm', 'n', 'final test error %', 'sd', '95 % interval', 'best epoch %'],
     rows,
   )
@@ -78,7 +79,7 @@ def paper_errors_table(arms: Sequence[Arm]) -> str:
         f'{100 * sum(shares) / len(shares):.0f}' if shares else '–',
       ]
     )
-  return _markdown(
+  return markdown.table(
     [
       'arm',
       'n',
@@ -116,7 +117,7 @@ def preregistered_table(answers: Sequence[preregistered.Answers]) -> str:
   for of_stage in answers:
     n, *others = _JUDGED
     head += [f'{of_stage.stage.scale.name}: {n}', *others]
-  return _markdown(head, rows)
+  return markdown.table(head, rows)
 
 
 def _answer(
@@ -155,14 +156,14 @@ def arms_of_stage_table(answers: preregistered.Answers) -> str:
   head = [f'{answers.stage.scale.name}, exploratory']
   for name in preregistered.DATASETS.values():
     head += [f'{name}: test error %', 'mean momentum']
-  return _markdown(head, rows)
+  return markdown.table(head, rows)
 
 
 def contrasts_table(
   judged: Sequence[tuple[str, statistics.Judgement]],
 ) -> str:
   """Judged differences, by name."""
-  return _markdown(
+  return markdown.table(
     ['difference', *_JUDGED],
     [[safe.markdown(words), *_cells(judgement)] for words, judgement in judged],
   )
@@ -175,7 +176,7 @@ def exploratory_table(
   explored: Sequence[tuple[str, statistics.Judgement]],
 ) -> str:
   """Differences without verdicts, by name."""
-  return _markdown(
+  return markdown.table(
     ['difference, exploratory', *_EXPLORED],
     [
       [safe.markdown(words), *_cells(judgement)[: len(_EXPLORED)]]
@@ -188,7 +189,7 @@ def claims_table(
   explored: Sequence[tuple[paper.Claim, statistics.Judgement]],
 ) -> str:
   """The paper's claims, each with its difference."""
-  return _markdown(
+  return markdown.table(
     ['claim, exploratory', 'where', *_EXPLORED],
     [
       [claim.words, claim.source, *_cells(judgement)[: len(_EXPLORED)]]
@@ -244,22 +245,3 @@ def _p_value(value: float) -> str:
 
 def _or_dash(value: float, digits: int = 2) -> str:
   return '–' if math.isnan(value) else f'{value:.{digits}f}'
-
-
-def _markdown(head: list[str], rows: Iterable[list[str]]) -> str:
-  table = [head, *rows]
-  widths = [max(3, *(len(row[i]) for row in table)) for i in range(len(head))]
-
-  def line(cells: list[str]) -> str:
-    padded = [
-      # Names are left-aligned, numbers right-aligned.
-      cell.ljust(width) if i == 0 else cell.rjust(width)
-      for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
-    return f'| {" | ".join(padded)} |'
-
-  rule = [
-    '-' * width if i == 0 else '-' * (width - 1) + ':'
-    for i, width in enumerate(widths)
-  ]
-  return '\n'.join(line(row) for row in [head, rule, *rows])

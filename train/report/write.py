@@ -356,9 +356,10 @@ class _Studies:
             module.title, module.summary, module.picture, module.sentences,
           ):  # fmt: skip
             show(study.record)
+          module.overview([study.record])
           # A record that is left out belongs to no family.
           fit.append(study)
-    paragraphs: list[str] = []
+    drawn: list[tuple[records.Study, list[str]]] = []
     for study in fit:
       beside = [
         other.record
@@ -366,10 +367,17 @@ class _Studies:
         if other.kind == study.kind and other is not study
       ]
       with self._leaving_out(study):
-        paragraphs += _study_section(study, beside, self._out, self._taken)
-    if not paragraphs:
+        paragraphs = _study_section(study, beside, self._out, self._taken)
+        drawn.append((study, paragraphs))
+    if not drawn:
       return []
-    return [heading, *([intro] if intro else []), *paragraphs]
+    of_all: list[str] = []
+    for kind in dict.fromkeys(study.kind for study, _ in drawn):
+      own = [(study, rest) for study, rest in drawn if study.kind == kind]
+      module = studies.STUDIES[kind].load()
+      of_all.append(module.overview([study.record for study, _ in own]))
+      of_all += itertools.chain.from_iterable(rest for _, rest in own)
+    return [heading, *filter(None, [intro, *of_all])]
 
   @contextlib.contextmanager
   def _leaving_out(self, study: records.Study) -> Iterator[None]:

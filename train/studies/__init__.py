@@ -3,7 +3,7 @@
 A study measures something and writes a record. Its sentences and its figure are
 made from that record alone, now or later. :data:`STUDIES` is the registry: the
 command line and the report use only its entries and the functions of
-:class:`Module`. To add a study, write a file with these six functions, an
+:class:`Module`. To add a study, write a file with these seven functions, an
 entry, and the type of its record in :data:`train.records.schema.STUDIES`. If it
 trains networks, their settings belong in :mod:`train.studies.configs`.
 """
@@ -38,6 +38,16 @@ class Module(Protocol):
 
   def title(self, record: Record) -> str:
     """The heading in a report."""
+
+  def overview(self, records: Sequence[Record]) -> str:
+    """What the records of this kind in a report have in common.
+
+    Args:
+      records: The records, at least one.
+
+    Returns:
+      Markdown with escaped names, above the first of them. May be empty.
+    """
 
   def summary(self, record: Record) -> str:
     """What was measured, and how much. Markdown with escaped names."""

@@ -48,6 +48,7 @@ import rich.console
 from train import config as config_lib
 from train import data
 from train import errors
+from train import markdown
 from train import pictures
 from train import progress
 from train import safe
@@ -559,6 +560,55 @@ def title(record: dict[str, Any]) -> str:
   return f'Phase or batch: {record["dataset"]}, {record["scale"]}'
 
 
+def overview(records: Sequence[dict[str, Any]]) -> str:
+  rows = [
+    [
+      f'{safe.markdown(record["dataset"])}, {safe.markdown(record["scale"])},'
+      f' {size["batch_size"]}',
+      str(record['settings']['repeats']),
+      _epochs(size),
+      *(
+        _show(size['all'][name], record['settings']['repeats'], unit)
+        for name, unit in (
+          ('same_correlation', ''),
+          ('other_correlation', ''),
+          ('same_agreement', ' %'),
+          ('other_agreement', ' %'),
+          ('chance_agreement', ' %'),
+        )
+      ),
+    ]
+    for record in records
+    for size in record['sizes']
+  ]
+  head = [
+    'data set, scale, batch size',
+    'pairs',
+    'epochs',
+    'losses correlate: same batches',
+    'different batches',
+    'phases agree: same batches',
+    'different batches',
+    'by chance',
+  ]
+  return '\n\n'.join([_QUESTION, markdown.table(head, rows), _MEASURED])
+
+
+_QUESTION = """\
+Does a phase say where the weights are, or how hard the images of the batch are?
+Pairs of networks that differ in their initial parameters are trained with LCAM
+on the same batches. Losses and phases that both have in common do not depend on
+the path of one of them. A third network, on different batches, is the control.
+Figures have 95 % intervals over the pairs. Exploratory: no verdicts."""
+
+_MEASURED = """\
+Frozen parameters, those at the start of an epoch, cannot oscillate at all; they
+matter where the learning rate is full, as a network hardly moves later.
+"Valleys": the same figures of weights in the simulated valley of
+`python -m train traction`, lowest to highest over learning rates from 0.03 to
+0.2; with a lower rate, frozen weights differ less."""
+
+
 def summary(record: dict[str, Any]) -> str:
   settings, sizes = record['settings'], record['sizes']
   of_sizes = ' / '.join(str(size['batch_size']) for size in sizes)
@@ -566,16 +616,9 @@ def summary(record: dict[str, Any]) -> str:
     f'{settings["repeats"]} pairs of WRN-{settings["depth"]}-'
     f'{settings["widen_factor"]} under LCAM, each pair on batches of its own,'
     f' for {settings["epochs"]} epochs of {settings["train_examples"]:,} images'
-    f' of {settings["image_size"]}x{settings["image_size"]}. Does a phase say'
-    ' where the weights are, or how hard the images of the batch are? Losses'
-    ' and phases that two networks have in common do not depend on the path of'
-    ' one of them. Frozen parameters, those at the start of an epoch, cannot'
-    ' oscillate at all; they matter where the learning rate is full, as a'
-    ' network hardly moves later. "Valleys": the same figures of weights in the'
-    ' simulated valley of `python -m train traction`, lowest to highest over'
-    ' learning rates from 0.03 to 0.2; with a lower rate, frozen weights differ'
-    f' less. Figures are for batches of {of_sizes}, with 95 % intervals over'
-    f' the pairs, n = {settings["repeats"]}. Exploratory: no verdicts.'
+    f' of {settings["image_size"]}x{settings["image_size"]}. Figures are for'
+    f' batches of {of_sizes}, with 95 % intervals over the pairs, n ='
+    f' {settings["repeats"]}.'
   )
 
 
@@ -599,10 +642,8 @@ def sentences(
   at = ' / '.join(
     f'epoch {row["epoch"]} at {row["learning_rate"]:g}' for row in rows
   )
-  first, last = settled[0]['first_epoch'], len(sizes[0]['of_epochs'])
-  over = (
-    f'Over epochs {first} to {last}' if last > first else f'In epoch {last}'
-  )
+  epochs = _epochs(sizes[0])
+  over = f'Over epochs {epochs}' if ' ' in epochs else f'In epoch {epochs}'
   return [
     f'In the last epoch wholly at the full learning rate ({at}), the losses of'
     ' frozen parameters and of the network that trains correlate at'
@@ -662,6 +703,12 @@ def _reading(sizes: Sequence[dict[str, Any]]) -> str:
     ' of the network that trains at the full rate. The figures do not exclude'
     ' that the rest oscillates as the paper describes.'
   )
+
+
+def _epochs(size: dict[str, Any]) -> str:
+  """Those of the figures in ``all``."""
+  first, last = size['all']['first_epoch'], len(size['of_epochs'])
+  return f'{first} to {last}' if last > first else f'{last}'
 
 
 def _show_range(found: dict[str, float], unit: str) -> str:

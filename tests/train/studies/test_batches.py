@@ -17,6 +17,7 @@ from train import config as config_lib
 from train import data
 from train import errors
 from train import experiments
+from train import report
 from train import studies
 from train.program import build
 from train.records import read
@@ -293,6 +294,39 @@ def test_the_study_prints_and_draws_its_results(of_digits, tmp_path):
   study.write(record, tmp_path)
   assert read.study(tmp_path / 'batches.json', 'batches') is not None
   assert matplotlib.image.imread(tmp_path / 'batches.png').std() > 0.01
+
+
+def test_a_report_compares_all_records_in_one_table(of_digits, tmp_path):
+  large = copy.deepcopy(of_digits[0])
+  large |= {'scale': 'medium', 'sizes': large['sizes'][:1]}
+  values = [0.25, 0.5, 0.75]
+  agreement = large['sizes'][0]['all']['same_agreement']
+  agreement |= {'values': values, 'mean': 0.5, 'sd': 0.25}
+  # Student's t with 2 degrees of freedom: 4.303 * 0.25 / sqrt(3).
+  agreement['half_width'] = 0.621
+  for name, record in {'small': of_digits[0], 'large': large}.items():
+    studies.STUDIES['batches'].write(record, tmp_path / 'records' / name)
+  text = report.write([tmp_path / 'records'], tmp_path / 'out')
+
+  assert text.count('Does a phase say where the weights are') == 1
+  table = [
+    [cell.strip() for cell in line.split('|')[1:-1]]
+    for line in text.splitlines()
+    if line.startswith(('| data set', '| digits'))
+  ]
+  head, *rows = table
+  # In the order of the records' paths.
+  assert [row[0] for row in rows] == [
+    'digits, medium, 16', 'digits, small, 16', 'digits, small, 32'
+  ]  # fmt: skip
+  first = head.index('losses correlate: same batches')
+  agree = head.index('phases agree: same batches')
+  assert rows[0][agree] == '50.0 ± 62.1 %'
+  for row, size in zip(rows[1:], of_digits[0]['sizes'], strict=True):
+    assert row[1:3] == ['3', '4']
+    mean = np.mean(size['all']['same_correlation']['values'])
+    assert float(row[first].split()[0]) == pytest.approx(mean, abs=0.006)
+  assert text.index('| digits, small, 32') < text.index('### Phase or batch')
 
 
 @pytest.mark.parametrize(
