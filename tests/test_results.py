@@ -174,12 +174,15 @@ def test_the_readme_matches_the_results():
 def test_the_verdict_is_that_of_the_preregistered_questions():
   page = _results_page()
   source = inspect.getsource(inspect.getmodule(report.write))
-  assert page['_SECTION'] in source  # the report has this section
+  # The report has these sections.
+  assert page['_SECTION'] in source
+  assert page['_SECTION_ON_THE_PHASE'] in source
   results = (
     '# Report\n\nA step is horizontal.\n\n![Other](other.png)\n\n'
     f'{page["_SECTION"]}\n\n![Plot](forest.png)\n\n'
     '| row | points |\n| --- | --: |\n| P1 | +0.1 |\n\nLCAM is undecided.\n\n'
-    'P1 asks.\n\n## The rest\n\nMore.\n'
+    f'P1 asks.\n\n{page["_SECTION_ON_THE_PHASE"]}\n\nTwo networks agree.\n\n'
+    'Does a phase say more?\n\n## The rest\n\nMore.\n'
   )
   assert page['verdict'](results) == 'LCAM is undecided.'
   assert (
@@ -192,6 +195,8 @@ def test_the_verdict_is_that_of_the_preregistered_questions():
   assert 'old' not in readme and 'More.' not in readme
   assert '![Plot](results/forest.png)' in readme
   assert '| P1 | +0.1 |' in readme
+  assert 'Two networks agree.' in readme
+  assert 'Does a phase say more?' not in readme
 
 
 def test_the_pages_state_the_shares_of_the_phases(committed_arms):

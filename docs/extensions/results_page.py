@@ -1,7 +1,8 @@
 """The parts of results/README.md that the README and the index page show.
 
-They are those of its section on the preregistered questions: the first picture,
-the first table and the first paragraph, which is the verdict.
+From its section on the preregistered questions, these are the first picture,
+the first table and the first paragraph, which is the verdict; from its section
+on the phase, the first paragraph.
 
     python docs/extensions/results_page.py
 
@@ -20,6 +21,7 @@ PENDING = (
   ' small scale do not decide the question.'
 )
 _SECTION = '## Preregistered questions'
+_SECTION_ON_THE_PHASE = '## The phase: weights or batch?'
 _MARKERS = re.compile(r'(<!-- results -->\n).*(<!-- /results -->)', re.DOTALL)
 
 
@@ -52,9 +54,15 @@ def picture(results: str) -> str:
   return ''
 
 
+def phase(results: str) -> str:
+  """What the phase depends on, or nothing if no study has measured it."""
+  blocks = _blocks(results, _SECTION_ON_THE_PHASE)
+  return blocks[0] if blocks else ''
+
+
 def with_results(readme: str, results: str) -> str:
   """The README with the short answer between its markers."""
-  parts = [verdict(results), picture(results), table(results)]
+  parts = [verdict(results), picture(results), table(results), phase(results)]
   shown = '\n\n'.join(filter(None, parts))
   # Links of the results are relative to their folder.
   shown = re.sub(r'\]\((?!https?:|#)', '](results/', shown)
@@ -63,11 +71,11 @@ def with_results(readme: str, results: str) -> str:
   )
 
 
-def _blocks(results: str) -> list[str]:
-  """The blocks of the section on the preregistered questions."""
-  _, _, rest = results.partition(f'{_SECTION}\n')
-  section = re.split(r'^## ', rest, maxsplit=1, flags=re.MULTILINE)[0]
-  return [block.strip() for block in section.split('\n\n') if block.strip()]
+def _blocks(results: str, section: str = _SECTION) -> list[str]:
+  """The blocks below a heading, up to the next of its level."""
+  _, _, rest = results.partition(f'{section}\n')
+  own = re.split(r'^## ', rest, maxsplit=1, flags=re.MULTILINE)[0]
+  return [block.strip() for block in own.split('\n\n') if block.strip()]
 
 
 if __name__ == '__main__':

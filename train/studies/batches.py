@@ -591,7 +591,9 @@ def overview(records: Sequence[dict[str, Any]]) -> str:
     'different batches',
     'by chance',
   ]
-  return '\n\n'.join([_QUESTION, markdown.table(head, rows), _MEASURED])
+  reading = _reading_of_all([size for r in records for size in r['sizes']])
+  table = markdown.table(head, rows)
+  return '\n\n'.join([reading, _QUESTION, table, _MEASURED])
 
 
 _QUESTION = """\
@@ -667,26 +669,15 @@ def sentences(
 
 
 def _reading(sizes: Sequence[dict[str, Any]]) -> str:
-  """What follows from the figures."""
-  beyond_chance = []
-  for size in sizes:
-    agreement, chance = (
-      size['all'][name]['mean']
-      for name in ('same_agreement', 'chance_agreement')
-    )
-    if agreement is None or chance is None or chance == 1:
-      return 'What two networks have in common is unknown.'
-    beyond_chance.append((agreement - chance) / (1 - chance))
-  shown = ' / '.join(f'{100 * share:.0f} %' for share in beyond_chance)
+  """What follows from the figures of one record."""
+  kappas = _kappas(sizes)
+  if kappas is None:
+    return _UNKNOWN
+  shown = ' / '.join(f'{100 * kappa:.0f} %' for kappa in kappas)
   said = (
     f'Two networks agree in {shown} of the steps in which chance would not'
-    " (Cohen's kappa)."
+    f" (Cohen's kappa).{_most_phases(kappas)}"
   )
-  if min(beyond_chance) > 0.5:
-    said += (
-      ' Which batch a step has decides most phases, for either network: LCAM'
-      ' weights the memory of gradients mainly by the batch.'
-    )
   shares = []
   for size in sizes:
     frozen = _last_at_the_full_rate(size)['frozen_correlation']['mean']
@@ -702,6 +693,51 @@ def _reading(sizes: Sequence[dict[str, Any]]) -> str:
     f' their loss has {" / ".join(shares)} of its variance in common with that'
     ' of the network that trains at the full rate. The figures do not exclude'
     ' that the rest oscillates as the paper describes.'
+  )
+
+
+_UNKNOWN = 'What two networks have in common is unknown.'
+
+
+def _reading_of_all(sizes: Sequence[dict[str, Any]]) -> str:
+  """What follows from the figures of all records, in a sentence or two."""
+  kappas = _kappas(sizes)
+  if kappas is None:
+    return _UNKNOWN
+
+  def shown(name: str) -> str:
+    means = [size['all'][name]['mean'] for size in sizes]
+    low, high = (f'{100 * of(means):.0f}' for of in (min, max))
+    return f'{low} %' if low == high else f'{low} to {high} %'
+
+  return (
+    'Two networks with different initial parameters agree on the phase, a low'
+    f' or a high loss, in {shown("same_agreement")} of the steps on the same'
+    f' batches, and in {shown("other_agreement")} on different batches.'
+    f'{_most_phases(kappas)}'
+  )
+
+
+def _kappas(sizes: Sequence[dict[str, Any]]) -> list[float] | None:
+  """Cohen's kappa of two networks on the same batches, or None."""
+  found = []
+  for size in sizes:
+    agreement, chance = (
+      size['all'][name]['mean']
+      for name in ('same_agreement', 'chance_agreement')
+    )
+    if agreement is None or chance is None or chance == 1:
+      return None
+    found.append((agreement - chance) / (1 - chance))
+  return found
+
+
+def _most_phases(kappas: Sequence[float]) -> str:
+  if min(kappas) <= 0.5:
+    return ''
+  return (
+    ' Which batch a step has decides most phases, for either network: LCAM'
+    ' weights the memory of gradients mainly by the batch.'
   )
 
 

@@ -259,6 +259,30 @@ def test_the_reading_follows_from_the_figures(of_digits, same, is_most):
   )
 
 
+def test_the_overview_is_as_careful_as_its_least_figure(of_digits):
+  def record(same, other):
+    of = copy.deepcopy(of_digits[0])
+    for size, own, rest in zip(of['sizes'], same, other, strict=True):
+      size['all']['same_agreement']['mean'] = own
+      size['all']['other_agreement']['mean'] = rest
+      size['all']['chance_agreement']['mean'] = 0.5
+    return of
+
+  high = record((0.8, 0.9), (0.5, 0.52))
+  low = record((0.7, 0.85), (0.47, 0.5))
+  most = 'Which batch a step has decides most phases'
+  assert batches.overview([high]).startswith(
+    'Two networks with different initial parameters agree on the phase, a low'
+    ' or a high loss, in 80 to 90 % of the steps on the same batches, and in'
+    f' 50 to 52 % on different batches. {most}'
+  )
+  both = batches.overview([high, low])
+  assert 'in 70 to 90 % of the steps' in both and '47 to 52 %' in both
+  assert most not in both
+  low['sizes'][0]['all']['chance_agreement']['mean'] = None
+  assert 'is unknown' in batches.overview([high, low]).splitlines()[0]
+
+
 def test_the_full_rate_is_that_of_all_steps_of_an_epoch(of_digits):
   record = copy.deepcopy(of_digits[0])
   size = record['sizes'][0]
