@@ -555,8 +555,8 @@ def on_the_phase(answers: Answers) -> str | None:
     ' P3 is turned so that the same phase is accelerated on both data sets, the'
     ' error of the larger horizontal minus that of the larger vertical momentum'
     f' is {" and ".join(by_phase)}. The two arms differ in their mean momentum'
-    f' as well as in the phase{with_means}, and each is one side of the'
-    ' difference: a better LCAM and a worse swapped arm look alike in P3. The'
-    ' table shows all five arms over the same seeds: the error at the reported'
-    ' epoch, and the mean momentum up to it.'
+    f' as well as in the phase{with_means}. P3 alone does not say whether LCAM'
+    ' is better or the swapped arm worse. The table shows all five arms over'
+    ' the same seeds: the error at the reported epoch, and the mean momentum up'
+    ' to it.'
   )

@@ -283,8 +283,8 @@ def _preregistered_section(
   notes = [note for a in answers for note in preregistered.notes(a)]
   complete = [of_stage for of_stage in answers if of_stage.is_complete]
   waiting = (
-    ' Before all planned seeds of a stage are complete, this section only'
-    ' counts them, and has the residual standard deviation of the first three.'
+    ' Before all planned seeds of a stage are complete, this section reports'
+    ' only their number and the residual standard deviation of the first three.'
     if len(complete) < len(preregistered.STAGES)
     else ''
   )
@@ -295,11 +295,11 @@ def _preregistered_section(
     preregistered.conclusion(answers),
     ' '.join(_HORIZONTAL.split())
     + f' {preregistered.momenta(answers[0].stage.scale)}',
-    f'{questions} Two controls ignore the loss, and their mean error counts: a'
-    ' random control with the shares of the run of LCAM in each epoch'
-    ' (coin-by-epoch), and the mean momentum of that run, fixed (time-average).'
-    ' "detectable" is the true difference that is found with a probability of'
-    f' 80 %.{waiting}',
+    f'{questions} P2 compares LCAM with the mean error of two controls that'
+    ' ignore the loss: a random control with the share of horizontal steps that'
+    ' LCAM had in each epoch (coin-by-epoch), and a fixed momentum, the mean of'
+    ' that of LCAM (time-average). "detectable" is the true difference that is'
+    f' found with a probability of 80 %.{waiting}',
     '\n'.join(f'- {note}' for note in notes),
     *(
       paragraph

@@ -1,7 +1,8 @@
 r"""Does a phase say where the weights are, or how hard the batch is?
 
-LCAM calls a step horizontal whose batch loss is at or below the mean of
-the epoch. The paper reads a low loss as a place of the weights, the bottom of
+LCAM calls the step after a batch loss at or below the mean of the epoch so far
+horizontal. Here, that phase is counted at the batch whose loss decides it. The
+paper reads a low loss as a place of the weights, the bottom of
 a valley that they oscillate across (sections 3.1 and 3.2). A batch loss is also
 low where the batch has easy images, wherever the weights are. This study
 measures three things:
@@ -23,16 +24,15 @@ measures three things:
 
 For comparison, the paper's own picture is simulated:
 :class:`~train.studies.traction.Valley` with the same number of steps per epoch
-and the same figures computed from its batch losses. In this valley, too, the
-batch is most of the loss. The correlation with frozen weights depends on the
-learning rate, and approaches 1 for low ones.
+and the same figures computed from its batch losses. The correlation with frozen
+weights depends on the learning rate, and approaches 1 for low ones.
 
 Losses are compared within an epoch, after a straight line over its steps is
 taken away, and without the short last batch. All figures are exploratory and
 bear no verdict.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -52,6 +52,7 @@ from train import markdown
 from train import pictures
 from train import progress
 from train import safe
+from train import statistics
 from train.data import dataset as dataset_lib
 from train.program import build
 from train.records import run_directory
@@ -591,24 +592,29 @@ def overview(records: Sequence[dict[str, Any]]) -> str:
     'different batches',
     'by chance',
   ]
-  reading = _reading_of_all([size for r in records for size in r['sizes']])
   table = markdown.table(head, rows)
-  return '\n\n'.join([reading, _QUESTION, table, _MEASURED])
+  return '\n\n'.join([_reading_of_all(records), _QUESTION, table, _MEASURED])
 
 
 _QUESTION = """\
 Does a phase say where the weights are, or how hard the images of the batch are?
 Pairs of networks that differ in their initial parameters are trained with LCAM
-on the same batches. Losses and phases that both have in common do not depend on
-the path of one of them. A third network, on different batches, is the control.
-Figures have 95 % intervals over the pairs. Exploratory: no verdicts."""
+on the same batches, and what they have in common does not come from the path of
+one network alone. As a control, the first network of each pair is compared with
+that of the next pair, which has other batches. Here, a phase is counted at the
+batch whose loss decides it. Correlations are within an epoch, after a straight
+line over its steps is removed. *By chance* is the agreement of two coins with
+the networks' shares of phases. Figures have 95 % intervals over the pairs. The
+control's are approximate, as its comparisons share networks. Exploratory: no
+verdicts."""
 
 _MEASURED = """\
-Frozen parameters, those at the start of an epoch, cannot oscillate at all; they
-matter where the learning rate is full, as a network hardly moves later.
-"Valleys": the same figures of weights in the simulated valley of
-`python -m train traction`, lowest to highest over learning rates from 0.03 to
-0.2; with a lower rate, frozen weights differ less."""
+Frozen parameters are those at the start of an epoch. They cannot oscillate. The
+comparison with them is made at the full learning rate, because at lower rates
+the network that trains hardly moves either. The paper pictures weights that
+oscillate across a valley of the loss: "valleys" are the lowest and the highest
+figure of such valleys, simulated with learning rates from 0.03 to 0.2 and with
+different couplings (`python -m train traction`)."""
 
 
 def summary(record: dict[str, Any]) -> str:
@@ -652,31 +658,31 @@ def sentences(
     f' {each(rows, "frozen_correlation")} ({valleys("frozen_correlation")}),'
     ' and their phases agree in'
     f' {each(rows, "frozen_agreement", " %")} of the steps'
-    f' ({valleys("frozen_agreement", " %")}). Two networks on the same batches'
-    f' have {each(rows, "same_correlation")} and'
-    f' {each(rows, "same_agreement", " %")}; chance agrees in'
+    f' ({valleys("frozen_agreement", " %")}). For two networks on the same'
+    f' batches, these are {each(rows, "same_correlation")} and'
+    f' {each(rows, "same_agreement", " %")}; by chance, phases agree in'
     f' {each(rows, "chance_agreement", " %")}.',
     f'{over}, the losses of two networks on the same batches correlate at'
     f' {each(settled, "same_correlation")}, on different batches at'
     f' {each(settled, "other_correlation")}. Their phases agree in'
     f' {each(settled, "same_agreement", " %")} of the steps on the same'
-    f' batches, in {each(settled, "other_agreement", " %")} on different ones;'
-    f' chance agrees in {each(settled, "chance_agreement", " %")}.',
-    'The lag-1 autocorrelation of the loss over these epochs is'
-    f' {each(settled, "autocorrelation")} ({valleys("autocorrelation")}).',
+    f' batches, in {each(settled, "other_agreement", " %")} on different ones,'
+    f' and in {each(settled, "chance_agreement", " %")} by chance.',
+    'The correlation of a loss with that of the next step (lag 1) over these'
+    f' epochs is {each(settled, "autocorrelation")}'
+    f' ({valleys("autocorrelation")}).',
     _reading(sizes),
   ]
 
 
 def _reading(sizes: Sequence[dict[str, Any]]) -> str:
   """What follows from the figures of one record."""
-  kappas = _kappas(sizes)
-  if kappas is None:
+  kappas = [_kappa(size) for size in sizes]
+  if None in kappas:
     return _UNKNOWN
-  shown = ' / '.join(f'{100 * kappa:.0f} %' for kappa in kappas)
   said = (
-    f'Two networks agree in {shown} of the steps in which chance would not'
-    f" (Cohen's kappa).{_most_phases(kappas)}"
+    "Cohen's kappa of two networks on the same batches, their agreement beyond"
+    f' chance (0: none, 1: complete), is {" / ".join(filter(None, kappas))}.'
   )
   shares = []
   for size in sizes:
@@ -699,46 +705,76 @@ def _reading(sizes: Sequence[dict[str, Any]]) -> str:
 _UNKNOWN = 'What two networks have in common is unknown.'
 
 
-def _reading_of_all(sizes: Sequence[dict[str, Any]]) -> str:
-  """What follows from the figures of all records, in a sentence or two."""
-  kappas = _kappas(sizes)
-  if kappas is None:
+def _reading_of_all(records: Sequence[dict[str, Any]]) -> str:
+  """What follows from the figures of all records, in a few sentences."""
+  settled = [size['all'] for record in records for size in record['sizes']]
+  at_full = [
+    _last_at_the_full_rate(size)
+    for record in records
+    for size in record['sizes']
+  ]
+  if any(
+    row[name]['mean'] is None
+    for row in (*settled, *at_full)
+    for name in _FIGURES
+    if name.endswith('_agreement')
+  ):
     return _UNKNOWN
 
-  def shown(name: str) -> str:
-    means = [size['all'][name]['mean'] for size in sizes]
-    low, high = (f'{100 * of(means):.0f}' for of in (min, max))
-    return f'{low} %' if low == high else f'{low} to {high} %'
+  def shown(rows: Sequence[dict[str, Any]], name: str) -> str:
+    means = [row[name]['mean'] for row in rows]
+    return _show_range({'low': min(means), 'high': max(means)}, ' %')
 
-  return (
-    'Two networks with different initial parameters agree on the phase, a low'
-    f' or a high loss, in {shown("same_agreement")} of the steps on the same'
-    f' batches, and in {shown("other_agreement")} on different batches.'
-    f'{_most_phases(kappas)}'
+  said = (
+    'Two networks that differ in their initial parameters have the same phase,'
+    f' a low or a high loss, in {shown(settled, "same_agreement")} of the steps'
+    f' on the same batches, in {shown(settled, "other_agreement")} on different'
+    f' batches, and in {shown(settled, "chance_agreement")} by chance (n ='
+    f' {_whole_range(r["settings"]["repeats"] for r in records)} pairs, from'
+    f' epoch {_whole_range(row["first_epoch"] for row in settled)} on). Weights'
+    ' that oscillate in one valley under the same batches would agree, too.'
+    ' Frozen parameters cannot oscillate: they have the phase of the network'
+    f' that trains in {shown(at_full, "frozen_agreement")} of the steps at the'
+    ' full learning rate.'
   )
-
-
-def _kappas(sizes: Sequence[dict[str, Any]]) -> list[float] | None:
-  """Cohen's kappa of two networks on the same batches, or None."""
-  found = []
-  for size in sizes:
-    agreement, chance = (
-      size['all'][name]['mean']
-      for name in ('same_agreement', 'chance_agreement')
+  if all(_follows_the_batches(row) for row in settled):
+    return (
+      f'The phase follows the batches more than the initial parameters. {said}'
     )
-    if agreement is None or chance is None or chance == 1:
-      return None
-    found.append((agreement - chance) / (1 - chance))
-  return found
+  return said
 
 
-def _most_phases(kappas: Sequence[float]) -> str:
-  if min(kappas) <= 0.5:
-    return ''
-  return (
-    ' Which batch a step has decides most phases, for either network: LCAM'
-    ' weights the memory of gradients mainly by the batch.'
-  )
+def _follows_the_batches(figures: dict[str, Any]) -> bool:
+  """Whether same batches have more in common, beyond both intervals."""
+  same, other = (figures[f'{name}_agreement'] for name in ('same', 'other'))
+  if same['half_width'] is None or other['half_width'] is None:
+    return False
+  low = same['mean'] - same['half_width']
+  return bool(low > other['mean'] + other['half_width'])
+
+
+def _whole_range(numbers: Iterable[int]) -> str:
+  found = sorted(set(numbers))
+  return f'{found[0]}' if len(found) == 1 else f'{found[0]} to {found[-1]}'
+
+
+def _kappa(size: dict[str, Any]) -> str | None:
+  """Cohen's kappa of two networks on the same batches, with its interval."""
+  found = [
+    (agreement - chance) / (1 - chance)
+    for agreement, chance in zip(
+      *(
+        size['all'][f'{name}_agreement']['values']
+        for name in ('same', 'chance')
+      ),
+      strict=True,
+    )
+    if chance < 1
+  ]
+  if len(found) < 2:
+    return None
+  sample = statistics.describe(found)
+  return f'{_digits(sample.mean, 2)} ± {sample.half_width:.2f}'
 
 
 def _epochs(size: dict[str, Any]) -> str:
