@@ -342,6 +342,8 @@ class _Range(TypedDict):
 
 
 class _PredictionOfValleys(TypedDict):
+  same_correlation: _Range
+  same_agreement: _Range
   autocorrelation: _Range
   frozen_correlation: _Range
   frozen_agreement: _Range

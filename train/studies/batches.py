@@ -177,7 +177,10 @@ _STEPS_TO_THE_OPTIMUM = 2000
 _EPOCHS_IN_A_VALLEY = 5
 _SEEDS_IN_A_VALLEY = 20
 
-_PREDICTED = ('autocorrelation', 'frozen_correlation', 'frozen_agreement')
+_PREDICTED = (
+  'same_correlation', 'same_agreement', 'autocorrelation',
+  'frozen_correlation', 'frozen_agreement',
+)  # fmt: skip
 
 
 def predict(
@@ -190,7 +193,8 @@ def predict(
 
   The valleys are those of :mod:`train.studies.traction`: that of the report,
   and those with another learning rate or coupling. (The figures do not depend
-  on the scale of the noise.)
+  on the scale of the noise.) In place of a pair of networks, weights start from
+  two places, on opposite sides of the optimum.
 
   Args:
     steps_per_epoch: Number of steps of an epoch, at least 3.
@@ -225,17 +229,38 @@ def _figures_in(
   before = -(-_STEPS_TO_THE_OPTIMUM // steps)
   epochs = before + _EPOCHS_IN_A_VALLEY
 
-  walks = traction.walk(momenta, 0, seeds, epochs * steps, valley=valley)
-  # By seed and epoch, without the way to the optimum.
-  places, minima = (
-    x.astype(np.float64).reshape(seeds, epochs, steps, 2)[:, before:]
-    for x in (walks.places[:, :-1], walks.minima)
-  )
-  losses = valley.loss(places - minima)
-  frozen = valley.loss(places[:, :, :1] - minima)
+  def by_epoch(of_steps: np.ndarray) -> np.ndarray:
+    """By seed and epoch, without the way to the optimum."""
+    shaped = of_steps.astype(np.float64).reshape(seeds, epochs, steps, 2)
+    return shaped[:, before:]
+
+  start = (valley.quick_start, valley.slow_start)
+  walks = [
+    traction.walk(
+      momenta,
+      0,  # The same noise.
+      seeds,
+      epochs * steps,
+      valley=valley._replace(quick_start=quick, slow_start=slow),
+    )
+    for quick, slow in (start, (-start[0], -start[1]))
+  ]
+  minima = by_epoch(walks[0].minima)
+  places, others = (by_epoch(walk.places[:, :-1]) for walk in walks)
   figures = [
-    _of_network(own[epoch], choices(own)[epoch], still[epoch])
-    for own, still in zip(losses, frozen, strict=True)
+    {
+      'same_correlation': _correlate(own[epoch], second[epoch]),
+      'same_agreement': float(
+        np.mean(choices(own)[epoch] == choices(second)[epoch])
+      ),
+      **_of_network(own[epoch], choices(own)[epoch], still[epoch]),
+    }
+    for own, second, still in zip(
+      valley.loss(places - minima),
+      valley.loss(others - minima),
+      valley.loss(places[:, :, :1] - minima),
+      strict=True,
+    )
     for epoch in range(_EPOCHS_IN_A_VALLEY)
   ]
   return {
@@ -659,8 +684,10 @@ def sentences(
     ' and their phases agree in'
     f' {each(rows, "frozen_agreement", " %")} of the steps'
     f' ({valleys("frozen_agreement", " %")}). For two networks on the same'
-    f' batches, these are {each(rows, "same_correlation")} and'
-    f' {each(rows, "same_agreement", " %")}; by chance, phases agree in'
+    f' batches, these are {each(rows, "same_correlation")}'
+    f' ({valleys("same_correlation")}) and'
+    f' {each(rows, "same_agreement", " %")}'
+    f' ({valleys("same_agreement", " %")}); by chance, phases agree in'
     f' {each(rows, "chance_agreement", " %")}.',
     f'{over}, the losses of two networks on the same batches correlate at'
     f' {each(settled, "same_correlation")}, on different batches at'
@@ -707,12 +734,9 @@ _UNKNOWN = 'What two networks have in common is unknown.'
 
 def _reading_of_all(records: Sequence[dict[str, Any]]) -> str:
   """What follows from the figures of all records, in a few sentences."""
-  settled = [size['all'] for record in records for size in record['sizes']]
-  at_full = [
-    _last_at_the_full_rate(size)
-    for record in records
-    for size in record['sizes']
-  ]
+  sizes = [size for record in records for size in record['sizes']]
+  settled = [size['all'] for size in sizes]
+  at_full = [_last_at_the_full_rate(size) for size in sizes]
   if any(
     row[name]['mean'] is None
     for row in (*settled, *at_full)
@@ -725,6 +749,13 @@ def _reading_of_all(records: Sequence[dict[str, Any]]) -> str:
     means = [row[name]['mean'] for row in rows]
     return _show_range({'low': min(means), 'high': max(means)}, ' %')
 
+  def simulated(name: str) -> str:
+    low, high = (
+      of(size['valleys'][name][end] for size in sizes)
+      for of, end in ((min, 'low'), (max, 'high'))
+    )
+    return f'simulated: {_show_range({"low": low, "high": high}, " %")}'
+
   said = (
     'Two networks that differ in their initial parameters have the same phase,'
     f' a low or a high loss, in {shown(settled, "same_agreement")} of the steps'
@@ -732,10 +763,11 @@ def _reading_of_all(records: Sequence[dict[str, Any]]) -> str:
     f' batches, and in {shown(settled, "chance_agreement")} by chance (n ='
     f' {_whole_range(r["settings"]["repeats"] for r in records)} pairs, from'
     f' epoch {_whole_range(row["first_epoch"] for row in settled)} on). Weights'
-    ' that oscillate in one valley under the same batches would agree, too.'
-    ' Frozen parameters cannot oscillate: they have the phase of the network'
-    f' that trains in {shown(at_full, "frozen_agreement")} of the steps at the'
-    ' full learning rate.'
+    ' that oscillate in one valley under the same batches agree, too'
+    f' ({simulated("same_agreement")}). Frozen parameters cannot oscillate:'
+    ' they have the phase of the network that trains in'
+    f' {shown(at_full, "frozen_agreement")} of the steps at the full learning'
+    f' rate ({simulated("frozen_agreement")}).'
   )
   if all(_follows_the_batches(row) for row in settled):
     return (
@@ -921,7 +953,8 @@ def _curves(
         factor * found['high'],
         color=pictures.COLORS[i],
         alpha=0.2,
-        lw=0,
+        # Visible where all valleys have the same figure.
+        lw=1,
         label=f'{text}: simulated valleys',
       )
   if last < epochs[-1]:

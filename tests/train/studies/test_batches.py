@@ -184,8 +184,8 @@ def test_the_figures_in_a_valley_equal_a_loop_in_float64():
     ]
   )
 
-  def losses(minima):
-    weights = np.array([valley.quick_start, valley.slow_start])
+  def losses(minima, side=1):
+    weights = side * np.array([valley.quick_start, valley.slow_start])
     velocity, momentum = np.zeros(2), momenta[0]
     found, frozen = [], []
     for of_epoch in minima.reshape(epochs, 40, 2):
@@ -211,7 +211,10 @@ def test_the_figures_in_a_valley_equal_a_loop_in_float64():
   _, minima = traction.walk(momenta, 0, seeds, epochs * 40, valley=valley)
   expected = {name: [] for name in batches._PREDICTED}
   for of_seed in minima.astype(np.float64):
-    for own, still in zip(*losses(of_seed), strict=True):
+    other = losses(of_seed, side=-1)[0]
+    for own, still, second in zip(*losses(of_seed), other, strict=True):
+      expected['same_correlation'].append(correlation(own, second))
+      expected['same_agreement'].append(np.mean(phases(own) == phases(second)))
       expected['frozen_correlation'].append(correlation(own, still))
       expected['frozen_agreement'].append(np.mean(phases(own) == phases(still)))
       expected['autocorrelation'].append(correlation(own[:-1], own[1:]))
@@ -234,6 +237,8 @@ def test_the_range_is_that_of_the_learning_rates():
     assert predicted[name]['low'] == pytest.approx(fast[name], rel=1e-4)
     assert predicted[name]['high'] == pytest.approx(slow[name], rel=1e-4)
     assert predicted[name]['low'] < predicted[name]['high']
+  # Two weights in one valley fall into step.
+  assert predicted['same_agreement']['low'] > 0.99
   frozen = batches._figures_in(valley._replace(learning_rate=1e-6), momenta, 3)
   assert frozen['frozen_correlation'] == pytest.approx(1, abs=1e-3)
 
@@ -267,6 +272,7 @@ def test_the_overview_is_as_careful_as_its_least_figure(of_digits):
         figure |= {'mean': mean, 'half_width': half_width}
       for row in size['of_epochs']:
         row['frozen_agreement']['mean'] = 0.66
+      size['valleys']['same_agreement'] = {'low': 0.99, 'high': 1.0}
     return of
 
   high = record((0.8, 0.9), (0.5, 0.52), 0.1)
@@ -279,6 +285,7 @@ def test_the_overview_is_as_careful_as_its_least_figure(of_digits):
     ' 50 to 52 % on different batches, and in 50 % by chance (n = 3 pairs, from'
     ' epoch 4 on)' in shown
   )
+  assert 'agree, too (simulated: 99 to 100 %)' in shown
   assert 'that trains in 66 % of the steps at the full' in shown
   both = batches.overview([high, low]).split('\n\n')[0]
   assert 'in 70 to 90 % of the steps' in both and '47 to 52 %' in both
