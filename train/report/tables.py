@@ -1,4 +1,4 @@
-"""Tables in Markdown."""
+"""The tables of a report."""
 
 from collections.abc import Sequence
 import math

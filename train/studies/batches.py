@@ -52,7 +52,6 @@ from train import markdown
 from train import pictures
 from train import progress
 from train import safe
-from train import statistics
 from train.data import dataset as dataset_lib
 from train.program import build
 from train.records import run_directory
@@ -805,14 +804,13 @@ def _kappa(size: dict[str, Any]) -> str | None:
   ]
   if len(found) < 2:
     return None
-  sample = statistics.describe(found)
-  return f'{_digits(sample.mean, 2)} ± {sample.half_width:.2f}'
+  return _show(verdicts.summarize(found), len(found))
 
 
 def _epochs(size: dict[str, Any]) -> str:
   """Those of the figures in ``all``."""
   first, last = size['all']['first_epoch'], len(size['of_epochs'])
-  return f'{first} to {last}' if last > first else f'{last}'
+  return _whole_range((first, last))
 
 
 def _show_range(found: dict[str, float], unit: str) -> str:
