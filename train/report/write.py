@@ -351,12 +351,13 @@ class _Studies:
     for study in self._found.studies:
       if study.kind in of_kinds:
         with self._leaving_out(study):
-          module = studies.STUDIES[study.kind].load()
+          entry = studies.STUDIES[study.kind]
+          module = entry.load()
           for show in (
             module.title, module.summary, module.picture, module.sentences,
           ):  # fmt: skip
             show(study.record)
-          module.overview([study.record])
+          entry.overview([study.record])
           # A record that is left out belongs to no family.
           fit.append(study)
     drawn: list[tuple[records.Study, list[str]]] = []
@@ -374,8 +375,8 @@ class _Studies:
     of_all: list[str] = []
     for kind in dict.fromkeys(study.kind for study, _ in drawn):
       own = [(study, rest) for study, rest in drawn if study.kind == kind]
-      module = studies.STUDIES[kind].load()
-      of_all.append(module.overview([study.record for study, _ in own]))
+      records_of_kind = [study.record for study, _ in own]
+      of_all.append(studies.STUDIES[kind].overview(records_of_kind))
       of_all += itertools.chain.from_iterable(rest for _, rest in own)
     return [heading, *filter(None, [intro, *of_all])]
 

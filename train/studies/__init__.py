@@ -3,7 +3,7 @@
 A study measures something and writes a record. Its sentences and its figure are
 made from that record alone, now or later. :data:`STUDIES` is the registry: the
 command line and the report use only its entries and the functions of
-:class:`Module`. To add a study, write a file with these seven functions, an
+:class:`Module`. To add a study, write a file with these six functions, an
 entry, and the type of its record in :data:`train.records.schema.STUDIES`. If it
 trains networks, their settings belong in :mod:`train.studies.configs`.
 """
@@ -39,16 +39,6 @@ class Module(Protocol):
   def title(self, record: Record) -> str:
     """The heading in a report."""
 
-  def overview(self, records: Sequence[Record]) -> str:
-    """What the records of this kind in a report have in common.
-
-    Args:
-      records: The records, at least one.
-
-    Returns:
-      Markdown with escaped names, above the first of them. May be empty.
-    """
-
   def summary(self, record: Record) -> str:
     """What was measured, and how much. Markdown with escaped names."""
 
@@ -72,6 +62,20 @@ class Module(Protocol):
     """Draws the figure as a PNG file; ``beside`` as for :meth:`sentences`."""
 
 
+class ModuleWithOverview(Module, Protocol):
+  """The functions in the file of a study whose records are read together."""
+
+  def overview(self, records: Sequence[Record]) -> str:
+    """What the records of this kind in a report have in common.
+
+    Args:
+      records: The records, at least one.
+
+    Returns:
+      Markdown with escaped names, above the first of them.
+    """
+
+
 @dataclasses.dataclass(frozen=True)
 class Study:
   """An entry of the registry."""
@@ -87,6 +91,8 @@ class Study:
   """The flags of the command: the settings of ``measure``, and ``out``."""
   resumes: bool = False
   """Whether ``measure`` takes ``parts``, a folder that it resumes from."""
+  has_overview: bool = False
+  """Whether its file has the function of :class:`ModuleWithOverview`."""
   trains: Callable[[Any], Iterable[config_lib.Config]] = lambda flags: ()
   """The settings of the networks that ``measure`` trains, from the flags."""
 
@@ -106,6 +112,19 @@ class Study:
   def load(self) -> Module:
     """Imports the study, and with it JAX: see :mod:`jax_environment`."""
     return cast(Module, importlib.import_module(f'{__name__}.{self.name}'))
+
+  def overview(self, records: Sequence[Record]) -> str:
+    """What the records of this kind in a report have in common.
+
+    Args:
+      records: The records, at least one.
+
+    Returns:
+      Markdown with escaped names; empty for a study without an overview.
+    """
+    if not self.has_overview:
+      return ''
+    return cast(ModuleWithOverview, self.load()).overview(records)
 
   def write(self, record: Record, out: pathlib.Path) -> None:
     """Writes the record and its figure.
@@ -285,6 +304,7 @@ STUDIES = {
       'is the phase of the weights or the batch?',
       BatchesFlags,
       resumes=True,
+      has_overview=True,
       trains=_of_batches,
     ),
   )

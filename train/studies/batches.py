@@ -591,7 +591,7 @@ def overview(records: Sequence[dict[str, Any]]) -> str:
       f'{safe.markdown(record["dataset"])}, {safe.markdown(record["scale"])},'
       f' {size["batch_size"]}',
       str(record['settings']['repeats']),
-      _epochs(size),
+      _whole_range(_settled_epochs(size)),
       *(
         _show(size['all'][name], record['settings']['repeats'], unit)
         for name, unit in (
@@ -674,8 +674,10 @@ def sentences(
   at = ' / '.join(
     f'epoch {row["epoch"]} at {row["learning_rate"]:g}' for row in rows
   )
-  epochs = _epochs(sizes[0])
-  over = f'Over epochs {epochs}' if ' ' in epochs else f'In epoch {epochs}'
+  first, last = _settled_epochs(sizes[0])
+  over = (
+    f'In epoch {last}' if first == last else f'Over epochs {first} to {last}'
+  )
   return [
     f'In the last epoch wholly at the full learning rate ({at}), the losses of'
     ' frozen parameters and of the network that trains correlate at'
@@ -791,26 +793,22 @@ def _whole_range(numbers: Iterable[int]) -> str:
 
 def _kappa(size: dict[str, Any]) -> str | None:
   """Cohen's kappa of two networks on the same batches, with its interval."""
+  agreements, by_chance = (
+    size['all'][f'{name}_agreement']['values'] for name in ('same', 'chance')
+  )
   found = [
     (agreement - chance) / (1 - chance)
-    for agreement, chance in zip(
-      *(
-        size['all'][f'{name}_agreement']['values']
-        for name in ('same', 'chance')
-      ),
-      strict=True,
-    )
+    for agreement, chance in zip(agreements, by_chance, strict=True)
     if chance < 1
   ]
   if len(found) < 2:
     return None
-  return _show(verdicts.summarize(found), len(found))
+  return _show(verdicts.summarize(found), repeats=len(agreements))
 
 
-def _epochs(size: dict[str, Any]) -> str:
-  """Those of the figures in ``all``."""
-  first, last = size['all']['first_epoch'], len(size['of_epochs'])
-  return _whole_range((first, last))
+def _settled_epochs(size: dict[str, Any]) -> tuple[int, int]:
+  """The first and the last epoch of the figures in ``all``."""
+  return size['all']['first_epoch'], len(size['of_epochs'])
 
 
 def _show_range(found: dict[str, float], unit: str) -> str:

@@ -697,11 +697,6 @@ def title(record: dict[str, Any]) -> str:
   return f'Traction in trained networks: {", ".join(datasets)}'
 
 
-def overview(records: Sequence[dict[str, Any]]) -> str:
-  del records  # Each says what it has to say.
-  return ''
-
-
 def summary(record: dict[str, Any]) -> str:
   settings = record['settings']
   networks = safe.markdown(', '.join(settings['networks']))

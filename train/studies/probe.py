@@ -409,11 +409,6 @@ def title(record: dict[str, Any]) -> str:
   return f'Section 4.4: what kind of data set is {record["dataset"]}?'
 
 
-def overview(records: Sequence[dict[str, Any]]) -> str:
-  del records  # Each says what it has to say.
-  return ''
-
-
 def summary(record: dict[str, Any]) -> str:
   settings = record['settings']
   return (

@@ -831,11 +831,6 @@ def title(record: dict[str, Any]) -> str:
   return 'Figure 1: the traction model, simulated'
 
 
-def overview(records: Sequence[dict[str, Any]]) -> str:
-  del records  # Each says what it has to say.
-  return ''
-
-
 def summary(record: dict[str, Any]) -> str:
   said = (
     'A quick and a slow weight in a noisy quadratic valley,'

@@ -258,6 +258,9 @@ def test_the_reading_follows_from_the_figures(of_digits):
   assert (
     'loss has 25 % (valleys: 9 to 49 %) / 25 % (valleys: 9 to 49 %)' in said
   )
+  # Left out: nothing is beyond a chance of 1. Of 0.3 and 0.4: 12.706 * 0.1 / 2.
+  record['sizes'][1]['all']['chance_agreement']['values'][2] = 1.0
+  assert '/ 0.35 ± 0.64 (n = 2).' in batches.sentences(record)[-1]
   record['sizes'][1]['all']['chance_agreement']['values'] = [1.0, 1.0, 1.0]
   assert 'is unknown' in batches.sentences(record)[-1]
 
