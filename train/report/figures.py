@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 import dataclasses
+import itertools
 import pathlib
 from typing import Any
 
@@ -186,25 +187,26 @@ def draw_errors(panels: Mapping[str, Curves], path: pathlib.Path) -> None:
     for panel in panels.values()
   ]
   with pictures.drawing():
+    # The curves of a panel, and its differences if it has any.
     heights = [
       height
       for of_panel in compared
-      for height in (3.6, 0.9 + 0.3 * len(of_panel))
+      for height in (3.6, *([0.9 + 0.3 * len(of_panel)] if of_panel else []))
     ]
     figure = mpl_figure.Figure(
       figsize=(11, sum(heights) + 0.3), layout='constrained'
     )
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
-    for row, ((title, panel), of_panel) in enumerate(
-      zip(panels.items(), compared, strict=True)
-    ):
-      whole = figure.add_subplot(grid[2 * row, 0])
-      end = figure.add_subplot(grid[2 * row, 1])
+    rows = itertools.count()
+    for (title, panel), of_panel in zip(panels.items(), compared, strict=True):
+      row = next(rows)
+      whole = figure.add_subplot(grid[row, 0])
+      end = figure.add_subplot(grid[row, 1])
       _draw_curves(panel, whole, end)
       whole.set_title(title, loc='left')
       if panel.control is None or not of_panel:
         continue
-      axis = figure.add_subplot(grid[2 * row + 1, :])
+      axis = figure.add_subplot(grid[next(rows), :])
       _draw_differences(axis, of_panel)
       axis.set_xlabel(
         f'exploratory: test error − that of {panel.control.label} (points), at'

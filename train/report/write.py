@@ -263,8 +263,9 @@ def _how_to_read(
 
 
 def _answers(arms: Sequence[Arm]) -> list[preregistered.Answers]:
-  """The answers of each stage that has runs."""
-  found = [preregistered.answer(stage, arms) for stage in preregistered.STAGES]
+  """The answers of each stage that has runs, the deciding stage first."""
+  stages = sorted(preregistered.STAGES, key=lambda stage: not stage.decides)
+  found = [preregistered.answer(stage, arms) for stage in stages]
   return [answers for answers in found if answers is not None]
 
 

@@ -107,6 +107,25 @@ def test_preregistered_differences_are_not_repeated(monkeypatch, is_asked):
   assert labels == [*own, 'fixed-0.93 (n=1)']
 
 
+def test_no_room_is_left_where_no_differences_are_shown(monkeypatch):
+  arms = _arms()
+  lcam, control = arms[_LCAM], arms[_FIXED]
+  asked = figures.Curves([lcam, control], control, frozenset([lcam.name]))
+  not_asked = figures.Curves([lcam, control], control)
+  axes = _drawn(
+    monkeypatch,
+    lambda: figures.draw_errors({'a': asked, 'b': not_asked, 'c': asked}, None),
+  )
+  assert len(axes) == 7
+  figure = axes[0].figure
+  figure.draw_without_rendering()
+  boxes = [axis.get_tightbbox().bounds for axis in axes]
+  used = sorted((low, low + height) for _, low, _, height in boxes)
+  tops = np.maximum.accumulate([top for _, top in used])
+  gaps = [low - top for (low, _), top in zip(used[1:], tops, strict=False)]
+  assert max(gaps) < 0.3 * figure.dpi
+
+
 def test_large_differences_do_not_flatten_the_others(monkeypatch):
   judged = statistics.judge(
     [
