@@ -23,6 +23,7 @@ import jax
 
 from train import errors
 from train.devices import jax_environment
+from train.devices import processor
 
 RECORDS = pathlib.Path(__file__).parent / 'records'
 
@@ -134,7 +135,7 @@ def environment() -> dict[str, Any]:
   return {
     'device': jax.devices()[0].device_kind,
     'devices': jax.device_count(),
-    'processor': _processor(),
+    'processor': processor.name(),
     'cores': os.cpu_count(),
     'load_before': os.getloadavg()[0],
     'python': platform.python_version(),
@@ -238,17 +239,6 @@ def write(record: Mapping[str, Any], path: pathlib.Path) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
   path.write_text(text + '\n', encoding='utf-8')
-
-
-def _processor() -> str:
-  try:
-    lines = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8')
-  except OSError:
-    return platform.processor() or platform.machine()
-  names = [x for x in lines.splitlines() if x.startswith('model name')]
-  if not names:
-    return platform.machine()
-  return names[0].split(':', 1)[1].strip()
 
 
 def _commit() -> str:

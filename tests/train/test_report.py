@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from tests.train.records import made
 from train import config as config_lib
 from train import errors
 from train import experiments
@@ -371,6 +372,27 @@ class TestGrids:
     # The arms of the grid are in no other table.
     assert 'digits-lcam-h0.9-v0.95' not in text
     assert _has_content(tmp_path / 'out' / 'grid.png')
+
+  def test_the_machines_are_named(self, tmp_path):
+    self._write(tmp_path, [(h, v) for h in (0.9, 0.95) for v in (0.9, 0.95)])
+    facts = {
+      'versions': {'jax': '1'},
+      'platform': 'cpu',
+      'device_kind': 'cpu',
+      'device_count': 1,
+    }
+    by_seed = (
+      {'processor': 'Zen (family 25, model 1)'},
+      {},  # An older record.
+      {'processor': 'Zen (family 26, model 2)'},
+    )
+    for path in tmp_path.glob('*/*/config.json'):
+      made.change(path, **facts, **by_seed[int(path.parent.name)])
+    text = report.write([tmp_path], tmp_path / 'out')
+    assert (
+      '12 runs on 1 x Zen (family 25, model 1) with jax 1, 1 x Zen (family 26,'
+      ' model 2) with jax 1, 1 x cpu with jax 1, n = 3 seeds' in text
+    )
 
   def test_a_heat_map_of_cells_without_a_finished_run(self, tmp_path):
     pairs = [(h, v) for h in (0.9, 0.95) for v in (0.9, 0.95)]

@@ -36,6 +36,7 @@ from train import errors
 from train import files
 from train.devices import jax_environment
 from train.devices import processes
+from train.devices import processor
 from train.records import packed
 from train.records import read
 from train.records import schema
@@ -180,6 +181,8 @@ class RunDirectory:
         ' in the same environment, or choose another directory.'
       )
     rounding = {name: now[name] for name in _ROUNDING}
+    if now['platform'] == 'cpu':  # The host of a GPU or TPU does not matter.
+      rounding['processor'] = now['processor']
     if saved['convolutions'] == 'auto':  # Not recorded before.
       del rounding['convolutions']
     is_other = saved.get('source_sha256', now['source_sha256'])
@@ -257,6 +260,7 @@ def environment(
     'platform': device.platform,
     'device_kind': device.device_kind,
     'device_count': len(devices),
+    'processor': processor.name(),
     'process_count': jax.process_count(),
     'git_commit': _git_commit(),
     'xla_flags': os.environ.get('XLA_FLAGS', ''),

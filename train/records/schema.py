@@ -119,6 +119,7 @@ _FACTS_AFTER: Mapping[str, Any] = {
   'platform': str,
   'device_kind': str,
   'device_count': _Count,
+  'processor': str,
   'process_count': _Count,
   'git_commit': str | None,
   'source_sha256': str,

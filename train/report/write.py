@@ -1,6 +1,6 @@
 """Writes the report on a set of runs: a Markdown file and its figures."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 import contextlib
 import dataclasses
 import itertools
@@ -710,7 +710,7 @@ def _machines(arms: Iterable[Arm]) -> str:
     safe.markdown(
       '{} x {} with jax {}'.format(
         run.config['device_count'],
-        run.config['device_kind'],
+        _device(run.config),
         run.config['versions'].get('jax'),
       )
     )
@@ -718,3 +718,10 @@ def _machines(arms: Iterable[Arm]) -> str:
     if run.config.keys() >= {'versions', 'device_count', 'device_kind'}
   }
   return f'{len(runs)} runs on {", ".join(sorted(machines)) or "unknown"}'
+
+
+def _device(config: Mapping[str, Any]) -> str:
+  """The kind of device; of a CPU the processor, which older runs lack."""
+  if config.get('platform') == 'cpu':
+    return config.get('processor', config['device_kind'])
+  return config['device_kind']

@@ -2,7 +2,8 @@
 
 A part is what a study measures on one network or one group of networks. Its
 file name is a checksum of everything that determines it, so that a study with
-other settings, images, source or versions neither reads nor replaces it.
+other settings, images, source, versions or kind of device neither reads nor
+replaces it.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -16,6 +17,7 @@ import numpy as np
 
 from train import array_cache
 from train.data import dataset as dataset_lib
+from train.devices import processor
 from train.records import run_directory
 
 
@@ -32,7 +34,7 @@ def measure_once(
     folder: The folder of all parts. ``None``: measure, and write nothing.
     dataset: Its images.
     facts: JSON values that determine the part, besides the images, the source,
-      versions and the kind of device.
+      versions and the kind of device (of a CPU, the processor).
     names: Names of its arrays.
     measure: Returns its arrays by name.
 
@@ -41,11 +43,14 @@ def measure_once(
   """
   if folder is None:
     return dict(measure())
+  device = jax.devices()[0]
   everything = {
     **facts,
     **run_directory.software(),
     'images': dataset.sha256(),
-    'device_kind': jax.devices()[0].device_kind,
+    'device': processor.name()
+    if device.platform == 'cpu'
+    else device.device_kind,
   }
   digest = hashlib.sha256(
     json.dumps(everything, sort_keys=True).encode()

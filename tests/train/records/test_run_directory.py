@@ -1,6 +1,7 @@
 """The conditions of a resume."""
 
 import json
+import types
 
 import jax
 import pytest
@@ -90,10 +91,22 @@ def test_changes_that_affect_rounding_are_reported(tmp_path):
   assert told[2] == 'another source'
 
 
+def test_another_processor_is_reported_on_a_cpu_only(tmp_path):
+  directory = _claim(tmp_path)
+  made.change(tmp_path / 'config.json', processor='i486')
+  (told,) = directory.check_resume(jax.devices('cpu'), **_FACTS)
+  assert told.startswith('processor i486 (now ')
+  gpu = types.SimpleNamespace(platform='gpu', device_kind='H200')
+  told = directory.check_resume([gpu] * jax.device_count(), **_FACTS)
+  assert [one.split()[0] for one in told] == ['platform', 'device_kind']
+
+
 def test_a_record_of_an_earlier_version_is_resumed(tmp_path):
   directory = _claim(tmp_path)
   config = json.loads((tmp_path / 'config.json').read_text())
-  for name in ('source_sha256', 'jax_settings', 'xla_flags', 'compute_dtype'):
+  for name in (
+    'source_sha256', 'jax_settings', 'xla_flags', 'compute_dtype', 'processor',
+  ):  # fmt: skip
     del config[name]
   made.write_json(tmp_path / 'config.json', config)
   assert directory.check_resume(**_FACTS) == []
