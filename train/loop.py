@@ -183,7 +183,7 @@ def _run_together(
         )
         if different:
           say(
-            f'{d.path} was started with {", ".join(different)}: its result will'
+            f'{d.path} was started with {", ".join(different)}: its result may'
             ' differ from that of an uninterrupted run by rounding.'
           )
       for field in dict.fromkeys(d.notes):

@@ -1,6 +1,10 @@
-"""The name of the CPU, which JAX calls `cpu` whatever it is."""
+"""The CPU: its name, which JAX does not know, and the threads that XLA uses.
+
+On a CPU, both affect how a run rounds.
+"""
 
 import functools
+import os
 import pathlib
 import platform
 
@@ -39,14 +43,26 @@ def describe(cpuinfo: str, otherwise: str) -> str:
 
 @functools.cache
 def name() -> str:
-  """The name of this machine's processor.
-
-  The processor decides which instructions XLA uses on a CPU, and so how it
-  rounds.
-  """
+  """The name of this machine's processor."""
   otherwise = platform.processor() or platform.machine()
   try:
     cpuinfo = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8')
   except (OSError, UnicodeDecodeError):  # Only Linux has it.
     return otherwise
   return describe(cpuinfo, otherwise)
+
+
+def threads() -> int:
+  """The number of threads that XLA uses on a CPU, with one device.
+
+  The variables are those that XLA reads. With one thread it computes some
+  operations otherwise than with several.
+  """
+  for variable in ('PJRT_NPROC', 'NPROC'):
+    try:
+      return max(1, int(os.environ.get(variable, '')))
+    except ValueError:
+      continue
+  if hasattr(os, 'sched_getaffinity'):  # Not on macOS and Windows.
+    return len(os.sched_getaffinity(0))
+  return os.cpu_count() or 1

@@ -182,7 +182,7 @@ class RunDirectory:
       )
     rounding = {name: now[name] for name in _ROUNDING}
     if now['platform'] == 'cpu':  # The host of a GPU or TPU does not matter.
-      rounding['processor'] = now['processor']
+      rounding |= {name: now[name] for name in ('processor', 'cpu_threads')}
     if saved['convolutions'] == 'auto':  # Not recorded before.
       del rounding['convolutions']
     is_other = saved.get('source_sha256', now['source_sha256'])
@@ -261,6 +261,7 @@ def environment(
     'device_kind': device.device_kind,
     'device_count': len(devices),
     'processor': processor.name(),
+    'cpu_threads': processor.threads(),
     'process_count': jax.process_count(),
     'git_commit': _git_commit(),
     'xla_flags': os.environ.get('XLA_FLAGS', ''),

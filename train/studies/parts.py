@@ -2,8 +2,7 @@
 
 A part is what a study measures on one network or one group of networks. Its
 file name is a checksum of everything that determines it, so that a study with
-other settings, images, source, versions or kind of device neither reads nor
-replaces it.
+other settings, images, source or versions neither reads nor replaces it.
 """
 
 from collections.abc import Callable, Collection, Mapping
@@ -17,7 +16,6 @@ import numpy as np
 
 from train import array_cache
 from train.data import dataset as dataset_lib
-from train.devices import processor
 from train.records import run_directory
 
 
@@ -34,7 +32,7 @@ def measure_once(
     folder: The folder of all parts. ``None``: measure, and write nothing.
     dataset: Its images.
     facts: JSON values that determine the part, besides the images, the source,
-      versions and the kind of device (of a CPU, the processor).
+      versions and the kind of device.
     names: Names of its arrays.
     measure: Returns its arrays by name.
 
@@ -43,14 +41,11 @@ def measure_once(
   """
   if folder is None:
     return dict(measure())
-  device = jax.devices()[0]
   everything = {
     **facts,
     **run_directory.software(),
     'images': dataset.sha256(),
-    'device': processor.name()
-    if device.platform == 'cpu'
-    else device.device_kind,
+    'device_kind': jax.devices()[0].device_kind,
   }
   digest = hashlib.sha256(
     json.dumps(everything, sort_keys=True).encode()

@@ -1,11 +1,14 @@
-"""The name of the CPU, from texts of real machines and from this one."""
+"""The name and the threads of the CPU."""
 
 import os
+import pathlib
 import shutil
 import subprocess
+import sys
 
 import pytest
 
+from tests.train import processes
 from train.devices import processor
 
 _HIDDEN = """\
@@ -62,3 +65,41 @@ def test_this_processor_is_that_of_lscpu():
     f'{fields["Model name"].strip()} (family {fields["CPU family"].strip()},'
     f' model {fields["Model"].strip()})'
   )
+
+
+_COUNT = """\
+import pathlib
+import jax
+
+jax.numpy.ones(3).block_until_ready()
+names = [p.read_text() for p in pathlib.Path('/proc/self/task').glob('*/comm')]
+print(sum('XLAEigen' in name for name in names))
+"""
+
+
+@pytest.mark.skipif(
+  not pathlib.Path('/proc/self/task').is_dir(),
+  reason='counts the threads of a process in /proc',
+)
+@pytest.mark.parametrize(
+  'variables',
+  [
+    {},
+    {'PJRT_NPROC': '5', 'NPROC': '3'},
+    {'PJRT_NPROC': 'all', 'NPROC': '3'},
+    {'NPROC': '-1'},
+  ],
+)
+def test_the_threads_are_those_that_jax_starts(variables, monkeypatch):
+  for name in ('PJRT_NPROC', 'NPROC'):
+    monkeypatch.delenv(name, raising=False)
+  for name, value in variables.items():
+    monkeypatch.setenv(name, value)
+  counted = subprocess.run(
+    [sys.executable, '-c', _COUNT],
+    env=processes.environment() | {'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    check=True,
+  ).stdout
+  assert processor.threads() == int(counted)

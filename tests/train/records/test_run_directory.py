@@ -91,11 +91,13 @@ def test_changes_that_affect_rounding_are_reported(tmp_path):
   assert told[2] == 'another source'
 
 
-def test_another_processor_is_reported_on_a_cpu_only(tmp_path):
+def test_another_cpu_is_reported_on_a_cpu_only(tmp_path):
   directory = _claim(tmp_path)
-  made.change(tmp_path / 'config.json', processor='i486')
-  (told,) = directory.check_resume(jax.devices('cpu'), **_FACTS)
-  assert told.startswith('processor i486 (now ')
+  made.change(tmp_path / 'config.json', processor='i486', cpu_threads=99)
+  told = directory.check_resume(jax.devices('cpu'), **_FACTS)
+  assert told[0].startswith('processor i486 (now ')
+  assert told[1].startswith('cpu_threads 99 (now ')
+  assert len(told) == 2
   gpu = types.SimpleNamespace(platform='gpu', device_kind='H200')
   told = directory.check_resume([gpu] * jax.device_count(), **_FACTS)
   assert [one.split()[0] for one in told] == ['platform', 'device_kind']
@@ -106,6 +108,7 @@ def test_a_record_of_an_earlier_version_is_resumed(tmp_path):
   config = json.loads((tmp_path / 'config.json').read_text())
   for name in (
     'source_sha256', 'jax_settings', 'xla_flags', 'compute_dtype', 'processor',
+    'cpu_threads',
   ):  # fmt: skip
     del config[name]
   made.write_json(tmp_path / 'config.json', config)

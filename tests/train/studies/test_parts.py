@@ -12,7 +12,6 @@ from tests.train import processes
 from train import config as config_lib
 from train import data
 from train import experiments
-from train.devices import processor
 from train.records import read
 from train.studies import batches
 from train.studies import configs
@@ -174,13 +173,6 @@ def test_other_images_are_other_parts(of_batches, tmp_path, monkeypatch):
     ),
   )
   monkeypatch.setattr(data, 'load', lambda *_, **__: darker)
-  _, trained, _ = of_batches.measure(parts=tmp_path)
-  assert trained == networks
-
-
-def test_another_processor_has_other_parts(of_batches, tmp_path, monkeypatch):
-  _, networks, _ = of_batches.measure(parts=tmp_path)
-  monkeypatch.setattr(processor, 'name', lambda: 'i486')
   _, trained, _ = of_batches.measure(parts=tmp_path)
   assert trained == networks
 
