@@ -17,12 +17,12 @@ _FURTHER = {
 }
 
 
-def describe(cpuinfo: str, otherwise: str) -> str:
+def describe(cpuinfo: str, default: str) -> str:
   """Describes the first processor of a file like /proc/cpuinfo.
 
   Args:
     cpuinfo: The text of the file.
-    otherwise: What to return or to begin with if the file has no name.
+    default: The name if the file has none.
 
   Returns:
     For instance ``'AMD EPYC (family 26, model 2)'``.
@@ -32,7 +32,7 @@ def describe(cpuinfo: str, otherwise: str) -> str:
     key.strip(): value.strip()
     for key, _, value in (line.partition(':') for line in first.splitlines())
   }
-  name = fields.get('model name') or otherwise
+  name = fields.get('model name') or default
   further = [
     f'{word} {fields[field]}'
     for field, word in _FURTHER.items()
@@ -44,19 +44,19 @@ def describe(cpuinfo: str, otherwise: str) -> str:
 @functools.cache
 def name() -> str:
   """The name of this machine's processor."""
-  otherwise = platform.processor() or platform.machine()
+  default = platform.processor() or platform.machine()
   try:
     cpuinfo = pathlib.Path('/proc/cpuinfo').read_text(encoding='utf-8')
   except (OSError, UnicodeDecodeError):  # Only Linux has it.
-    return otherwise
-  return describe(cpuinfo, otherwise)
+    return default
+  return describe(cpuinfo, default)
 
 
 def threads() -> int:
   """The number of threads that XLA uses on a CPU, with one device.
 
-  The variables are those that XLA reads. With one thread it computes some
-  operations otherwise than with several.
+  The variables are those that XLA reads. Some results with one thread differ
+  from those with several threads by rounding.
   """
   for variable in ('PJRT_NPROC', 'NPROC'):
     try:
