@@ -120,7 +120,7 @@ _FACTS_AFTER: Mapping[str, Any] = {
   'device_kind': str,
   'device_count': _Count,
   'processor': str,
-  'cpu_threads': int,
+  'cpu_threads': _Count,
   'process_count': _Count,
   'git_commit': str | None,
   'source_sha256': str,
