@@ -121,6 +121,8 @@ def test_missing_settings_have_the_values_of_earlier_versions(tmp_path):
     ('config.json', 'depth', 11),
     ('config.json', 'experiment', 3),
     ('config.json', 'versions', {'jax': 1}),
+    ('config.json', 'device_count', 0),
+    ('config.json', 'cpu_threads', 0),
     ('summary.json', 'status', 'fine'),
     ('summary.json', 'params_sha256', None),
     ('summary.json', 'final_test_error', 15.5),
