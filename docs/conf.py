@@ -100,12 +100,10 @@ def _write_results(out: pathlib.Path) -> None:
   """The committed results as a page, and their short answer for the index."""
   results = _REPOSITORY / 'results'
   text = (results / 'README.md').read_text('utf-8')
-  verdict = results_page.verdict(text)
-  answer = f'{verdict}\n\n{results_page.picture(text)}\n'
+  answer = f'{results_page.verdict(text)}\n\n{results_page.picture(text)}\n'
   (out / 'verdict.md').write_text(_in_docs(answer))
-  title = '# Results' if verdict in text else f'# Results\n\n{verdict}'
   (out / 'results.md').write_text(
-    _in_docs(text.replace('# Report', title, 1)), 'utf-8'
+    _in_docs(text.replace('# Report', '# Results', 1)), 'utf-8'
   )
   shutil.copy(results / 'PREREGISTRATION.md', out / 'PREREGISTRATION.md')
   for path in [*results.glob('*.png'), results / 'report.json']:

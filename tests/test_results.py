@@ -3,7 +3,6 @@
 import inspect
 import json
 import pathlib
-import re
 import runpy
 
 import matplotlib.image
@@ -116,47 +115,39 @@ def test_every_arm_is_finished(committed_arms, family, arms, seeds):
 
 
 @pytest.mark.parametrize('dataset', preregistered.DATASETS)
-def test_stage_0_is_finished(committed_arms, dataset):
-  """As results/PREREGISTRATION.md writes it: seeds 5 to 34 in five arms."""
+@pytest.mark.parametrize(
+  ('scale', 'seeds'), [('small', range(5, 35)), ('medium', range(8))]
+)
+def test_a_stage_is_finished(committed_arms, scale, seeds, dataset):
+  """As results/PREREGISTRATION.md writes it: the seeds of five arms."""
   finished = {arm.name: arm.finished for arm in committed_arms}
   for name in (
-    f'small-figure4-{dataset}-lcam',
-    f'small-figure4-{dataset}-fixed-0.9',
-    f'small-ablation-{dataset}-coin-by-epoch',
-    f'small-ablation-{dataset}-time-average',
-    f'small-ablation-{dataset}-swapped',
+    f'{scale}-figure4-{dataset}-lcam',
+    f'{scale}-figure4-{dataset}-fixed-0.9',
+    f'{scale}-ablation-{dataset}-coin-by-epoch',
+    f'{scale}-ablation-{dataset}-time-average',
+    f'{scale}-ablation-{dataset}-swapped',
   ):
-    runs = [run for run in finished[name] if run.seed >= 5]
-    assert sorted(run.seed for run in runs) == list(range(5, 35))
+    runs = [run for run in finished[name] if run.seed >= seeds[0]]
+    assert sorted(run.seed for run in runs) == list(seeds)
     # One version of the program.
     assert len({run.config['source_sha256'] for run in runs}) == 1
+
+
+@pytest.mark.parametrize('dataset', preregistered.DATASETS)
+def test_the_positive_control_is_finished(committed_arms, dataset):
+  (control,) = [
+    arm
+    for arm in committed_arms
+    if arm.name == f'medium-figure4-{dataset}-cosine-120'
+  ]
+  assert sorted(run.seed for run in control.finished) == [0, 1]
 
 
 def _results_page():
   """docs/extensions/results_page.py, which is not in a package."""
   path = _RESULTS.parent / 'docs' / 'extensions' / 'results_page.py'
   return runpy.run_path(str(path))
-
-
-def test_the_interim_runs_are_finished_runs_of_stage_1(capsys, monkeypatch):
-  folder = _RESULTS / 'interim'
-  stage = preregistered.STAGES[1]
-  arms = records.group_into_arms(records.find([folder]).runs)
-  places = (*preregistered.ARMS, preregistered.POSITIVE_CONTROL)
-  assert {arm.experiment for arm in arms} <= {
-    preregistered.arm(stage.scale, dataset, place)
-    for dataset in preregistered.DATASETS
-    for place in places
-  }
-  assert all(run.is_done for arm in arms for run in arm.runs)
-  # The command of its README.
-  readme = (folder / 'README.md').read_text()
-  (code,) = re.findall(r'python -c "\n(.*?)\n"', readme, re.DOTALL)
-  monkeypatch.chdir(_RESULTS.parent)
-  exec(code, {})
-  answers = preregistered.answer(stage, arms)
-  assert answers is not None
-  assert str(answers.done) in capsys.readouterr().out
 
 
 def test_the_readme_matches_the_results():
@@ -167,8 +158,9 @@ def test_the_readme_matches_the_results():
   shown = readme.split('<!-- results -->')[1].split('<!-- /results -->')[0]
   rows = [line for line in shown.splitlines() if line.startswith('| ')]
   assert set(rows) <= set(results.splitlines())
-  # A header, a line below it and six rows, as soon as there is a verdict.
-  assert len(rows) == 8 or page['verdict'](results) == page['PENDING']
+  # A header, a line below it and six rows, of the stage that decides.
+  assert len(rows) == 8
+  assert rows[0].startswith('| medium (stage 1) ')
 
 
 def test_the_verdict_is_that_of_the_preregistered_questions():
@@ -180,21 +172,19 @@ def test_the_verdict_is_that_of_the_preregistered_questions():
   results = (
     '# Report\n\nA step is horizontal.\n\n![Other](other.png)\n\n'
     f'{page["_SECTION"]}\n\n![Plot](forest.png)\n\n'
-    '| row | points |\n| --- | --: |\n| P1 | +0.1 |\n\nLCAM is undecided.\n\n'
-    f'P1 asks.\n\n{page["_SECTION_ON_THE_PHASE"]}\n\nTwo networks agree.\n\n'
+    '| medium | points |\n| --- | --: |\n| P1 | +0.1 |\n\n'
+    '| small | points |\n| --- | --: |\n| P1 | -0.2 |\n\n'
+    'LCAM is undecided.\n\nP1 asks.\n\n'
+    f'{page["_SECTION_ON_THE_PHASE"]}\n\nTwo networks agree.\n\n'
     'Does a phase say more?\n\n## The rest\n\nMore.\n'
   )
   assert page['verdict'](results) == 'LCAM is undecided.'
-  assert (
-    page['verdict'](results.replace(page['_SECTION'], '## X'))
-    == (page['PENDING'])
-  )
   readme = page['with_results'](
     'Top\n<!-- results -->\nold\n<!-- /results -->\nEnd\n', results
   )
   assert 'old' not in readme and 'More.' not in readme
   assert '![Plot](results/forest.png)' in readme
-  assert '| P1 | +0.1 |' in readme
+  assert '| P1 | +0.1 |' in readme and '| P1 | -0.2 |' not in readme
   assert 'Two networks agree.' in readme
   assert 'Does a phase say more?' not in readme
 
@@ -218,3 +208,31 @@ def test_the_pages_state_the_shares_of_the_phases(committed_arms):
     assert f'{100 * low:.0f} to {100 * high:.0f} % on {title}' in choosing
     low, high = shares[5:].min(), shares[5:].max()
     assert f'{100 * low:.0f} to {100 * high:.0f} % on {title}' in faq
+
+
+def test_the_page_on_momenta_states_the_verdicts():
+  """In docs/choosing_momenta.md: P3 in numbers, P1 in words."""
+  page = (_RESULTS.parent / 'docs' / 'choosing_momenta.md').read_text()
+  contrasts = json.loads((_RESULTS / 'report.json').read_text())['contrasts']
+  found = {
+    (c['name'].split(':')[0], c['scale'], c['dataset']): c for c in contrasts
+  }
+  words = []
+  for scale, seeds in (('medium', 8), ('small', 30)):
+    ten, hundred = (
+      found['P1', scale, dataset]['verdict']
+      for dataset in preregistered.DATASETS
+    )
+    words.append(
+      f'{ten} on CIFAR-10 and {hundred} on CIFAR-100 at the {scale} scale'
+      f' ({seeds} seeds)'
+    )
+  assert ', '.join(words) in ' '.join(page.split())
+  for dataset, name in preregistered.DATASETS.items():
+    shown = [
+      f'{c["difference"]:+.2f} ({c["low"]:+.2f} to {c["high"]:+.2f})'
+      for scale in ('medium', 'small')
+      for c in [found['P3', scale, dataset]]
+    ]
+    (row,) = (line for line in page.splitlines() if f'| {name} |' in line)
+    assert row.endswith(f'| {" | ".join(shown)} |')

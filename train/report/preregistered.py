@@ -418,24 +418,25 @@ def _positive_control(
 
 
 def conclusion(answers: Sequence[Answers]) -> str:
-  """The conclusion, a few sentences for each stage, in the order given."""
-  said = [_sentence(of_stage) for of_stage in answers]
-  if any(of_stage.is_complete for of_stage in answers):
-    said.append(
-      '*Equivalent* only means that a difference is smaller than the margin.'
+  """The conclusion, a paragraph for each stage, in the order given."""
+  said = [_sentences(of_stage) for of_stage in answers]
+  complete = [i for i, of_stage in enumerate(answers) if of_stage.is_complete]
+  if complete:
+    said[complete[0]] += (
+      ' *Equivalent* only means that a difference is smaller than the margin.'
       " The gaps in the paper's Table 1, 0.02 to 0.36 points for a WRN-28-10,"
       ' are mostly too small to be found or excluded here.'
     )
-  if not any(a.stage.decides and a.is_complete for a in answers):
+  if not any(answers[i].stage.decides for i in complete):
     (deciding,) = (stage for stage in STAGES if stage.decides)
-    said.append(
-      f'The verdict on the paper is taken from stage {deciding.number},'
+    said[0] += (
+      f' The verdict on the paper is taken from stage {deciding.number},'
       f' {deciding.scale.title}, which is not complete.'
     )
-  return ' '.join(said)
+  return '\n\n'.join(said)
 
 
-def _sentence(answers: Answers) -> str:
+def _sentences(answers: Answers) -> str:
   where = f'{answers.stage.scale.title} (stage {answers.stage.number})'
   if not answers.is_complete:
     so_far = ' and '.join(
@@ -444,11 +445,7 @@ def _sentence(answers: Answers) -> str:
     )
     return f'At {where} there is no verdict before the planned n: {so_far}.'
   each = '; '.join(
-    f'compared with {question.other}, '
-    + ' and '.join(
-      f'{_verdict(answers, question.name, dataset) or "without runs"} on {name}'
-      for dataset, name in DATASETS.items()
-    )
+    f'compared with {question.other}, {_verdicts(answers, question.name)}'
     for question in QUESTIONS
   )
   with_seeds = (
@@ -471,6 +468,17 @@ def _sentence(answers: Answers) -> str:
       f' have a test error of {" and ".join(levels)}.'
     )
   return said
+
+
+def _verdicts(answers: Answers, question: str) -> str:
+  """The verdicts on a question, in words."""
+  verdicts = {
+    name: str(_verdict(answers, question, dataset) or 'without runs')
+    for dataset, name in DATASETS.items()
+  }
+  if len(set(verdicts.values())) == 1:
+    return f'{verdicts.popitem()[1]} on both data sets'
+  return ' and '.join(f'{said} on {name}' for name, said in verdicts.items())
 
 
 def _verdict(answers: Answers, question: str, dataset: str) -> Verdict | None:

@@ -104,20 +104,20 @@ def _values(errors: Sequence[float]) -> str:
   return ', '.join(f'{error:.2f}' for error in errors)
 
 
-def preregistered_table(answers: Sequence[preregistered.Answers]) -> str:
-  """The six contrasts, one per line, with all stages side by side."""
-  rows = []
-  for question in preregistered.QUESTIONS:
-    for dataset, name in preregistered.DATASETS.items():
-      row = [f'{name}, {question.name}: {question.words}']
-      for of_stage in answers:
-        row += _answer(of_stage, question.name, dataset)
-      rows.append(row)
-  head = ['preregistered']
-  for of_stage in answers:
-    n, *others = _JUDGED
-    head += [f'{of_stage.stage.scale.name}: {n}', *others]
-  return markdown.table(head, rows)
+def preregistered_table(of_stage: preregistered.Answers) -> str:
+  """The six contrasts of a stage, one per line."""
+  stage = of_stage.stage
+  return markdown.table(
+    [f'{stage.scale.name} (stage {stage.number})', *_JUDGED],
+    [
+      [
+        f'{name}, {question.name}: {question.words}',
+        *_answer(of_stage, question.name, dataset),
+      ]
+      for question in preregistered.QUESTIONS
+      for dataset, name in preregistered.DATASETS.items()
+    ],
+  )
 
 
 def _answer(

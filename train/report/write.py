@@ -272,7 +272,7 @@ def _answers(arms: Sequence[Arm]) -> list[preregistered.Answers]:
 def _preregistered_section(
   answers: Sequence[preregistered.Answers], out: pathlib.Path
 ) -> list[str]:
-  """The figure, table and conclusion of the preregistered questions."""
+  """The figure, tables and conclusion of the preregistered questions."""
   if not answers:
     return []
   file = 'preregistered.png'
@@ -292,7 +292,7 @@ def _preregistered_section(
   return [
     '## Preregistered questions',
     f'![The six contrasts with simultaneous 95 % intervals]({file})',
-    tables.preregistered_table(answers),
+    *map(tables.preregistered_table, answers),
     preregistered.conclusion(answers),
     ' '.join(_HORIZONTAL.split())
     + f' {preregistered.momenta(answers[0].stage.scale)}',
