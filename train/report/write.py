@@ -216,8 +216,8 @@ def _how_to_read(
     'Runs with the same seed share their initialization, the order of their'
     ' images and their crops in every arm. All arms of a data set and scale are'
     ' fitted together as arm + seed with one residual. "points" is the fitted'
-    ' difference in percentage points; for two arms with the same seeds it is the mean'
-    ' over their pairs of runs.',
+    ' difference in percentage points; for two arms with the same seeds it is'
+    ' the mean over their pairs of runs.',
     'Differences that are judged or shown together are a family. p is adjusted'
     " by Holm's method: in at most one of twenty cases, a family contains a"
     ' false difference. "interval" is adjusted by'
