@@ -77,7 +77,7 @@ def test_the_documented_extras_exist():
 
 
 def test_neither_imports_nor_runs_access_the_network(tmp_path):
-  """Attempts are recorded and rejected."""
+  """Attempts are recorded and rejected. Without --wandb it is not imported."""
   program = f"""
 import atexit, runpy, sys
 from tests import no_network
@@ -89,7 +89,10 @@ def watch(event, arguments):
     tried.append(str(refused))
     raise
 sys.addaudithook(watch)
-atexit.register(lambda: print('tried:', tried))
+def show():
+  print('imported:', [name for name in sys.modules if name == 'wandb'])
+  print('tried:', tried)
+atexit.register(show)
 import optax_lcam, optax_lcam.flax, models
 sys.argv = ['train', 'run', '--model', 'mlp', '--epochs', '1',
             '--train-examples', '64', '--run-dir', {str(tmp_path / 'run')!r}]
@@ -103,7 +106,8 @@ runpy.run_module('train', run_name='__main__')
     text=True,
     check=True,
   )
-  assert finished.stdout.splitlines()[-1] == 'tried: []'
+  assert finished.stdout.splitlines()[-2:] == ['imported: []', 'tried: []']
+  assert not (tmp_path / 'run' / 'wandb.json').exists()
   assert (tmp_path / 'run' / 'summary.json').exists()
 
 

@@ -19,6 +19,7 @@ from train import config as config_lib
 _REPOSITORY = pathlib.Path(__file__).parents[2]
 
 
+@pytest.mark.slow  # test_cost.py counts the bytes that LCAM accesses.
 def test_the_optimizer_step():
   results = optimizer_step.measure(True)
   rows = results['optimizers']

@@ -18,11 +18,17 @@ import models
 from models import wide_resnet
 from tests.references import golden
 
+# The second differs in every size, and its images are halved unevenly.
 NETWORKS = [
   golden.GOLDEN_NETWORK,
-  golden.Network(depth=10, widen_factor=2, in_channels=1, height=28, width=28),
-  golden.Network(depth=16, widen_factor=1, height=30, width=30),
-  golden.Network(depth=10, widen_factor=4, num_classes=100),
+  golden.Network(
+    depth=16,
+    widen_factor=2,
+    num_classes=100,
+    in_channels=1,
+    height=30,
+    width=28,
+  ),
 ]
 
 CASES = [
@@ -313,7 +319,7 @@ def test_convolutions_have_he_initialization_with_fan_out():
 
 
 def test_norms_and_head_start_as_in_pytorch_except_the_bias_of_the_head():
-  model = models.WideResNet(10, 4, num_classes=100, rngs=nnx.Rngs(0))
+  model = models.WideResNet(10, 1, num_classes=100, rngs=nnx.Rngs(0))
   for _, node in nnx.iter_graph(model):
     if isinstance(node, nnx.BatchNorm):
       np.testing.assert_array_equal(node.scale[...], 1)
@@ -321,7 +327,7 @@ def test_norms_and_head_start_as_in_pytorch_except_the_bias_of_the_head():
       np.testing.assert_array_equal(node.mean[...], 0)
       np.testing.assert_array_equal(node.var[...], 1)
   kernel = np.asarray(model.head.kernel[...])
-  bound = 1 / np.sqrt(256)
+  bound = 1 / np.sqrt(64)
   assert 0.999 * bound < np.abs(kernel).max() <= bound
   assert kernel.std() == pytest.approx(bound / np.sqrt(3), rel=0.02)
   np.testing.assert_array_equal(model.head.bias[...], 0)
@@ -503,7 +509,8 @@ def test_remat_changes_neither_gradients_nor_statistics():
   @nnx.jit
   def step(model):
     loss_fn = lambda model: jnp.mean(model(IMAGES) ** 2)
-    return nnx.value_and_grad(loss_fn)(model)
+    results = nnx.value_and_grad(loss_fn)(model)
+    return results, model(IMAGES, rngs=nnx.Rngs(dropout=1))
 
   made = []
   for remat in (False, True):
@@ -511,8 +518,7 @@ def test_remat_changes_neither_gradients_nor_statistics():
     model.train()
     # Two steps, because the masks differ in the second.
     results = (step(model), step(model), nnx.state(model, nnx.BatchStat))
-    logits = model(IMAGES, rngs=nnx.Rngs(dropout=1))
-    made.append([np.asarray(x) for x in jax.tree.leaves((results, logits))])
+    made.append([np.asarray(x) for x in jax.tree.leaves(results)])
   for ours, theirs in zip(*made, strict=True):
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 

@@ -142,11 +142,10 @@ def test_a_closed_pipe_is_no_error():
 
 def test_an_experiment_with_a_flag_and_its_report(tmp_path):
   for seed in (0, 1):
-    # The first begins as a person begins it, with all imports.
     finished = processes.train(
       'run', 'digits-lcam', '--model', 'mlp', '--epochs', 1,
       '--train-examples', 100, '--seed', seed,
-      '--run-dir', tmp_path / str(seed), imported=seed > 0,
+      '--run-dir', tmp_path / str(seed),
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     assert 'test error' in finished.stdout

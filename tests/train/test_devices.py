@@ -63,7 +63,9 @@ def on_one(tmp_path_factory):
   return _run(directory, 1, pytest.MonkeyPatch())
 
 
-@pytest.mark.parametrize('devices', [2, 8])
+@pytest.mark.parametrize(
+  'devices', [pytest.param(2, marks=pytest.mark.slow), 8]
+)
 def test_the_same_run_on_several_devices(
   devices, on_one, tmp_path, monkeypatch
 ):
@@ -150,6 +152,7 @@ def test_replicas_are_equal_bit_by_bit():
       np.testing.assert_array_equal(other, first)
 
 
+@pytest.mark.slow
 def test_a_bfloat16_sum_adds_less_error_than_bfloat16_arithmetic():
   """Gradients can therefore be summed over devices in bfloat16.
 

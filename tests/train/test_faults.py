@@ -78,7 +78,11 @@ def undisturbed_of_many_steps(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-  ('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+  ('number', 'code'),
+  [
+    pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow),
+    (signal.SIGTERM, 143),
+  ],
 )
 def test_a_run_that_is_asked_to_stop_saves_its_step_and_can_be_resumed(
   number, code, undisturbed_of_many_steps, tmp_path
@@ -148,7 +152,11 @@ def test_killed_at_each_access_to_its_files(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)]
+  ('number', 'code'),
+  [
+    (signal.SIGINT, 130),
+    pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow),
+  ],
 )
 def test_asked_to_stop_before_training(number, code, tmp_path, monkeypatch):
   # Compilation then takes seconds.
@@ -167,6 +175,7 @@ def test_asked_to_stop_before_training(number, code, tmp_path, monkeypatch):
   assert 'Traceback' not in rest
 
 
+@pytest.mark.slow  # The next test fills it during training.
 def test_a_full_disk(undisturbed, tmp_path):
   directory = tmp_path / 'run'
   flags = [*_FLAGS, '--run-dir', directory]

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import pathlib
+import shutil
 
 import matplotlib.image
 import numpy as np
@@ -15,13 +17,14 @@ from train import experiments
 from train import pictures
 from train import records
 from train import report
-from train import studies
+from train.records import read
 from train.report import contrasts
 from train.report import figures
 from train.report import grid
 from train.report import paper
 from train.report import tables
-from train.studies import traction
+
+_RESULTS = pathlib.Path(__file__).parents[2] / 'results'
 
 _FIRST = {0: 4.1, 1: 3.8, 2: 4.4, 3: 4.0}
 _SECOND = {0: 4.5, 1: 4.0, 2: 4.6, 3: 4.5}
@@ -596,9 +599,9 @@ def test_the_epoch_of_the_reported_result():
 
 
 def test_a_report_on_only_a_study(tmp_path):
-  record = traction.measure(seeds=3, steps=200)
-  studies.STUDIES['traction'].write(record, tmp_path / 'study')
-  text = report.write([tmp_path], tmp_path / 'out')
+  shutil.copytree(_RESULTS / 'traction', tmp_path / 'study')
+  record = read.study(tmp_path / 'study' / 'traction.json', 'traction')
+  text = report.write([tmp_path / 'study'], tmp_path / 'out')
   for claim in record['claims']:
     assert f'- {claim["sentence"]}' in text
   assert _has_content(tmp_path / 'out' / 'figure1.png')

@@ -206,7 +206,7 @@ def test_memory_is_kept_if_it_helps(
 
 @pytest.mark.parametrize(
   ('depth', 'widen_factor', 'image_size', 'batch_size'),
-  [(10, 1, 32, 16), (16, 2, 8, 64)],
+  [(10, 1, 32, 16), pytest.param(16, 2, 8, 64, marks=pytest.mark.slow)],
 )
 def test_activation_bytes_approximate_the_temporaries_of_the_program(
   depth, widen_factor, image_size, batch_size

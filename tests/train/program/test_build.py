@@ -69,8 +69,14 @@ _COINS = (
 
 @pytest.mark.parametrize(
   'members',
-  [_LCAM, [{'optimizer': 'coin', **coin} for coin in _COINS]],
-  ids=['lcam', 'coin'],
+  [
+    pytest.param(_LCAM, id='lcam'),
+    pytest.param(
+      [{'optimizer': 'coin', **coin} for coin in _COINS],
+      marks=pytest.mark.slow,
+      id='coin',
+    ),
+  ],
 )
 def test_a_member_equals_a_separate_run(members):
   configs = [_config(**member) for member in members]

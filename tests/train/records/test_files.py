@@ -154,8 +154,8 @@ def test_a_file_name_stays_inside_its_folder(name, tmp_path):
 @pytest.mark.parametrize(
   'environment',
   [
-    {'PYTHONIOENCODING': 'ascii'},
-    {'PYTHONIOENCODING': 'latin-1'},
+    pytest.param({'PYTHONIOENCODING': 'ascii'}, marks=pytest.mark.slow),
+    pytest.param({'PYTHONIOENCODING': 'latin-1'}, marks=pytest.mark.slow),
     {'LC_ALL': 'C', 'PYTHONCOERCECLOCALE': '0', 'PYTHONUTF8': '0'},
   ],
 )

@@ -1,14 +1,12 @@
 """Runs on Weights & Biases, read from its offline files."""
 
 import json
-import subprocess
 import sys
 import time
 import types
 
 import pytest
 
-from tests.train import processes
 from tests.train import runs
 from train import config as config_lib
 from train.records import checkpoint
@@ -240,22 +238,3 @@ def test_an_invalid_project_is_rejected(
   assert part in message
   assert len(message.splitlines()) == 1
   assert not (tmp_path / 'runs').exists()
-
-
-def test_without_the_flag_wandb_is_not_imported(tmp_path):
-  program = (
-    'import sys\n'
-    'from train import __main__\n'
-    'code = __main__.main(sys.argv[1:])\n'
-    "print(code, [m for m in sys.modules if m.split('.')[0] == 'wandb'])\n"
-  )
-  flags = ['--model', 'mlp', '--epochs', '1', '--train-examples', '64']
-  finished = subprocess.run(
-    [sys.executable, '-c', program, 'run', *flags, '--run-dir', tmp_path / 'r'],
-    env=processes.environment(),
-    capture_output=True,
-    text=True,
-    check=True,
-  )
-  assert finished.stdout.splitlines()[-1] == '0 []'
-  assert not (tmp_path / 'r' / 'wandb.json').exists()

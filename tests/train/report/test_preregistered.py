@@ -6,6 +6,7 @@ import json
 import math
 import pathlib
 import re
+from unittest import mock
 
 import matplotlib.image
 import numpy as np
@@ -15,6 +16,7 @@ from statsmodels.stats import multitest
 
 from tests.train.report import made
 from train import experiments
+from train import pictures as pictures_lib
 from train import records
 from train import report
 from train import statistics
@@ -346,15 +348,18 @@ class TestThePlanOfStage1:
     assert answers == preregistered.answer(_MEDIUM, _arms(_MEDIUM, first))
 
 
-def _report(tmp_path, arms):
+def _report(tmp_path, arms, *, pictures=False):
   found = records.Found([r for arm in arms for r in arm.runs], [], [], [])
-  return report.write_found(found, tmp_path)
+  if pictures:
+    return report.write_found(found, tmp_path)
+  with mock.patch.object(pictures_lib, 'save'):  # It takes most of the time.
+    return report.write_found(found, tmp_path)
 
 
 def test_the_report_starts_with_the_six_lines(tmp_path):
   small = _arms(_SMALL, _errors(30, shift=0.6))
   medium = _arms(_MEDIUM, _errors(2, level=(12, 41)))
-  text = _report(tmp_path, [*small, *medium])
+  text = _report(tmp_path, [*small, *medium], pictures=True)
   _, first, *_ = text.split('\n## ')
   heading, *lead = first.splitlines()
   assert heading == 'Preregistered questions'
