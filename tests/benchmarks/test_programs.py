@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import matplotlib.image
 import pytest
 
@@ -31,7 +32,7 @@ def test_the_optimizer_step():
 
 
 def test_many_steps_of_an_optimizer_in_one_program():
-  start = optimizer_step.make_params(10, 1)
+  start = [jnp.ones((3, 4)), jnp.ones(4)]
   optimizer = optimizer_step.make_optimizers()['optax_lcam.lcam_sgd']
   one, _ = optimizer_step.make_step(optimizer, start)
   three, _ = optimizer_step.make_step(optimizer, start, 3)

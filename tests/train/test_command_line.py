@@ -175,7 +175,7 @@ def test_real_cifar_images(name, tmp_path, cifar_dir):
 
 def test_the_traction_model_prints_its_verdicts(tmp_path):
   finished = processes.train(
-    'traction', '--seeds', 3, '--steps', 200, '--out', tmp_path
+    'traction', '--seeds', 1, '--steps', 200, '--out', tmp_path
   )
   assert finished.returncode == 0, finished.stderr
   assert '- W_Q pulls W_S, 0.95/0.9' in finished.stdout
