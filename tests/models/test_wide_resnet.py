@@ -25,7 +25,7 @@ NETWORKS = [
     depth=16,
     widen_factor=2,
     num_classes=100,
-    in_channels=1,
+    in_channels=3,
     height=30,
     width=28,
   ),
