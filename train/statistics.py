@@ -195,7 +195,10 @@ class BlockDesign:
       self._fit = linear_model.OLS(measured, design).fit()
     self.freedom = round(self._fit.df_resid)
     """Degrees of freedom of the residual."""
-    self._rounding = 1e-9 * max(1.0, float(np.abs(measured).max()))
+    largest = max(1.0, float(np.abs(measured).max()))
+    # Digits of a difference that the rounding of the fit does not change.
+    self._decimals = 11 - math.ceil(math.log10(largest))
+    self._rounding = 1e-9 * largest
     self.spread = math.nan
     """Standard deviation of the residual; NaN without degrees of freedom."""
     if self.freedom > 0:
@@ -228,9 +231,9 @@ class BlockDesign:
     row = np.zeros(len(self._fit.params))
     for arm, weight in weights.items():
       row[self._arms.index(arm)] = weight
-    difference = float(row @ self._fit.params)
-    if abs(difference) < self._rounding:
-      difference = 0.0
+    # Without this, the last digit that a table shows of a difference such as
+    # 0.005 would depend on the machine. Adding 0.0 removes the sign of zero.
+    difference = round(float(row @ self._fit.params), self._decimals) + 0.0
     error = math.nan
     if self.freedom:
       scaled = row @ self._fit.normalized_cov_params @ row

@@ -110,6 +110,22 @@ class TestBlockDesign:
     )
     assert (estimate.n, estimate.freedom) == (2, freedom)
 
+  def test_a_difference_has_no_error_of_rounding(self):
+    """Errors are multiples of 0.01, so the mean of eight is a short number."""
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+      errors = rng.integers(4000, 4300, (3, 8))
+      design = statistics.BlockDesign(
+        {
+          arm: dict(enumerate(own / 100))
+          for arm, own in zip('abc', errors, strict=True)
+        }
+      )
+      for second, own in zip('bc', errors[1:], strict=True):
+        # Exact: an integer, divided once.
+        exact = int((errors[0] - own).sum()) / 800
+        assert design.contrast({'a': 1, second: -1}).difference == exact
+
   def test_groups_without_a_common_seed_are_not_compared(self):
     other = {'c': {8: 1.0, 9: 2.0}, 'd': {8: 2.0, 9: 3.5}}
     both = {'a': _FIRST, 'b': _SECOND, **other}
