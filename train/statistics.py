@@ -196,14 +196,13 @@ class BlockDesign:
     self.freedom = round(self._fit.df_resid)
     """Degrees of freedom of the residual."""
     largest = max(1.0, float(np.abs(measured).max()))
-    # Digits of a difference that the rounding of the fit does not change.
+    # Those that the rounding of the fit does not change.
     self._decimals = 11 - math.ceil(math.log10(largest))
-    self._rounding = 1e-9 * largest
     self.spread = math.nan
     """Standard deviation of the residual; NaN without degrees of freedom."""
     if self.freedom > 0:
       spread = math.sqrt(self._fit.ssr / self.freedom)
-      self.spread = spread if spread > self._rounding else 0.0
+      self.spread = round(spread, self._decimals)
 
   def contrast(
     self,

@@ -370,10 +370,10 @@ def test_the_report_starts_with_the_six_lines(tmp_path):
     for name in ('CIFAR-10', 'CIFAR-100')
   ]
   # One table for each stage; the stage that decides is first.
-  for line, begin in zip(lines, 2 * expected, strict=True):
+  for i, (line, begin) in enumerate(zip(lines, 2 * expected, strict=True)):
     cells = [cell.strip() for cell in line.strip('|').split('|')]
     assert cells[0].startswith(begin)
-    if lines.index(line) < 6:
+    if i < 6:
       assert cells[1:] == ['2 of 8', *['–'] * 6]
     else:
       assert cells[1] == '30' and cells[7].startswith('worse')

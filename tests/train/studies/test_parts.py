@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rich.console
 
+from tests.train import processes
 from train import __main__ as program
 from train import config as config_lib
 from train import data
@@ -115,38 +116,49 @@ def test_a_killed_study_resumes_from_its_finished_networks(study, tmp_path):
   assert again == whole
 
 
-def test_a_command_that_is_stopped_resumes(
+def test_a_stopped_command_says_how_to_resume(
   of_probe, tmp_path, monkeypatch, capsys
 ):
-  """A signal, which raises this, arrives when some networks are on disk."""
+  def stopped(*_, **__):
+    raise interruption.Interrupted(signal.SIGTERM)  # As its handler does.
+
+  monkeypatch.setattr(probe, '_train_group', stopped)
   out = tmp_path / 'probe'
-  flags = (
-    'probe', '--seeds', '2', '--epochs', '1', '--train-examples', '64',
-    '--validation-examples', '30', '--out', str(out),
-  )  # fmt: skip
-  train = probe._train_group
-
-  def stopped(*arguments, **keywords):
-    if of_probe.trained == 1:
-      raise interruption.Interrupted(signal.SIGTERM)
-    return train(*arguments, **keywords)
-
-  with monkeypatch.context() as patch:
-    patch.setattr(probe, '_train_group', stopped)
-    assert program.main(flags) == 143
+  assert program.main(['probe', '--seeds', '2', '--out', str(out)]) == 143
   assert (
     'The same command resumes from the finished networks'
     in capsys.readouterr().err
   )
   assert not (out / 'probe.json').exists()
+
+
+@pytest.mark.slow
+def test_a_command_that_is_stopped_resumes(tmp_path):
+  """As a real process, stopped when its first network is on disk."""
+  out = tmp_path / 'probe'
+  flags = (
+    'probe', '--seeds', 2, '--epochs', 1, '--train-examples', 64,
+    '--validation-examples', 30, '--out', out,
+  )  # fmt: skip
+  with processes.start(*flags) as process:
+    for line in process.stderr:
+      if 'run 2/8' in line:
+        process.send_signal(signal.SIGTERM)
+        break
+    rest = process.stderr.read()
+  assert process.returncode == 143
+  assert 'The same command resumes from the finished networks' in rest
+  assert not (out / 'probe.json').exists()
   left = {part.name for part in (out / 'parts').iterdir()}
-  assert program.main(flags) == 0
-  shown = capsys.readouterr().err.count('  loss ')
+  again = processes.train(*flags)
+  assert again.returncode == 0, again.stderr
+  shown = again.stderr.count('  loss ')
+  assert shown == 8 - len(left)
   assert read.study(out / 'probe.json', 'probe')['seeds'] == [0, 1]
   # One for each network, complete.
   parts = {part.name for part in (out / 'parts').iterdir()}
   assert left < parts
-  assert shown == len(parts) - len(left)
+  assert len(parts) == 8
 
 
 def test_parts_of_other_settings_are_neither_read_nor_replaced(study, tmp_path):
